@@ -1,0 +1,462 @@
+"""The contracts: what a plugin implements, and the records that pass between the core and plugins.
+
+There are four kinds of plugin, found through entry points of the same name:
+
+    ssldet.datasets     Dataset     who does what, where and when; where the frames lie
+    ssldet.backbones    Backbone    how the feature extractor G, the box head P and the frame head F are built
+    ssldet.strategies   Strategy    which losses a step has, on labelled and on unlabelled clips
+    ssldet.metrics      Metric      detections + truth -> numbers, under a named protocol
+
+Shape letters: b clips, t frames of a clip, h w pixels, n boxes, k classes, a anchors, c channels.
+Boxes are xyxy float32 in pixels of the view (or video) they belong to. Frames count from 0 in arrays and
+from `FrameNumbering.first` in files. Time is in frames.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:  # the command line reads this page without paying for torch
+    import torch
+    from torch import Tensor, nn
+
+    from ssldet.detector import Detector
+    from ssldet.views import Geometry
+
+API_VERSION = "1.0"
+"""`major.minor` of this page. A plugin written for another major version is listed as incompatible."""
+
+Subset = Literal["train", "test"]
+
+
+class Options(BaseModel):
+    """Base of every plugin's typed options: unknown keys are errors, values are checked, instances frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --------------------------------------------------------------------------------------------- data sets
+
+
+@dataclass(frozen=True, slots=True)
+class FrameNumbering:
+    """How files number frames: `first + index // step`. Dense data: (1, 1). AVA: seconds, (900, 30)."""
+
+    first: int = 1
+    step: int = 1
+
+    def to_file(self, index: int) -> int:
+        return self.first + index // self.step
+
+    def to_index(self, number: int) -> int:
+        return (number - self.first) * self.step
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a data set without having it.
+
+    Attributes:
+        name: its plugin name.
+        classes: the K class names, in label order.
+        anchors: A pairs (w, h) in cells of a 7 x 7 grid over the frame.
+        multilabel: whether a box may carry several labels (AVA).
+        evaluated: the labels that are scored; None means all.
+        numbering: how detections files number frames.
+        class_ratios: per class, its share of the training boxes (multi-label weighting); None means unweighted.
+        poses: on multi-label data, how many leading classes exclude each other (softmax), AVA 14.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    anchors: tuple[tuple[float, float], ...]
+    multilabel: bool = False
+    evaluated: tuple[int, ...] | None = None
+    numbering: FrameNumbering = FrameNumbering()
+    class_ratios: tuple[float, ...] | None = None
+    poses: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One video as the annotation describes it. `classes` stratifies splits and is never given to a strategy."""
+
+    id: str
+    num_frames: int
+    width: int
+    height: int
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSource:
+    """Where frames lie: one container file, or one image per frame in order."""
+
+    file: Path | None = None
+    images: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """The annotation of one video, one row per box, ordered by (frame, tube).
+
+    Attributes:
+        frames_n: int64, frame index from 0.
+        boxes_n4: float32 xyxy, pixels of the video.
+        labels_nk: bool, one True a row, or several on multi-label data.
+        tubes_n: int64, which tube of the video the box belongs to; -1 where boxes are not linked (AVA).
+        key_frames_m: int64, sorted: the frames about which the annotation speaks, with boxes or as background.
+    """
+
+    frames_n: np.ndarray
+    boxes_n4: np.ndarray
+    labels_nk: np.ndarray
+    tubes_n: np.ndarray
+    key_frames_m: np.ndarray
+
+    @property
+    def annotated_frames(self) -> np.ndarray:
+        """Frames with at least one box, sorted."""
+        return np.unique(self.frames_n)
+
+    @property
+    def background_frames(self) -> np.ndarray:
+        """Key frames without a box, sorted."""
+        return np.setdiff1d(self.key_frames_m, self.frames_n)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a data set: what, where it was looked for, and how to mend it."""
+
+    what: str
+    where: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in (self.what, self.where and f"looked in {self.where}", self.remedy) if part)
+
+
+class Dataset(ABC):
+    """A data set on disk. Opening is cheap; truth is read on demand.
+
+    A plugin sets `facts` on the class (so that it is known without data) and takes the root in `__init__`.
+    Raises `DataError` from any method when files are absent or damaged.
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    facts: DatasetFacts
+
+    @abstractmethod
+    def __init__(self, root: Path | None = None) -> None:
+        """Open the data set below `root`; None means its default place, where it has one."""
+
+    @abstractmethod
+    def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
+        """The annotated videos of a subset of an official split, ordered by id."""
+
+    @abstractmethod
+    def truth(self, video_id: str) -> Truth:
+        """The annotation of one video."""
+
+    @abstractmethod
+    def source(self, video_id: str) -> VideoSource:
+        """Where the frames of one video lie."""
+
+    @abstractmethod
+    def verify(self, split: int = 1) -> list[Problem]:
+        """Everything that is missing or inconsistent, without decoding videos; empty when complete."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of what defines the data (annotation, and names and sizes of video files), not of where it lies."""
+
+
+# --------------------------------------------------------------------------------------------- detectors
+
+
+@dataclass(slots=True)
+class Predictions:
+    """Raw output of a detector.
+
+    Attributes:
+        grid: (b, a * (5 + k), h, w): per anchor tx, ty, tw, th, confidence, class logits.
+        frame_logits: (b, k + 1), background last; (b, k) on multi-label data; None without a frame head.
+    """
+
+    grid: Tensor
+    frame_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Decoded:
+    """Decoded boxes of a batch, anchor-major, nothing filtered.
+
+    Attributes:
+        boxes_bn4: xyxy in pixels of the view.
+        confidence_bn: objectness in [0, 1].
+        scores_bnk: class probabilities.
+    """
+
+    boxes_bn4: Tensor
+    confidence_bn: Tensor
+    scores_bnk: Tensor
+
+
+@dataclass(slots=True)
+class Targets:
+    """What a batch of b clips should be found to show.
+
+    Attributes:
+        clip_n: int64, the clip that each box belongs to; rows in order of assignment.
+        boxes_n4: xyxy in pixels of the view.
+        labels_nk: float 0/1.
+        box_mask_b: bool: clips whose box loss counts. Elsewhere it is exactly 0, the no-object part included.
+        frame_labels_b: int64 class of the key frame, k = background; or (b, k) float 0/1 on multi-label data.
+        frame_mask_b: bool: clips whose frame loss counts.
+    """
+
+    clip_n: Tensor
+    boxes_n4: Tensor
+    labels_nk: Tensor
+    box_mask_b: Tensor
+    frame_labels_b: Tensor
+    frame_mask_b: Tensor
+
+
+@dataclass(slots=True)
+class DetectorParts:
+    """G, P and F of a detector: clips_bcthw -> features_bchw -> grid, and features_bchw -> frame logits."""
+
+    features: nn.Module
+    box_head: nn.Module
+    frame_head: nn.Module | None
+
+
+class Backbone(ABC):
+    """How G, P and F are built. One object per run; it holds options, not weights.
+
+    Attributes:
+        Config: typed options; its fields become `--set backbone.NAME=VALUE`.
+        stride: pixels of the input per cell of the grid.
+        weight_files: initial-weights names per data set name ("" = any), searched below the weights root.
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    Config: ClassVar[type[Options]] = Options
+    stride: ClassVar[int]
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @abstractmethod
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+        """Fresh parts with random initial weights drawn from torch's global generator."""
+
+    def pretrained_files(self, dataset: str) -> Mapping[str, str]:
+        """Part name -> file name below the weights root that `--pretrained` loads; empty: it has none."""
+        return {}
+
+    def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
+        """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""
+        return {}
+
+
+# -------------------------------------------------------------------------------------------- strategies
+
+
+@dataclass(slots=True)
+class LabelledBatch:
+    """b labelled clips in the view that the student trains on; `following` are the clips of the next key frame.
+
+    `following` holds the clips that end one key frame later, in the same view, for the first p <= b clips
+    (Eq. 10); None when the strategy did not ask for pairs.
+    """
+
+    clips_bcthw: Tensor
+    targets: Targets
+    following: Tensor | None = None
+
+
+@dataclass(slots=True)
+class UnlabelledBatch:
+    """b unlabelled clips in two views of the same frames; `geometry` carries boxes from weak to strong and back."""
+
+    weak_bcthw: Tensor
+    strong_bcthw: Tensor
+    geometry: Geometry
+    following: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step's clips. `unlabelled` is None in a labelled-only stage."""
+
+    labelled: LabelledBatch
+    unlabelled: UnlabelledBatch | None = None
+
+
+@dataclass(slots=True)
+class PseudoLabels:
+    """What a strategy took for true in a step, in the weak view: read by the diagnostics, never fed back.
+
+    `targets` are boxes in the weak view with the masks that say which clips counted; `candidates` is how many
+    boxes stood above the confidence threshold before any agreement with a frame label.
+    """
+
+    targets: Targets
+    candidates: int
+
+
+@dataclass(slots=True)
+class StepLosses:
+    """Named, weighted loss terms, each averaged over clips; the loop sums and back-propagates them once."""
+
+    terms: dict[str, Tensor]
+    pseudo_labels: PseudoLabels | None = None
+    teacher_clips: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands: `step` of `steps` in all, the semi-supervised part starting at `burn_in`."""
+
+    step: int
+    steps: int
+    burn_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a strategy needs from the core.
+
+    Attributes:
+        frame_head: F is built and trained with L_frame.
+        temporal: pairs of consecutive key frames are sampled and L_tmp is computed.
+        unlabelled: unlabelled clips are sampled after the first stage.
+        unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
+    """
+
+    frame_head: bool = False
+    temporal: bool = False
+    unlabelled: bool = True
+    unlabelled_extent: Literal["video", "action"] = "video"
+
+
+class Strategy(ABC):
+    """A training strategy: a small object that the core's loop calls; it owns no loop and sees no hidden truth.
+
+    The first stage (labelled clips only: L_bou, and with `needs` L_frame and L_tmp) belongs to the core, so that
+    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses`, then backward and
+    the optimiser, then `after_step`.
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    Config: ClassVar[type[Options]] = Options
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What the core must supply under this configuration."""
+
+    def start(self, student: Detector) -> None:
+        """Called once, with the student as the first stage left it (or as it is resumed): copy the teacher here."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
+        """The loss terms of one step."""
+
+    def after_step(self, student: Detector) -> None:
+        """Called after the optimiser moved the student: move an averaged teacher here."""
+
+    def evaluated(self, student: Detector) -> Detector:
+        """The network that is scored: the student unless the strategy says otherwise."""
+        return student
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs beside the student's."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave; called after `start`."""
+
+
+# ----------------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoDetections:
+    """The detections of one video, as the file has them: nothing filtered or suppressed.
+
+    Attributes:
+        frames_n: int64, frame index from 0.
+        boxes_n4: float32 xyxy, pixels of the video.
+        confidence_n: float32 in [0, 1].
+        scores_nk: float32 class probabilities; NaN where the file offers no such label for the box (long form).
+    """
+
+    frames_n: np.ndarray
+    boxes_n4: np.ndarray
+    confidence_n: np.ndarray
+    scores_nk: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """A mean and what it is a mean of; None where a class has no truth and the protocol skips it."""
+
+    mean: float | None
+    per_class: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricResult:
+    """Values of one metric under one protocol. Fractions 0-1.
+
+    `thresholds` maps "0.5" to its value; `scalars` holds numbers without a threshold (the recall pair);
+    `notes` says what a reader must know (videos without truth, classes without truth).
+    """
+
+    protocol: str
+    thresholds: Mapping[str, MetricValue] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Metric(ABC):
+    """Detections and truth of one video at a time -> numbers. Memory must not grow with the frames of all videos.
+
+    Attributes:
+        protocols: the evaluation protocols it knows, the default first.
+        columns: result key -> short column title, for tables ("0.5" -> "V@0.5").
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    protocols: ClassVar[tuple[str, ...]]
+    columns: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def __init__(self, facts: DatasetFacts, protocol: str) -> None:
+        """Raises ConfigError for a protocol that it does not know."""
+
+    @abstractmethod
+    def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
+        """Take in one video. Videos come in any order, each once; one without detections comes with empty arrays."""
+
+    @abstractmethod
+    def compute(self) -> MetricResult:
+        """The numbers over all videos taken in."""
