@@ -1,0 +1,23 @@
+"""What all tests share: where the real data lies, one thread, and no network or user folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference numbers and real data beside the repository; skips where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder, expected at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's cache folder, unless one is set for the whole session."""
+    cache = tmp_path_factory.getbasetemp() / "ssldet-cache"
+    monkeypatch.setenv("SSLDET_CACHE", str(cache))
