@@ -346,12 +346,14 @@ class Needs:
         temporal: pairs of consecutive key frames are sampled and L_tmp is computed.
         unlabelled: unlabelled clips are sampled after the first stage.
         unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
+        beta: weight of L_frame on labelled clips (Eq. 6).
     """
 
     frame_head: bool = False
     temporal: bool = False
     unlabelled: bool = True
     unlabelled_extent: Literal["video", "action"] = "video"
+    beta: float = 1.0
 
 
 class Strategy(ABC):

@@ -1,0 +1,36 @@
+"""Supervised: the labelled clips alone, for as many steps as every other strategy takes.
+
+`frame_head` adds L_frame and L_tmp on labelled clips, which separates the gain of the auxiliary head from the
+gain of the guidance.
+"""
+
+from __future__ import annotations
+
+from ssldet.contracts import Batch, Needs, Options, Progress, StepLosses, Strategy
+from ssldet.detector import Detector
+from ssldet.objectives import supervised_terms
+
+
+class Supervised(Strategy):
+    """L_sup of labelled clips (Eqs. 1-6)."""
+
+    class Config(Options):
+        """Options of `supervised`.
+
+        Attributes:
+            frame_head: train F too, with L_frame and L_tmp.
+            beta: weight of L_frame.
+        """
+
+        frame_head: bool = False
+        beta: float = 1.0
+
+    config: Config
+
+    @property
+    def needs(self) -> Needs:
+        with_frame = self.config.frame_head
+        return Needs(frame_head=with_frame, temporal=with_frame, unlabelled=False, beta=self.config.beta)
+
+    def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
+        return StepLosses(supervised_terms(student, batch.labelled, self.needs))

@@ -1,0 +1,73 @@
+"""From a teacher's predictions in the weak view to targets in the strong view: the steps that strategies share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from ssldet.contracts import Decoded, Targets
+from ssldet.views import Geometry, visible
+
+Confidence = Literal["objectness", "objectness_class"]
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Boxes of b clips that stand above the confidence threshold, suppressed, by falling confidence.
+
+    Attributes: clip_n int64; boxes_n4 xyxy in pixels of the weak view; confidence_n; scores_nk class probabilities.
+    """
+
+    clip_n: Tensor
+    boxes_n4: Tensor
+    confidence_n: Tensor
+    scores_nk: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clip_n)
+
+    def where(self, keep_n: Tensor) -> Candidates:
+        return Candidates(self.clip_n[keep_n], self.boxes_n4[keep_n], self.confidence_n[keep_n], self.scores_nk[keep_n])
+
+
+def candidate_boxes(
+    decoded: Decoded, *, threshold: float, nms_iou: float, confidence: Confidence = "objectness"
+) -> Candidates:
+    """Boxes with confidence > threshold (O_th, strictly) after class-agnostic NMS.
+
+    The threshold comes first, which changes nothing: a box below it could only suppress boxes lower still.
+    """
+    score_bn = decoded.confidence_bn
+    if confidence == "objectness_class":
+        score_bn = score_bn * decoded.scores_bnk.amax(dim=2)
+    clip_n, place_n = torch.nonzero(score_bn > threshold, as_tuple=True)
+    found = Candidates(
+        clip_n, decoded.boxes_bn4[clip_n, place_n], score_bn[clip_n, place_n], decoded.scores_bnk[clip_n, place_n]
+    )
+    kept = batched_nms(found.boxes_n4.float(), found.confidence_n.float(), found.clip_n, nms_iou)
+    return found.where(kept)
+
+
+def box_targets(found: Candidates, labels_nk: Tensor, frame_labels_b: Tensor, frame_mask_b: Tensor) -> Targets:
+    """Targets from boxes that passed every filter; a clip's box loss counts when one of its boxes did."""
+    box_mask_b = torch.zeros_like(frame_mask_b)
+    box_mask_b[found.clip_n] = True
+    return Targets(found.clip_n, found.boxes_n4, labels_nk, box_mask_b, frame_labels_b, frame_mask_b)
+
+
+def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:
+    """Pseudo-labels of the weak view as targets of the strong view.
+
+    Boxes that the crop pushed out are dropped; a clip that keeps none loses its box loss, but not its frame label.
+    """
+    boxes, keep = visible(geometry.to_strong(pseudo.boxes_n4, pseudo.clip_n), geometry.size, min_visible)
+    clip_n = pseudo.clip_n[keep]
+    box_mask_b = torch.zeros_like(pseudo.box_mask_b)
+    box_mask_b[clip_n] = True
+    return Targets(
+        clip_n, boxes[keep], pseudo.labels_nk[keep], box_mask_b, pseudo.frame_labels_b, pseudo.frame_mask_b
+    )
