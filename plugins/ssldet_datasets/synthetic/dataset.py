@@ -1,0 +1,160 @@
+"""The data set `synthetic`: generated on first use, read like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
+from ssldet.errors import ConfigError, DataError, UnknownName
+from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, WIDTH
+from ssldet_datasets.synthetic.storage import Recipe, ensure
+
+FLAVOURS = ("ucf24",)
+
+
+class Synthetic(Dataset):
+    """Figures that wave, jump or dash among bystanders: six classes, untrimmed, several actors.
+
+    The videos are generated on first use, into `<root>/synthetic` if a root is given that can be written, else into
+    the folder `synthetic` of the cache ($SSLDET_CACHE, else the user's). Boxes are a figure's whole extent within the
+    frame, hidden parts included. Every frame is annotated: without a box it is background.
+
+    Args:
+        root: where to generate and look; None means the cache.
+        seed: of the generator. Another seed makes other videos of the same classes.
+        train_per_class, test_per_class: number of videos.
+        flavour: which real data set it resembles; "ucf24" is untrimmed and has one class a video.
+    """
+
+    facts = FACTS
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        seed: int = 0,
+        train_per_class: int = 24,
+        test_per_class: int = 8,
+        flavour: str = "ucf24",
+    ) -> None:
+        if flavour not in FLAVOURS:
+            raise UnknownName("flavour of the synthetic data", flavour, FLAVOURS)
+        if seed < 0 or train_per_class < 1 or test_per_class < 1:
+            raise ConfigError(
+                "synthetic data need a seed >= 0 and at least one video per class and subset; "
+                f"got {seed=}, {train_per_class=}, {test_per_class=}"
+            )
+        self.recipe = Recipe(seed, train_per_class, test_per_class, flavour)
+        self.root = Path(root) if root is not None else None
+
+    def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
+        _check_split(split)
+        chosen = [entry for entry in self._index["videos"] if entry["subset"] == subset]
+        videos = [Video(entry["id"], entry["frames"], WIDTH, HEIGHT, (entry["label"],)) for entry in chosen]
+        return sorted(videos, key=lambda video: video.id)
+
+    def truth(self, video_id: str) -> Truth:
+        place, entry = self._entry(video_id)
+        rows = self._truth["video"] == place
+        labels = np.eye(FACTS.num_classes, dtype=bool)[self._truth["label"][rows]]
+        return Truth(
+            frames_n=self._truth["frame"][rows],
+            boxes_n4=self._truth["box"][rows],
+            labels_nk=labels,
+            tubes_n=self._truth["tube"][rows],
+            key_frames_m=np.arange(entry["frames"], dtype=np.int64),
+        )
+
+    def source(self, video_id: str) -> VideoSource:
+        _, entry = self._entry(video_id)
+        return VideoSource(file=self._file(entry))
+
+    def verify(self, split: int = 1) -> list[Problem]:
+        _check_split(split)
+        remedy = f"delete {self._folder}: it is generated again"
+        try:
+            entries = self._index["videos"]
+            rows = self._truth["video"]
+        except DataError as error:
+            return [Problem(str(error), str(self._folder), remedy)]
+        problems = []
+        if len(np.unique(rows)) != len(entries):
+            problems.append(Problem("truth and index speak of different videos", str(self._folder), remedy))
+        for entry in entries:
+            file = self._file(entry)
+            if not file.is_file():
+                problems.append(Problem(f"video {entry['id']} is missing", str(file), remedy))
+            elif file.stat().st_size != entry["size"]:
+                problems.append(Problem(f"video {entry['id']} has changed since it was written", str(file), remedy))
+        return problems
+
+    def fingerprint(self) -> str:
+        """A hash of the generator's version, the seed and the options: they determine annotation and videos."""
+        return hashlib.sha256(json.dumps(self.recipe.describe(), sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The folder of the data, generated if need be. Raises DataError where it cannot be written."""
+        places = [default_place()] if self.root is None else [self.root / "synthetic", default_place()]
+        name = f"v{self.recipe.describe()['version']}-{self.fingerprint()[:12]}"
+        failures = []
+        for place in places:
+            try:
+                ensure(place / name, self.recipe)
+                return place / name
+            except OSError as error:
+                failures.append(f"{place} ({error.strerror or error})")
+        raise DataError(
+            f"cannot write the synthetic data set to {' nor to '.join(failures)}; "
+            "set SSLDET_CACHE to a folder with a few MB of free space"
+        )
+
+    @cached_property
+    def _index(self) -> dict[str, Any]:
+        index: dict[str, Any] = self._read("index.json", lambda file: json.loads(file.read_text()))
+        return index
+
+    @cached_property
+    def _truth(self) -> dict[str, np.ndarray]:
+        return self._read("truth.npz", lambda file: dict(np.load(file, allow_pickle=False)))
+
+    def _read(self, name: str, reader: Any) -> Any:
+        try:
+            return reader(self._folder / name)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot read {name} of the synthetic data ({error}); delete {self._folder}: it is generated again"
+            ) from error
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {entry["id"]: place for place, entry in enumerate(self._index["videos"])}
+
+    def _entry(self, video_id: str) -> tuple[int, dict[str, Any]]:
+        if video_id not in self._places:
+            raise DataError(f"the synthetic data set has no video {video_id!r}; ids look like {next(iter(self._places))!r}")
+        place = self._places[video_id]
+        return place, self._index["videos"][place]
+
+    def _file(self, entry: dict[str, Any]) -> Path:
+        return self._folder / "videos" / FACTS.classes[entry["label"]] / f"{entry['id']}.mp4"
+
+
+def default_place() -> Path:
+    """The folder `synthetic` of the cache: below $SSLDET_CACHE, else the user's cache folder."""
+    cache = os.environ.get("SSLDET_CACHE") or platformdirs.user_cache_path("ssldet")
+    return Path(cache) / "synthetic"
+
+
+def _check_split(split: int) -> None:
+    if split != 1:
+        raise DataError(f"the synthetic data set has one official split, 1; got {split}")

@@ -1,0 +1,120 @@
+"""Writing the data set: encoded videos, their truth, and an index, in a folder that appears whole or not at all.
+
+    <folder>/index.json             generator, options, and per video: id, subset, label, frames, size of the file
+    <folder>/truth.npz              one row per box: video (place in the index), frame, tube, label, x1 y1 x2 y2
+    <folder>/videos/<class>/<id>.mp4
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from filelock import FileLock
+
+from ssldet_datasets.synthetic import drawing
+from ssldet_datasets.synthetic.facts import FACTS, FPS, HEIGHT, VERSION, WIDTH
+from ssldet_datasets.synthetic.scene import Scene, draw_scene
+
+log = logging.getLogger(__name__)
+
+QUALITY = 7
+"""Quantiser of the encoder: 1 is best, 31 worst."""
+KEY_FRAME_EVERY = 12
+SUBSETS = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that the data depend on, the generator's version aside."""
+
+    seed: int
+    train_per_class: int
+    test_per_class: int
+    flavour: str
+
+    def clips(self) -> list[tuple[str, int, int]]:
+        """(subset, label, number) of every video."""
+        counts = {"train": self.train_per_class, "test": self.test_per_class}
+        return [(s, label, i) for s in SUBSETS for label in range(FACTS.num_classes) for i in range(counts[s])]
+
+    def describe(self) -> dict[str, Any]:
+        return {"generator": "synthetic", "version": VERSION, **asdict(self)}
+
+
+def ensure(folder: Path, recipe: Recipe) -> None:
+    """Generate the data into `folder` unless it is there. Concurrent callers wait for the first. Raises OSError."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if folder.is_dir():
+            return
+        partial = folder.with_name(folder.name + ".partial")  # of a run that was killed, if it exists: we hold the lock
+        shutil.rmtree(partial, ignore_errors=True)
+        log.info("generating the synthetic data set in %s", folder)
+        try:
+            write(partial, recipe)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write(folder: Path, recipe: Recipe) -> None:
+    """Generate all videos of a recipe into a new folder."""
+    entries, tables = [], []
+    for place, (subset, label, number) in enumerate(recipe.clips()):
+        name = FACTS.classes[label]
+        file = folder / "videos" / name / f"{name}-{subset}-{number:03d}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scene = write_video(file, recipe.seed, subset, label, number)
+        tables.append(truth_table(scene, place))
+        size = file.stat().st_size
+        entries.append({"id": file.stem, "subset": subset, "label": label, "frames": scene.num_frames, "size": size})
+    columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+    np.savez_compressed(folder / "truth.npz", **columns)
+    index = {**recipe.describe(), "width": WIDTH, "height": HEIGHT, "videos": entries}
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def write_video(file: Path, seed: int, subset: str, label: int, number: int) -> Scene:
+    """Make up, draw and encode one video. It depends on the arguments only, not on what was made before."""
+    rng = np.random.default_rng([seed, SUBSETS.index(subset), label, number])
+    scene = draw_scene(rng, label)
+    encode(drawing.render(scene, rng), file)
+    return scene
+
+
+def truth_table(scene: Scene, place: int) -> dict[str, np.ndarray]:
+    """The rows of a video in the truth file, ordered by (frame, tube)."""
+    actors = [figure for figure in scene.figures if figure.label is not None]
+    tubes, frames = np.nonzero(np.stack([figure.acts_t for figure in actors]))
+    boxes = np.stack([drawing.boxes(figure, scene.camera_t2) for figure in actors])[tubes, frames]
+    labels = np.array([figure.label for figure in actors])[tubes]
+    order = np.lexsort((tubes, frames))
+    columns = {"video": np.full(len(frames), place), "frame": frames, "tube": tubes, "label": labels}
+    return {key: column[order].astype(np.int64) for key, column in columns.items()} | {"box": boxes[order]}
+
+
+def encode(frames: np.ndarray, file: Path) -> None:
+    """Write uint8 frames (t, h, w, 3) as MPEG-4 Part 2, which every build of FFmpeg encodes and decodes."""
+    with av.open(str(file), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.gop_size = KEY_FRAME_EVERY
+        stream.codec_context.thread_count = 1
+        lambda_per_quantiser = 118
+        stream.codec_context.options = {
+            "flags": "+qscale+bitexact",
+            "global_quality": str(QUALITY * lambda_per_quantiser),
+        }
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
