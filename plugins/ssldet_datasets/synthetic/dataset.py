@@ -16,7 +16,7 @@ import platformdirs
 from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import ConfigError, DataError, UnknownName
 from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, WIDTH
-from ssldet_datasets.synthetic.storage import Recipe, ensure
+from ssldet_datasets.synthetic.storage import Recipe, ensure, read
 
 FLAVOURS = ("ucf24",)
 
@@ -119,30 +119,27 @@ class Synthetic(Dataset):
         )
 
     @cached_property
+    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return read(self._folder)
+
+    @property
     def _index(self) -> dict[str, Any]:
-        index: dict[str, Any] = self._read("index.json", lambda file: json.loads(file.read_text()))
-        return index
+        return self._read[0]
 
-    @cached_property
+    @property
     def _truth(self) -> dict[str, np.ndarray]:
-        return self._read("truth.npz", lambda file: dict(np.load(file, allow_pickle=False)))
-
-    def _read(self, name: str, reader: Any) -> Any:
-        try:
-            return reader(self._folder / name)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"cannot read {name} of the synthetic data ({error}); delete {self._folder}: it is generated again"
-            ) from error
+        return self._read[1]
 
     @cached_property
     def _places(self) -> dict[str, int]:
         return {entry["id"]: place for place, entry in enumerate(self._index["videos"])}
 
     def _entry(self, video_id: str) -> tuple[int, dict[str, Any]]:
-        if video_id not in self._places:
-            raise DataError(f"the synthetic data set has no video {video_id!r}; ids look like {next(iter(self._places))!r}")
-        place = self._places[video_id]
+        """A video's place in the index and what the index says of it."""
+        place = self._places.get(video_id)
+        if place is None:
+            known = next(iter(self._places))
+            raise DataError(f"the synthetic data set has no video {video_id!r}; ids look like {known!r}")
         return place, self._index["videos"][place]
 
     def _file(self, entry: dict[str, Any]) -> Path:

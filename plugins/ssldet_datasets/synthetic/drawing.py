@@ -65,36 +65,51 @@ def boxes(figure: Figure, camera_t2: np.ndarray) -> np.ndarray:
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """All frames of a scene, uint8 (t, h, w, 3)."""
-    canvas = _film(backdrop(rng, scene.background), scene.camera_t2)
+    canvas = blank(scene.num_frames)
+    frames = crop(canvas)
+    _film(frames, backdrop(rng, scene.background), scene.camera_t2)
     for figure in scene.figures:
-        for part in body(figure):
-            colour = COLOURS[(figure.look + part.paint) % len(COLOURS)] * figure.tint
-            _paint(canvas, part, colour, figure.visible_t, scene.camera_t2)
-    frames = canvas[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        paint_figure(canvas, figure, scene.camera_t2)
     if scene.bar is not None:
         _occlude(frames, scene.bar, scene.camera_t2)
     return _expose(frames, rng)
 
 
-def _film(picture: np.ndarray, camera_t2: np.ndarray) -> np.ndarray:
-    """The backdrop as the shaking camera sees it, in the middle of a canvas (t, h, w, 3) with a margin."""
-    canvas = np.zeros((len(camera_t2), HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN, 3), np.float32)
-    for frame, (dx, dy) in zip(canvas, JITTER - camera_t2, strict=True):
-        frame[MARGIN:-MARGIN, MARGIN:-MARGIN] = picture[dy : dy + HEIGHT, dx : dx + WIDTH]
-    return canvas
+def blank(num_frames: int) -> np.ndarray:
+    """Black frames (t, h, w, 3), float, with a margin all around."""
+    return np.zeros((num_frames, HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN, 3), np.float32)
 
 
-def _paint(
-    canvas: np.ndarray, part: Capsule, colour: np.ndarray, visible_t: np.ndarray, camera_t2: np.ndarray
-) -> None:
+def crop(canvas: np.ndarray) -> np.ndarray:
+    """The frames proper, without the margin: a view."""
+    return canvas[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def paint_figure(canvas: np.ndarray, figure: Figure, camera_t2: np.ndarray) -> None:
+    """Draw a figure onto the frames where it is visible."""
+    for part in body(figure):
+        colour = COLOURS[(figure.look + part.paint) % len(COLOURS)] * figure.tint
+        _paint(canvas, part, colour, figure.visible_t, camera_t2)
+
+
+def _film(frames: np.ndarray, picture: np.ndarray, camera_t2: np.ndarray) -> None:
+    """Fill the frames with the backdrop as the shaking camera sees it."""
+    for frame, (dx, dy) in zip(frames, JITTER - camera_t2, strict=True):
+        frame[:] = picture[dy : dy + HEIGHT, dx : dx + WIDTH]
+
+
+def _paint(canvas: np.ndarray, part: Capsule, colour: np.ndarray, visible_t: np.ndarray, camera_t2: np.ndarray) -> None:
     """Blend a capsule into every frame, within the small window that holds it."""
     a, b = (points + camera_t2 + MARGIN for points in (part.a_t2, part.b_t2))
     corner = np.floor(np.minimum(a, b) - part.radius - 1).astype(np.int64)
     size = (np.ceil(np.maximum(a, b) + part.radius + 1).astype(np.int64) - corner).max(0)
     columns, rows = (corner[:, i, None] + np.arange(size[i]) for i in (0, 1))
     cover = _cover(columns[:, None, :] + 0.5, rows[:, :, None] + 0.5, a, b, part.radius) * visible_t[:, None, None]
-    index = np.arange(len(a))[:, None, None], rows[:, :, None], columns[:, None, :]
-    canvas[index] += cover[..., None] * (colour.astype(np.float32) - canvas[index])
+    height, width = canvas.shape[1:3]
+    index = (np.arange(len(a))[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    hit = cover > 0
+    pixels, index = canvas.reshape(-1, 3), index[hit]
+    pixels[index] += cover[hit][:, None] * (colour.astype(np.float32) - pixels[index])
 
 
 def _cover(x: np.ndarray, y: np.ndarray, a_t2: np.ndarray, b_t2: np.ndarray, radius: float) -> np.ndarray:

@@ -29,13 +29,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("amber", "wave"),
 )
 
-ANCHORS = (
-    (1.2, 3.0),
-    (1.6, 3.6),
-    (1.9, 4.3),
-    (2.5, 3.4),
-    (2.6, 4.4),
-)
+ANCHORS = ((1.6, 3.09), (1.91, 3.17), (2.41, 3.46), (2.1, 3.99), (2.72, 3.97))
 """k-means (IoU) of the training boxes of seed 0, in cells of a 7 x 7 grid; `anchors.py` computes them."""
 
 FACTS = DatasetFacts(

@@ -12,12 +12,15 @@ import numpy as np
 from ssldet_datasets.synthetic.facts import CLASSES, FPS, HEIGHT, LOOKS, MOTIONS, WIDTH
 
 FRAMES = (30, 50)
-ACTION_SHARE = (0.55, 0.9)
+SHORT = 0.2
+"""Chance that the action fills a small part of its video; else it fills most of it."""
+ACTION_SHARE = {True: (0.25, 0.45), False: (0.86, 0.98)}
+"""Shares of the frames, by whether the action is short."""
 TWO_ACTORS = 0.35
 BYSTANDERS = (0.3, 0.45, 0.25)
 """Chances of no, one and two bystanders."""
 ABSENT = 0.25
-"""Chance that an actor is away, not idle, outside its action (only where somebody else is there)."""
+"""Chance that an actor is away, not idle, outside its action (only where a bystander is there)."""
 FAVOURITE = 0.25
 """Chance that a class gets its own background; else one is drawn among those of all classes."""
 OCCLUDED = 0.4
@@ -80,10 +83,10 @@ def draw_scene(rng: np.random.Generator, label: int) -> Scene:
     num_frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     actors = 2 if rng.random() < TWO_ACTORS else 1
     bystanders = int(rng.choice(3, p=BYSTANDERS))
-    places = _places(rng, actors + bystanders)
+    window = _window(rng, num_frames)
     figures = [
-        _figure(rng, num_frames, place, label if i < actors else None, alone=actors + bystanders == 1)
-        for i, place in enumerate(places)
+        _figure(rng, num_frames, window, place, label if i < actors else None, alone=bystanders == 0)
+        for i, place in enumerate(_places(rng, actors + bystanders))
     ]
     own = rng.random() < FAVOURITE
     return Scene(
@@ -101,10 +104,12 @@ def _places(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.permutation(slots + rng.uniform(-0.25, 0.25, count) / count)
 
 
-def _figure(rng: np.random.Generator, num_frames: int, place: float, label: int | None, alone: bool) -> Figure:
+def _figure(
+    rng: np.random.Generator, num_frames: int, window: tuple[int, int], place: float, label: int | None, alone: bool
+) -> Figure:
     times = np.arange(num_frames)
     height = HEIGHT * rng.uniform(0.40, 0.62)
-    start, stop = _extent(rng, num_frames)
+    start, stop = window[0] + int(rng.integers(3)), window[1] - int(rng.integers(3))
     acts = np.zeros(num_frames, bool) if label is None else (times >= start) & (times < stop)
     motion = None if label is None else CLASSES[label][1]
     look = int(rng.integers(len(LOOKS))) if label is None else LOOKS.index(CLASSES[label][0])
@@ -129,9 +134,9 @@ def _figure(rng: np.random.Generator, num_frames: int, place: float, label: int 
     )
 
 
-def _extent(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:
-    """Start and stop (exclusive) of an action."""
-    length = round(num_frames * rng.uniform(*ACTION_SHARE))
+def _window(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:
+    """Start and stop (exclusive) of what happens in a video; its actors begin and end within 2 frames of it."""
+    length = round(num_frames * rng.uniform(*ACTION_SHARE[bool(rng.random() < SHORT)]))
     start = int(rng.integers(num_frames - length + 1))
     return start, start + length
 

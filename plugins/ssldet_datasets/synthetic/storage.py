@@ -1,16 +1,16 @@
 """Writing the data set: encoded videos, their truth, and an index, in a folder that appears whole or not at all.
 
-    <folder>/index.json             generator, options, and per video: id, subset, label, frames, size of the file
-    <folder>/truth.npz              one row per box: video (place in the index), frame, tube, label, x1 y1 x2 y2
-    <folder>/videos/<class>/<id>.mp4
+<folder>/index.json             generator, options, and per video: id, subset, label, frames, size of the file
+<folder>/truth.npz              one row per box: video (place in the index), frame, tube, label, x1 y1 x2 y2
+<folder>/videos/<class>/<id>.mp4
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ import av
 import numpy as np
 from filelock import FileLock
 
+from ssldet.errors import DataError
 from ssldet_datasets.synthetic import drawing
 from ssldet_datasets.synthetic.facts import FACTS, FPS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.scene import Scene, draw_scene
 
 log = logging.getLogger(__name__)
 
-QUALITY = 7
-"""Quantiser of the encoder: 1 is best, 31 worst."""
+ENCODER = {"qmin": "6", "qmax": "6", "flags": "+bitexact"}
+"""A constant quantiser (2 is best, 31 worst), so that compression shows but does not hide."""
 KEY_FRAME_EVERY = 12
 SUBSETS = ("train", "test")
 
@@ -35,10 +36,10 @@ SUBSETS = ("train", "test")
 class Recipe:
     """All that the data depend on, the generator's version aside."""
 
-    seed: int
-    train_per_class: int
-    test_per_class: int
-    flavour: str
+    seed: int = 0
+    train_per_class: int = 24
+    test_per_class: int = 8
+    flavour: str = "ucf24"
 
     def clips(self) -> list[tuple[str, int, int]]:
         """(subset, label, number) of every video."""
@@ -62,7 +63,7 @@ def ensure(folder: Path, recipe: Recipe) -> None:
         log.info("generating the synthetic data set in %s", folder)
         try:
             write(partial, recipe)
-            os.replace(partial, folder)
+            partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -74,22 +75,21 @@ def write(folder: Path, recipe: Recipe) -> None:
         name = FACTS.classes[label]
         file = folder / "videos" / name / f"{name}-{subset}-{number:03d}.mp4"
         file.parent.mkdir(parents=True, exist_ok=True)
-        scene = write_video(file, recipe.seed, subset, label, number)
+        scene, rng = make_scene(recipe.seed, subset, label, number)
+        encode(drawing.render(scene, rng), file)
         tables.append(truth_table(scene, place))
         size = file.stat().st_size
         entries.append({"id": file.stem, "subset": subset, "label": label, "frames": scene.num_frames, "size": size})
     columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
-    np.savez_compressed(folder / "truth.npz", **columns)
+    np.savez_compressed(folder / "truth.npz", allow_pickle=False, **columns)
     index = {**recipe.describe(), "width": WIDTH, "height": HEIGHT, "videos": entries}
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
 
-def write_video(file: Path, seed: int, subset: str, label: int, number: int) -> Scene:
-    """Make up, draw and encode one video. It depends on the arguments only, not on what was made before."""
+def make_scene(seed: int, subset: str, label: int, number: int) -> tuple[Scene, np.random.Generator]:
+    """Make up one video, and give the generator to draw it with. Both depend on the arguments only."""
     rng = np.random.default_rng([seed, SUBSETS.index(subset), label, number])
-    scene = draw_scene(rng, label)
-    encode(drawing.render(scene, rng), file)
-    return scene
+    return draw_scene(rng, label), rng
 
 
 def truth_table(scene: Scene, place: int) -> dict[str, np.ndarray]:
@@ -106,15 +106,23 @@ def truth_table(scene: Scene, place: int) -> dict[str, np.ndarray]:
 def encode(frames: np.ndarray, file: Path) -> None:
     """Write uint8 frames (t, h, w, 3) as MPEG-4 Part 2, which every build of FFmpeg encodes and decodes."""
     with av.open(str(file), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
+        stream = container.add_stream("mpeg4", rate=FPS, options=ENCODER)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.gop_size = KEY_FRAME_EVERY
         stream.codec_context.thread_count = 1
-        lambda_per_quantiser = 118
-        stream.codec_context.options = {
-            "flags": "+qscale+bitexact",
-            "global_quality": str(QUALITY * lambda_per_quantiser),
-        }
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Index and truth of a written data set. Raises DataError where they are absent or damaged."""
+    try:
+        with np.load(folder / "truth.npz", allow_pickle=False) as archive:
+            truth = dict(archive)
+        return json.loads((folder / "index.json").read_text()), truth
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"cannot read index.json and truth.npz of the synthetic data ({error}); "
+            f"delete {folder}: it is generated again"
+        ) from error
