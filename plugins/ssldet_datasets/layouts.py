@@ -1,0 +1,112 @@
+"""Where the frames of a data set lie: the layouts that users hold, told apart by the folders that exist.
+
+A data set lists those that it may be found in as rows (folder, layout); the ones whose folder exists are asked in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from ssldet.contracts import VideoSource
+from ssldet.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class FrameLayout(Protocol):
+    """One way in which frames lie below a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it begins."""
+        ...
+
+    def source(self, video_id: str) -> VideoSource | None:
+        """Where the frames of a video lie; None where there are none."""
+        ...
+
+    def expected(self, video_id: str) -> Path:
+        """Where they should lie."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """`<folder>/<id>.avi`, or another suffix of a container file."""
+
+    folder: Path
+    suffixes: tuple[str, ...] = (".avi", ".mp4", ".mkv", ".webm")
+
+    def source(self, video_id: str) -> VideoSource | None:
+        paths = (self.folder / f"{video_id}{suffix}" for suffix in self.suffixes)
+        return next((VideoSource(file=path) for path in paths if path.is_file()), None)
+
+    def expected(self, video_id: str) -> Path:
+        return self.folder / f"{video_id}{self.suffixes[0]}"
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """`<folder>/<id>/00001.png ...`, one image per frame, in the order of their names."""
+
+    folder: Path
+
+    def source(self, video_id: str) -> VideoSource | None:
+        folder = self.expected(video_id)
+        if not folder.is_dir():
+            return None
+        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        return VideoSource(images=tuple(images)) if images else None
+
+    def expected(self, video_id: str) -> Path:
+        return self.folder / video_id
+
+
+LayoutRow = tuple[str, Callable[[Path], FrameLayout]]
+
+
+def frame_layouts(root: Path, rows: Iterable[LayoutRow]) -> list[FrameLayout]:
+    """The layouts whose folder exists below `root`, in the order of `rows`."""
+    return [make(root / name) for name, make in rows if (root / name).is_dir()]
+
+
+def find_source(layouts: Sequence[FrameLayout], video_id: str) -> VideoSource | None:
+    """The first layout's frames of a video; None where no layout has it."""
+    return next((source for layout in layouts if (source := layout.source(video_id)) is not None), None)
+
+
+def source_bytes(source: VideoSource | None) -> Iterator[tuple[str, int]]:
+    """(file name, size) of what frames are read from: for fingerprints."""
+    paths = () if source is None else source.images or (source.file,)
+    return ((path.name, path.stat().st_size) for path in paths if path is not None)
+
+
+def checked_id(video_id: str, where: Path) -> str:
+    """A video id that stays below the data root when it becomes a path.
+
+    Raises:
+        DataError: it is empty, absolute, or climbs up.
+    """
+    parts = PurePosixPath(video_id).parts
+    if not parts or video_id.startswith("/") or ".." in parts or "\\" in video_id or "\0" in video_id:
+        raise DataError(f"{where}: {video_id!r} is no name of a video: it would leave the data folder")
+    return video_id
+
+
+def open_root(root: Path | None, names: Sequence[str], marks: Sequence[str], guide: str) -> Path:
+    """The data set's own folder: of `root` itself and `names` in it the one that holds most of `marks`.
+
+    Raises:
+        DataError: `root` is None or holds none of them; the message ends with `guide`.
+    """
+    if root is None:
+        raise DataError(f"no data root was given.\n{guide}")
+    candidates = [Path(root), *(Path(root) / name for name in names)]
+    found = {folder: sum((folder / mark).exists() for mark in marks) for folder in candidates}
+    if any(found.values()):
+        return max(found, key=lambda folder: found[folder])
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise DataError(f"nothing of the data set was found; looked for {', '.join(marks)} in {looked}.\n{guide}")
