@@ -59,6 +59,14 @@ class KeyFrames:
     def __len__(self) -> int:
         return len(self.frame_n)
 
+    def at(self, rows: np.ndarray) -> tuple[list[str], list[int]]:
+        """The videos and frames of some rows."""
+        return [self.videos[v] for v in self.video_n[rows]], self.frame_n[rows].tolist()
+
+    def following(self, rows: np.ndarray) -> tuple[list[str], list[int]]:
+        """The videos and frames of their partners."""
+        return [self.videos[v] for v in self.video_n[rows]], self.following_n[rows].tolist()
+
 
 def key_frames(videos: Sequence[str], frames_of: Callable[[str], np.ndarray]) -> KeyFrames:
     """The table of all key frames of `videos`; `frames_of` gives a video's key frames, sorted.
@@ -153,7 +161,8 @@ class TruthTable:
 
     def __init__(self, facts: DatasetFacts, videos: Mapping[str, Video], truth_of: Callable[[str], Truth], size: int):
         self.facts, self.videos, self.size = facts, videos, size
-        self._truth_of, self._read = truth_of, {}  # type: tuple[Callable[[str], Truth], dict[str, Truth]]
+        self._truth_of = truth_of
+        self._read: dict[str, Truth] = {}
 
     def truth(self, video: str) -> Truth:
         if video not in self._read:
@@ -258,63 +267,53 @@ class BatchSource:
         self._labelled_order = Order(len(labelled), seed, "labelled")
         self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled else None
 
-    def batch(self, step: int, part: slice, *, with_unlabelled: bool) -> tuple[Batch, Places | None]:
-        """The clips `part` of step `step`'s batch, and where the unlabelled ones come from."""
-        labelled = self._labelled_batch(step, part)
-        if not with_unlabelled or self.unlabelled is None:
+    def batch(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> tuple[Batch, Places | None]:
+        """Part `part` of `parts` equal ones of step `step`'s clips, and where its unlabelled clips come from."""
+        labelled = self._labelled_batch(step, part, parts)
+        if not unlabelled or self.unlabelled is None:
             return Batch(labelled), None
-        unlabelled, places = self._unlabelled_batch(step, part)
-        return Batch(labelled, unlabelled), places
+        clips, places = self._unlabelled_batch(self.unlabelled, step, part, parts)
+        return Batch(labelled, clips), places
 
-    def _labelled_batch(self, step: int, part: slice) -> LabelledBatch:
-        count = self.sampling.labelled
-        rows = self._labelled_order.at(step * count, count)
-        geometry = self._geometry("labelled", step, count, strong=self.views.labelled == "strong")
-        rows, geometry, pairs = self._part(rows, geometry, part, count)
-        videos = [self.labelled.videos[v] for v in self.labelled.video_n[rows]]
-        frames = self.labelled.frame_n[rows].tolist()
+    def _labelled_batch(self, step: int, part: int, parts: int) -> LabelledBatch:
+        strong = self.views.labelled == "strong"
+        rows, geometry = self._draw(self._labelled_order, self.sampling.labelled, step, part, parts, strong=strong)
+        videos, frames = self.labelled.at(rows)
         targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
-        clips = self._view(videos, frames, geometry)
-        following = self._following(self.labelled, rows[:pairs], geometry)
-        return LabelledBatch(clips, targets_to(targets, self.device), following)
+        clips = geometry.to(self.device).apply(self._weak(videos, frames))
+        return LabelledBatch(clips, targets_to(targets, self.device), self._following(self.labelled, rows, geometry))
 
-    def _unlabelled_batch(self, step: int, part: slice) -> tuple[UnlabelledBatch, Places]:
-        assert self.unlabelled is not None and self._unlabelled_order is not None
-        count = self.sampling.unlabelled
-        rows = self._unlabelled_order.at(step * count, count)
-        geometry = self._geometry("unlabelled", step, count, strong=True)
-        rows, geometry, pairs = self._part(rows, geometry, part, count)
-        videos = [self.unlabelled.videos[v] for v in self.unlabelled.video_n[rows]]
-        frames = self.unlabelled.frame_n[rows].tolist()
-        weak = to_input(self.reader.read(videos, frames), self.device)
-        on_device = geometry.to(self.device)
-        following = self._following(self.unlabelled, rows[:pairs], geometry)
-        batch = UnlabelledBatch(weak, on_device.apply(weak), on_device, following)
+    def _unlabelled_batch(self, table: KeyFrames, step: int, part: int, parts: int) -> tuple[UnlabelledBatch, Places]:
+        assert self._unlabelled_order is not None
+        rows, geometry = self._draw(self._unlabelled_order, self.sampling.unlabelled, step, part, parts, strong=True)
+        videos, frames = table.at(rows)
+        weak, on_device = self._weak(videos, frames), geometry.to(self.device)
+        batch = UnlabelledBatch(weak, on_device.apply(weak), on_device, self._following(table, rows, geometry))
         return batch, Places(tuple(videos), tuple(frames))
 
-    def _part(self, rows: np.ndarray, geometry: Geometry, part: slice, count: int) -> tuple[np.ndarray, Geometry, int]:
-        """The rows of a part, their geometry, and how many of them have a partner."""
-        rows = rows[part]
-        own = Geometry(geometry.scale_b2[part], geometry.shift_b2[part], geometry.size)
-        paired = round(len(rows) * self.sampling.pair_share) if self.needs.temporal else 0
-        return rows, own, paired
+    def _draw(
+        self, order: Order, count: int, step: int, part: int, parts: int, *, strong: bool
+    ) -> tuple[np.ndarray, Geometry]:
+        """The rows of a part of a step's key frames and the geometry of their strong views.
 
-    def _geometry(self, stream: str, step: int, count: int, *, strong: bool) -> Geometry:
+        The whole step is drawn and then cut, so that the number of parts changes no draw.
+        """
         size = self.reader.options.size
-        if not strong:
-            return identity(count, size)
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, stream, "view", step))
-        return draw_geometry(count, size, self.views, generator)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, order.stream, "view", step))
+        geometry = draw_geometry(count, size, self.views, generator) if strong else identity(count, size)
+        own = slice(part * count // parts, (part + 1) * count // parts)
+        return order.at(step * count, count)[own], Geometry(geometry.scale_b2[own], geometry.shift_b2[own], size)
 
-    def _view(self, videos: Sequence[str], frames: Sequence[int], geometry: Geometry) -> Tensor:
-        return geometry.to(self.device).apply(to_input(self.reader.read(videos, frames), self.device))
+    def _weak(self, videos: Sequence[str], frames: Sequence[int]) -> Tensor:
+        return to_input(self.reader.read(videos, frames), self.device)
 
     def _following(self, table: KeyFrames, rows: np.ndarray, geometry: Geometry) -> Tensor | None:
-        """The partners of the first rows, in the same draw of the view."""
-        if len(rows) == 0:
+        """The partners of the first `pair_share` of the rows, in the same draw of the view."""
+        pairs = round(len(rows) * self.sampling.pair_share) if self.needs.temporal else 0
+        if pairs == 0:
             return None
-        videos = [table.videos[v] for v in table.video_n[rows]]
-        return self._view(videos, table.following_n[rows].tolist(), geometry.head(len(rows)))
+        videos, frames = table.following(rows[:pairs])
+        return geometry.head(pairs).to(self.device).apply(self._weak(videos, frames))
 
 
 def targets_to(targets: Targets, device: torch.device) -> Targets:

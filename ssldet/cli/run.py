@@ -1,0 +1,189 @@
+"""`ssldet run`: train a detector, score it, leave a record."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ssldet.estimate import Estimate
+    from ssldet.records import Record
+    from ssldet.runner import Plan
+
+LONG_RUN_SECONDS = 6 * 3600
+
+
+@click.command(
+    "run",
+    epilog="Example: ssldet run --strategy dual_guidance --dataset jhmdb --ratio 0.2 --preset nano --data-root data",
+)
+@click.option("--strategy", help="Training strategy.")
+@click.option("--dataset", help="Data set.")
+@click.option("--ratio", type=float, help="Share of training videos that keep their labels, in (0, 1].")
+@click.option("--split", type=int, help="Official split.  [default: 1]")
+@click.option("--backbone", help="Network.  [default: the preset's]")
+@click.option("--pretrained/--scratch", default=None, help="Start from published weights or from none.")
+@click.option("--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.")
+@click.option("--seed", type=int, help="Seed of split, initial weights and all that is drawn.  [default: 0]")
+@click.option("--preset", help="Settings to start from: paper, nano or smoke.  [default: paper]")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="YAML file of settings.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder of runs.  [default: results/runs]")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--threads", type=int, help="CPU threads of the network.  [default: all cores]")
+@click.option("--eval-on", type=click.Choice(["test", "val"]), help="Which videos are scored.  [default: test]")
+@click.option("--val-fraction", type=float, help="Share of labelled videos kept for validation.")
+@click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
+@click.option("--keep-checkpoints", is_flag=True, default=None, help="Keep the training state of a finished run.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done and what it would take.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def command(
+    preset: str | None, file: Path | None, assignments: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
+) -> None:
+    """Train a detector semi-supervised, score it on the test videos, and leave a record.
+
+    The same command again resumes an interrupted run; of a finished one it prints the record.
+    """
+    from ssldet.config import resolve
+    from ssldet.runner import plan
+
+    planned = plan(resolve(flags, preset=preset, file=file, assignments=assignments))
+    if dry_run:
+        _show_plan(planned, as_json)
+        return
+    record = _carry_out(planned)
+    if as_json:
+        click.echo(json.dumps(record.model_dump(mode="json"), indent=2))
+    else:
+        _show_record(record, planned)
+
+
+def _carry_out(planned: Plan) -> Record:
+    from ssldet.cli.progress import ProgressReporter
+    from ssldet.runner import Interrupted, execute
+
+    if not planned.record_path.exists():
+        _warn_of_long_run(planned)
+    with ProgressReporter() as reporter:
+
+        def on_interrupt(number: int, frame: FrameType | None) -> None:
+            if reporter.stopping:  # a second Ctrl-C does not wait
+                raise KeyboardInterrupt
+            reporter.stopping = True
+            click.echo("stopping after this step; press again to stop at once", err=True)
+
+        before = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            return execute(planned, reporter)
+        except Interrupted as stopped:
+            click.echo(str(stopped), err=True)
+            sys.exit(130)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _warn_of_long_run(planned: Plan) -> None:
+    """Say so before it starts, when this device would take many hours."""
+    from ssldet.estimate import estimate
+
+    found = estimate(planned)
+    if found.total_seconds > LONG_RUN_SECONDS:
+        click.echo(
+            f"warning: this run would take about {duration(found.total_seconds)} on {planned.device}; "
+            "--dry-run shows why, --preset nano takes minutes",
+            err=True,
+        )
+
+
+def _show_plan(planned: Plan, as_json: bool) -> None:
+    from ssldet.estimate import estimate
+
+    found = estimate(planned)
+    content = _plan_content(planned, found)
+    if as_json:
+        click.echo(json.dumps(content, indent=2))
+        return
+    click.echo(planned.config.to_yaml())
+    for name in ("run", "folder", "steps", "videos", "weights", "estimate"):
+        click.echo(f"{name}: {_line(content[name])}")
+
+
+def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
+    return {
+        "run": planned.id,
+        "folder": str(planned.folder),
+        "config": planned.config.model_dump(mode="json"),
+        "steps": planned.steps,
+        "videos": {
+            "labelled": len(planned.split.labelled),
+            "unlabelled": len(planned.split.unlabelled),
+            "validation": len(planned.split.validation),
+            "evaluated": len(planned.evaluated),
+        },
+        "weights": {part: str(path) for part, path in planned.weights.items()} or "random",
+        "estimate": {
+            "time": duration(found.total_seconds),
+            "seconds": {phase: round(seconds, 1) for phase, seconds in found.seconds.items()},
+            "disk_bytes": found.disk_bytes,
+            "memory_bytes": found.memory_bytes,
+            "parameters": found.parameters,
+        },
+    }
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_line(inner)}" for key, inner in value.items())
+    return str(value)
+
+
+def _show_record(record: Record, planned: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    experiment = planned.config.experiment
+    title = f"{experiment.strategy} on {experiment.dataset}, {experiment.ratio:.0%} labelled, seed {experiment.seed}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("protocol")
+    columns = sorted({key for rows in _rows(record).values() for key in rows})
+    for key in columns:
+        table.add_column(key, justify="right")
+    for (metric, protocol), values in _rows(record).items():
+        table.add_row(metric, protocol, *(_percent(values.get(key)) for key in columns))
+    console = Console()
+    console.print(table)
+    seconds = ", ".join(f"{phase} {duration(value)}" for phase, value in record.training.seconds.items())
+    console.print(f"{seconds}; record: {planned.record_path}", highlight=False, soft_wrap=True)
+
+
+def _rows(record: Record) -> dict[tuple[str, str], dict[str, float | None]]:
+    """(metric, protocol) -> column -> value, of everything in the record that has a mean or is a number."""
+    rows: dict[tuple[str, str], dict[str, float | None]] = {}
+    for metric, found in record.metrics.items():
+        flat = {key: value for key, value in found.items() if isinstance(value, float)}
+        if flat:
+            rows[metric, ""] = flat
+        for protocol, result in found.items():
+            if isinstance(result, dict) and result.get("thresholds"):
+                rows[metric, protocol] = {key: value["mean"] for key, value in result["thresholds"].items()}
+    return rows
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "42 s", "7 min", "3.2 h", "12 days"."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}" if name != "h" else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86400:.0f} days"

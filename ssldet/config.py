@@ -1,0 +1,317 @@
+"""The configuration of a run: typed, checked before any work, written whole into the run's folder.
+
+Layers, each over the one before: the defaults below, a preset (ssldet/presets/*.yaml), a file (`--config`), flags,
+`--set key=value`. What defines the experiment (`Experiment`) is apart from where and how it runs (`Machine`): only
+the former goes into the run's id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ssldet import plugins
+from ssldet.clips import ClipOptions
+from ssldet.contracts import Backbone, Options, Strategy
+from ssldet.errors import ConfigError, UnknownName, did_you_mean
+from ssldet.region import RegionOptions
+from ssldet.views import ViewOptions
+
+DEFAULT_PRESET = "paper"
+
+
+class TrainOptions(Options):
+    """The schedule.
+
+    Attributes:
+        batch: labelled clips a step.
+        unlabelled_batch: unlabelled clips a step; None means as many.
+        micro_batch: labelled clips in one forward pass; gradients accumulate to `batch`.
+        steps: optimiser steps in all; None means `epochs` passes over the unlabelled key frames.
+        epochs: what the schedule counts in, whether or not `steps` is given.
+        burn_in: share of the steps that make up the first, labelled-only stage.
+        optimizer, lr, weight_decay: "adam" decays all (L2), "adamw" decays neither BatchNorm nor biases.
+        schedule: "halve" halves the rate after each epoch of `halve_after`; "cosine" falls to 0; "constant".
+        warmup: steps over which the rate rises linearly from 0.
+        clip_norm: largest gradient norm; None leaves it.
+        precision: "bfloat16" computes the forward pass under autocast.
+        pair_share: share of the clips that get a partner for the temporal term.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of the log; None means once an epoch.
+    """
+
+    batch: int = Field(128, ge=1)
+    unlabelled_batch: int | None = Field(None, ge=1)
+    micro_batch: int = Field(8, ge=1)
+    steps: int | None = Field(None, ge=1)
+    epochs: int = Field(10, ge=1)
+    burn_in: float = Field(0.2, ge=0, le=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["halve", "cosine", "constant"] = "halve"
+    halve_after: tuple[int, ...] = (3, 4, 5, 6)
+    warmup: int = Field(0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    pair_share: float = Field(1.0, ge=0, le=1)
+    checkpoint_every: int = Field(50, ge=1)
+    log_every: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        parts = self.parts
+        for name, count in (("batch", self.batch), ("unlabelled_batch", self.unlabelled)):
+            if count % parts:
+                raise ValueError(f"{name} = {count} does not divide into {parts} parts of micro_batch = {self.micro_batch}")
+        return self
+
+    @property
+    def parts(self) -> int:
+        """Forward passes that one step accumulates."""
+        return math.ceil(self.batch / self.micro_batch)
+
+    @property
+    def unlabelled(self) -> int:
+        return self.unlabelled_batch or self.batch
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step (from 0) of `steps`."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if self.schedule == "halve":
+            epoch = step * self.epochs / steps
+            return self.lr * warm * 0.5 ** sum(epoch >= after for after in self.halve_after)
+        return self.lr * warm
+
+
+class DetectOptions(Options):
+    """What goes into the detections file: filter and suppression of decoded boxes (evaluation protocol `yowo`)."""
+
+    score_threshold: float = Field(0.005, ge=0, le=1)
+    nms_iou: float = Field(0.4, gt=0, le=1)
+    batch: int = Field(16, ge=1)
+
+
+class Experiment(Options):
+    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id."""
+
+    strategy: str
+    strategy_options: dict[str, Any] = {}
+    dataset: str
+    dataset_options: dict[str, Any] = {}
+    split: int = Field(1, ge=1)
+    ratio: float = Field(gt=0, le=1)
+    seed: int = Field(0, ge=0)
+    backbone: str = "yowo"
+    backbone_options: dict[str, Any] = {}
+    pretrained: bool = False
+    eval_on: Literal["test", "val"] = "test"
+    val_fraction: float = Field(0.0, ge=0, lt=1)
+    clip: ClipOptions = ClipOptions()
+    views: ViewOptions = ViewOptions()
+    loss: RegionOptions = RegionOptions()
+    train: TrainOptions = TrainOptions()
+    detect: DetectOptions = DetectOptions()
+
+    @model_validator(mode="after")
+    def _validation_needs_videos(self) -> Self:
+        if self.eval_on == "val" and self.val_fraction == 0:
+            raise ValueError("eval_on = val needs a val_fraction above 0, such as 0.25")
+        return self
+
+
+class Machine(Options):
+    """Where and how a run happens: recorded, but not part of its id."""
+
+    preset: str = DEFAULT_PRESET
+    data_root: Path | None = None
+    results: Path = Path("results/runs")
+    weights_root: Path | None = None
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    workers: int = Field(2, ge=1)
+    skip_damaged: bool = False
+    keep_checkpoints: bool = False
+
+
+class RunConfig(Options):
+    """A whole run."""
+
+    experiment: Experiment
+    machine: Machine = Machine()
+
+    def build_strategy(self) -> Strategy:
+        """The strategy with its typed options."""
+        return _build("strategy", self.experiment.strategy, self.experiment.strategy_options)
+
+    def build_backbone(self) -> Backbone:
+        """The backbone with its typed options."""
+        return _build("backbone", self.experiment.backbone, self.experiment.backbone_options)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """The run's configuration from all its layers, with every option of its plugins spelled out.
+
+    Args:
+        flags: fields of `Experiment` and `Machine`; None values are not set.
+        preset: name of a preset.
+        file: a YAML file of the same fields (a run's config.yaml is one).
+        assignments: "key=value" with a dotted key (train.lr=0.001, strategy.f_th=0.5), the value in YAML.
+
+    Raises:
+        ConfigError: names every unknown key and bad value at once. UnknownName: no such preset or plugin.
+    """
+    given = _from_file(file) if file else {}
+    name = preset or given.get("preset") or DEFAULT_PRESET
+    base, proposed = _preset(name)
+    layers = [base, given, {k: v for k, v in flags.items() if v is not None}, _from_assignments(assignments)]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    merged["preset"] = name
+    return _typed(merged, proposed)
+
+
+def presets() -> list[str]:
+    """The names of the presets."""
+    folder = resources.files("ssldet") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A preset's fields, and the strategy options that it proposes to any strategy that knows them."""
+    if name not in presets():
+        raise UnknownName("preset", name, presets())
+    layer = yaml.safe_load((resources.files("ssldet") / "presets" / f"{name}.yaml").read_text())
+    base = layer.pop("base", None)
+    if base:
+        below, proposed = _preset(base)
+        below["strategy_options"] = proposed
+        layer = _merge(below, layer)
+    return layer, layer.pop("strategy_options", {})
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
+    if "experiment" in content:  # a run's config.yaml
+        content = {**content["experiment"], **content.get("machine", {})}
+    return content
+
+
+def _from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text!r}: expected key=value, such as train.lr=0.001")
+        head, *rest = key.strip().split(".")
+        if rest and head in ("strategy", "backbone", "dataset"):
+            head = f"{head}_options"
+        nested: Any = _value(text, value)
+        for part in reversed(rest):
+            nested = {part: nested}
+        layer = _merge(layer, {head: nested})
+    return layer
+
+
+def _value(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any]) -> RunConfig:
+    """Check all layers together, so that every mistake is named at once."""
+    unknown = [key for key in merged if key not in Experiment.model_fields and key not in Machine.model_fields]
+    mistakes = [_unknown_key(key, [*Experiment.model_fields, *Machine.model_fields]) for key in unknown]
+    parts: dict[str, Any] = {}
+    for name, model in (("experiment", Experiment), ("machine", Machine)):
+        try:
+            parts[name] = model(**{key: merged[key] for key in merged if key in model.model_fields})
+        except ValidationError as error:
+            mistakes += _explain(error, model)
+    if "experiment" in parts:
+        parts["experiment"] = _with_plugin_options(parts["experiment"], proposed, mistakes)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return RunConfig(**parts)
+
+
+def _with_plugin_options(experiment: Experiment, proposed: Mapping[str, Any], mistakes: list[str]) -> Experiment:
+    spelled: dict[str, Any] = {}
+    for kind in ("strategy", "backbone"):
+        model = plugins.load(kind, getattr(experiment, kind)).Config
+        options = getattr(experiment, f"{kind}_options")
+        if kind == "strategy":
+            options = {**{k: v for k, v in proposed.items() if k in model.model_fields}, **options}
+        try:
+            spelled[f"{kind}_options"] = model(**options).model_dump(mode="json")
+        except ValidationError as error:
+            mistakes += _explain(error, model, prefix=f"{kind}.")
+    plugins.load("dataset", experiment.dataset)
+    return experiment.model_copy(update=spelled)
+
+
+def _build(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    plugin = plugins.load(kind, name)
+    return plugin(plugin.Config(**options))
+
+
+def _explain(error: ValidationError, model: type[Options], prefix: str = "") -> list[str]:
+    """One line a mistake: the dotted key, what was expected, what came."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            lines.append(_unknown_key(prefix + key, [prefix + name for name in _fields(model, item["loc"][:-1])]))
+        elif item["type"] == "missing":
+            lines.append(f"{prefix}{key} is needed")
+        else:
+            came = "" if isinstance(item["input"], dict) else f", not {item['input']!r}"
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{prefix}{key}: {message[0].lower()}{message[1:]}{came}" if key else message)
+    return lines
+
+
+def _fields(model: type[Options], path: Sequence[int | str]) -> list[str]:
+    """The dotted names of the fields at a place inside a model."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, Options)
+        model = annotation
+    return [".".join([*map(str, path), name]) for name in model.model_fields]
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    return f"unknown option {key!r}{did_you_mean(key, known)}"

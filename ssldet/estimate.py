@@ -1,0 +1,88 @@
+"""What a run will take, measured on the device it will run on: one forward pass is timed, the rest follows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ssldet.frame_store import FrameStore
+from ssldet.runner import Plan, build_student, sampled_frames
+
+BACKWARD = 2.0
+"""A backward pass takes about twice the time of its forward pass."""
+
+DECODED_FRAMES_PER_SECOND = 1200.0
+"""One process, J-HMDB's 320x240 .avi files; measured."""
+
+BYTES_PER_WEIGHT = 4 * 4
+"""float32 weights, gradients and Adam's two moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds by phase, bytes of disk for frames, bytes of memory at least (weights and optimiser state)."""
+
+    seconds: dict[str, float]
+    disk_bytes: int
+    memory_bytes: int
+    parameters: int
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time, disk and memory of a plan. Takes a few seconds: it builds the network and runs clips through it."""
+    student = build_student(plan)
+    options, store = plan.config.experiment.train, FrameStore(plan.dataset, plan.config.experiment.clip.size)
+    forward = _seconds_per_clip(student, plan)
+    step = clips_per_step(plan)
+    first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
+    training = first * step["first"] * (1 + BACKWARD)
+    training += second * (step["second"] * (1 + BACKWARD) + step["teacher"])
+    missing = store.missing(plan.used)
+    tested = sum(len(sampled_frames(plan.dataset, video)) for video in plan.evaluated)
+    parameters = sum(p.numel() for p in student.parameters())
+    return Estimate(
+        seconds={
+            "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
+            "train": training * forward,
+            "detect": tested * forward,
+        },
+        disk_bytes=store.bytes_needed(plan.used),
+        memory_bytes=parameters * BYTES_PER_WEIGHT * (2 if plan.needs.unlabelled else 1),
+        parameters=parameters,
+    )
+
+
+def clips_per_step(plan: Plan) -> dict[str, float]:
+    """Clips with gradients in a step of the first and of the second stage, and clips of the teacher."""
+    options, needs = plan.config.experiment.train, plan.needs
+    paired = 1 + (options.pair_share if needs.temporal else 0)
+    unlabelled = options.unlabelled if needs.unlabelled else 0
+    return {
+        "first": options.batch * paired,
+        "second": (options.batch + unlabelled) * paired,
+        "teacher": unlabelled,
+    }
+
+
+@torch.inference_mode()
+def _seconds_per_clip(student: torch.nn.Module, plan: Plan, budget: float = 1.0) -> float:
+    """Seconds of one clip's forward pass, at a batch size that the device fills in about `budget` seconds."""
+    clip, precision = plan.config.experiment.clip, plan.config.experiment.train.precision
+    student.eval()
+    batch, seconds = 1, 0.0
+    for _ in range(2):  # the first pass warms up and tells how many clips to time
+        clips = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=plan.device)
+        began = time.perf_counter()
+        with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            float(student(clips).grid.float().sum())  # waits for the device
+        seconds = time.perf_counter() - began
+        if seconds > budget:
+            break
+        batch = min(16, max(1, int(budget / max(seconds, 1e-3))))
+    return seconds / len(clips)
