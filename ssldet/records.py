@@ -25,26 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssldet import plugins
 from ssldet.errors import RequestError
-from ssldet.files import content_hash, file_hash, plain, replacing, write_bytes, write_json, write_text
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Record",
-    "RunLog",
-    "SplitSummary",
-    "Training",
-    "content_hash",
-    "file_hash",
-    "hardware",
-    "peak_memory_bytes",
-    "plain",
-    "provenance",
-    "read_log",
-    "replacing",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
+from ssldet.files import plain, write_json, write_text
 
 SCHEMA_VERSION = 1
 
