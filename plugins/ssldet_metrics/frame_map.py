@@ -1,0 +1,47 @@
+"""Frame-mAP: average precision of boxes, frame by frame."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.detection_rows import in_content_order
+from ssldet_metrics.frame_matching import match_frames
+from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, choose
+
+
+class FrameMAP(Metric):
+    """Boxes of all videos ranked per class by confidence x class probability; a hit has IoU >= t with a truth box.
+
+    Detections on frames that do not count (see `protocols`) are left out. The mean runs over the evaluated classes.
+    """
+
+    protocols: ClassVar = tuple(FRAME)
+    columns: ClassVar = {key: f"F@{key}" for key in REPORTED}
+
+    def __init__(self, facts: DatasetFacts, protocol: str) -> None:
+        self.protocol, self.rules = protocol, choose(FRAME, protocol)
+        self.pascal = self.rules.pascal or facts.multilabel
+        self.ranking = Ranking(facts)
+
+    def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
+        detections = in_content_order(detections)
+        frames_m = truth.frames_n if self.rules.annotated_only else truth.key_frames_m
+        counted_n = np.isin(detections.frames_n, frames_m)
+        boxes_n4 = detections.boxes_n4[counted_n]
+        scores_nk = (detections.scores_nk * detections.confidence_n[:, None])[counted_n]
+        hits_nk = match_frames(
+            detections.frames_n[counted_n],
+            boxes_n4,
+            scores_nk,
+            truth,
+            np.array(THRESHOLDS),
+            plus_one=self.rules.plus_one,
+            pascal=self.pascal,
+        )
+        self.ranking.add(video.id, scores_nk, hits_nk, truth.labels_nk.sum(axis=0))
+
+    def compute(self) -> MetricResult:
+        return self.ranking.result(self.protocol, self.rules)

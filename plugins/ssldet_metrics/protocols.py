@@ -1,0 +1,155 @@
+"""The evaluation protocols, and the ranking that frame-mAP and video-mAP share.
+
+| | standard | yowo | act |
+|---|---|---|---|
+| pixels of a box side | width | width + 1 | width + 1 |
+| frames of frame-mAP | all that the annotation speaks of | with a truth box | all that the annotation speaks of |
+| a box whose best truth is taken | takes the next best | is a miss (frames) | takes the next best |
+| score of a tube's box | confidence x class | class | confidence x class |
+| AP | every point | every point | trapezoid |
+| class without truth | skipped | frames: skipped, videos: 0 | 0 |
+
+AVA is matched as its own evaluation does (PASCAL: a box whose best truth is taken is a miss) under every protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ssldet.average_precision import every_point, trapezoid
+from ssldet.contracts import DatasetFacts, MetricResult, MetricValue
+from ssldet.errors import UnknownName
+
+COCO = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+THRESHOLDS = tuple(sorted({0.1, 0.2, 0.3, *COCO}))
+REPORTED = ("0.1", "0.2", "0.3", "0.5", "0.75", "0.5:0.95")
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How one evaluator counts.
+
+    Attributes:
+        plus_one: a box from x1 to x2 is x2 - x1 + 1 wide.
+        average_precision: AP of (hits in rank order, number of truths).
+        skip_empty: a class without truth has no AP, rather than 0.
+        annotated_only: only frames with a truth box count.
+        pascal: a detection whose best truth is taken is a miss, rather than taking the next best.
+    """
+
+    plus_one: bool
+    average_precision: Callable[[np.ndarray, int], float] = every_point
+    skip_empty: bool = True
+    annotated_only: bool = False
+    pascal: bool = False
+
+
+FRAME = {
+    "standard": Protocol(plus_one=False),
+    "yowo": Protocol(plus_one=True, annotated_only=True, pascal=True),
+    "act": Protocol(plus_one=True, average_precision=trapezoid, skip_empty=False),
+}
+VIDEO = {
+    "standard": Protocol(plus_one=False),
+    "yowo": Protocol(plus_one=True, average_precision=partial(every_point, epsilon=1e-5), skip_empty=False),
+    "act": Protocol(plus_one=True, average_precision=trapezoid, skip_empty=False),
+}
+
+
+def choose(protocols: Mapping[str, Any], name: str) -> Any:
+    """One protocol by name.
+
+    Raises:
+        UnknownName: the metric does not know it.
+    """
+    if name not in protocols:
+        raise UnknownName("protocol", name, protocols)
+    return protocols[name]
+
+
+def evaluated_labels(facts: DatasetFacts) -> tuple[int, ...]:
+    """The labels that are scored."""
+    return tuple(range(facts.num_classes)) if facts.evaluated is None else facts.evaluated
+
+
+class Ranking:
+    """Detections of every video, their scores and hits, and the AP that follows.
+
+    Kept per detection and class: a score, and one bit per threshold. Equal scores rank by video id, then in the
+    order given, so that neither the order of videos nor that of rows matters.
+    """
+
+    def __init__(self, facts: DatasetFacts) -> None:
+        self.facts = facts
+        self.truths_k = np.zeros(facts.num_classes, np.int64)
+        self.without_truth: list[str] = []
+        self._videos: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, video_id: str, scores_nk: np.ndarray, hits_nk: np.ndarray, truths_k: np.ndarray) -> None:
+        """Take in a video: scores (NaN: no such detection), uint16 bits of `THRESHOLDS`, truths per class."""
+        self._videos[video_id] = (scores_nk.astype(np.float32), hits_nk)
+        self.truths_k += truths_k
+        if not truths_k.any():
+            self.without_truth.append(video_id)
+
+    def result(self, protocol: str, rules: Protocol) -> MetricResult:
+        """AP per class at every reported threshold, and the means."""
+        labels = evaluated_labels(self.facts)
+        table = {label: self._precisions(label, rules) for label in labels}
+        thresholds = {key: self._value(table, _columns_of(key), rules) for key in REPORTED}
+        empty = [self.facts.classes[label] for label in labels if not self.truths_k[label]]
+        notes = {"videos_without_truth": sorted(self.without_truth), "classes_without_truth": empty}
+        return MetricResult(protocol, thresholds, notes={key: names for key, names in notes.items() if names})
+
+    def _precisions(self, label: int, rules: Protocol) -> np.ndarray:
+        """AP of one class at each of `THRESHOLDS`."""
+        truths = int(self.truths_k[label])
+        if not truths:
+            return np.zeros(len(THRESHOLDS))
+        blocks = [self._videos[video_id] for video_id in sorted(self._videos)]
+        scores_n = np.concatenate([scores_nk[:, label] for scores_nk, _ in blocks])
+        hits_n = np.concatenate([hits_nk[:, label] for _, hits_nk in blocks])
+        order = np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]
+        ranked_n = hits_n[order]
+        return np.array([rules.average_precision((ranked_n >> bit) & 1 == 1, truths) for bit in range(len(THRESHOLDS))])
+
+    def _value(self, table: Mapping[int, np.ndarray], columns: Sequence[int], rules: Protocol) -> MetricValue:
+        per_class = {
+            self.facts.classes[label]: None
+            if rules.skip_empty and not self.truths_k[label]
+            else float(precisions[list(columns)].mean())
+            for label, precisions in table.items()
+        }
+        return MetricValue(mean_of(per_class.values()), per_class)
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are numbers; None of none."""
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers else None
+
+
+def _columns_of(key: str) -> list[int]:
+    wanted = COCO if ":" in key else (float(key),)
+    return [THRESHOLDS.index(threshold) for threshold in wanted]
+
+
+def match(ious_nm: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+    """(n,) uint16: bit b is set where a detection finds a truth at threshold b.
+
+    Rows are detections in rank order, columns truths; each takes the best truth that is free, if it is good enough.
+    """
+    hits_n = np.zeros(len(ious_nm), np.uint16)
+    for bit, threshold in enumerate(thresholds if ious_nm.size else ()):
+        free_nm = ious_nm.copy()
+        for row in range(len(ious_nm)):
+            column = int(free_nm[row].argmax())
+            if free_nm[row, column] >= threshold:
+                hits_n[row] |= 1 << bit
+                free_nm[:, column] = -1.0
+    return hits_n

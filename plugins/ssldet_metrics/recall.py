@@ -1,0 +1,67 @@
+"""The recall pair: how often a detector finds where the action is, and how often it then names it right."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.detection_rows import in_content_order
+from ssldet_metrics.protocols import choose
+
+
+class Recall(Metric):
+    """Localisation and classification recall over all annotated frames, as fractions.
+
+    Per frame the one box of highest confidence x class probability speaks. It localises if its IoU is above 0.5
+    (strictly) with any truth box of the frame, and classifies if it is moreover of that box's class.
+    """
+
+    protocols: ClassVar = ("standard",)
+    columns: ClassVar = {"localization": "Loc", "classification": "Cls"}
+
+    def __init__(self, facts: DatasetFacts, protocol: str) -> None:
+        self.protocol = protocol
+        choose({name: name for name in self.protocols}, protocol)
+        self.frames = self.localised = self.classified = 0
+
+    def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
+        frames_m = truth.annotated_frames
+        self.frames += len(frames_m)
+        boxes_m4, labels_m, rows_m = _spokesmen(in_content_order(detections), frames_m)
+        has_box_n = rows_m[np.searchsorted(frames_m, truth.frames_n)]
+        frame_n = np.searchsorted(frames_m, truth.frames_n)
+        near_n = has_box_n & (_iou(boxes_m4[frame_n], truth.boxes_n4) > 0.5)
+        right_n = near_n & truth.labels_nk[np.arange(len(frame_n)), labels_m[frame_n]]
+        self.localised += len(np.unique(frame_n[near_n]))
+        self.classified += len(np.unique(frame_n[right_n]))
+
+    def compute(self) -> MetricResult:
+        frames = max(self.frames, 1)
+        scalars = {"localization": self.localised / frames, "classification": self.classified / frames}
+        return MetricResult(self.protocol, scalars=scalars, notes={"annotated_frames": self.frames})
+
+
+def _spokesmen(detections: VideoDetections, frames_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best box of each frame, its best class, and whether the frame has a box at all."""
+    boxes_m4 = np.zeros((len(frames_m), 4))
+    labels_m = np.zeros(len(frames_m), np.int64)
+    scores_nk = np.nan_to_num(detections.scores_nk, nan=-1.0) * detections.confidence_n[:, None]
+    best_n = scores_nk.max(axis=1, initial=-1.0)
+    order = np.lexsort((-best_n, detections.frames_n))  # stable: equal scores keep the order of content
+    found, first = np.unique(detections.frames_n[order], return_index=True)
+    has_box_m = np.isin(frames_m, found)
+    rows = order[first[np.isin(found, frames_m)]]
+    boxes_m4[has_box_m] = detections.boxes_n4[rows]
+    labels_m[has_box_m] = scores_nk[rows].argmax(axis=1) if len(rows) else 0
+    return boxes_m4, labels_m, has_box_m
+
+
+def _iou(a_n4: np.ndarray, b_n4: np.ndarray) -> np.ndarray:
+    """IoU of boxes beside each other."""
+    a_n4, b_n4 = a_n4.astype(np.float64), b_n4.astype(np.float64)
+    sides_n2 = np.minimum(a_n4[:, 2:], b_n4[:, 2:]) - np.maximum(a_n4[:, :2], b_n4[:, :2])
+    shared_n = sides_n2.clip(min=0).prod(axis=1)
+    union_n = sum((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (a_n4, b_n4)) - shared_n
+    return np.divide(shared_n, union_n, out=np.zeros(len(shared_n)), where=union_n > 0)

@@ -1,0 +1,80 @@
+"""Detections and truth -> metric values: one pass over the videos, each video's truth read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ssldet import plugins
+from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.detection_rows import in_content_order
+
+Results = dict[str, dict[str, MetricResult]]
+"""Metric -> protocol -> its result."""
+
+
+def score(
+    facts: DatasetFacts,
+    videos: Iterable[Video],
+    truth: Callable[[str], Truth],
+    detections: Mapping[str, VideoDetections],
+    metrics: Mapping[str, Sequence[str]],
+) -> Results:
+    """Score detections by the named metrics, each under the named protocols.
+
+    Args:
+        facts: the data set's facts.
+        videos: the videos to score; detections of others are not looked at.
+        truth: gives one video's annotation.
+        detections: by video id; every scored video has an entry, an empty one where nothing was detected.
+        metrics: metric name -> protocols; an empty sequence means the metric's default protocol.
+
+    Raises:
+        UnknownName: no such metric, or a protocol that a metric does not know.
+        ConfigError: a metric does not apply to the data set.
+    """
+    meters = _build(facts, metrics)
+    for video in videos:
+        own, found = truth(video.id), in_content_order(detections[video.id])
+        for by_protocol in meters.values():
+            for meter in by_protocol.values():
+                meter.update(video, found, own)
+    return {
+        name: {protocol: meter.compute() for protocol, meter in by_protocol.items()}
+        for name, by_protocol in meters.items()
+    }
+
+
+def _build(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Metric]]:
+    meters: dict[str, dict[str, Metric]] = {}
+    for name, protocols in metrics.items():
+        kind: type[Metric] = plugins.load("metric", name)
+        meters[name] = {protocol: kind(facts, protocol) for protocol in protocols or kind.protocols[:1]}
+    return meters
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Results as a record holds them: metric -> protocol -> {protocol, thresholds: {"0.5": {mean, per_class}}}.
+
+    A metric of plain scalars (recall) stands flat under its own name: its numbers depend on no protocol.
+    """
+    return {
+        name: _flat(by_protocol) or {protocol: result_as_json(result) for protocol, result in by_protocol.items()}
+        for name, by_protocol in results.items()
+    }
+
+
+def _flat(by_protocol: Mapping[str, MetricResult]) -> dict[str, Any]:
+    first = next(iter(by_protocol.values()))
+    return result_as_json(first) if first.scalars and len(by_protocol) == 1 else {}
+
+
+def result_as_json(result: MetricResult) -> dict[str, Any]:
+    """One result: its protocol, its thresholds or scalars, and its notes where it has any."""
+    content: dict[str, Any] = {"protocol": result.protocol}
+    if result.thresholds:
+        content["thresholds"] = {
+            key: {"mean": value.mean, "per_class": dict(value.per_class)} for key, value in result.thresholds.items()
+        }
+    content |= dict(result.scalars)
+    return content | ({"notes": dict(result.notes)} if result.notes else {})
