@@ -1,11 +1,11 @@
 """What is known of the public data sets without having them: classes in label order, anchors, conventions.
 
-Anchors are YOWO's, (w, h) in cells of a 7 x 7 grid.
+Anchors are YOWO's, (w, h) in cells of a 7 x 7 grid. Labels count from 0; AVA's own files count them from 1.
 """
 
 from __future__ import annotations
 
-from ssldet.contracts import DatasetFacts
+from ssldet.contracts import DatasetFacts, FrameNumbering
 
 JHMDB = DatasetFacts(
     name="jhmdb",
@@ -39,4 +39,158 @@ JHMDB = DatasetFacts(
         (3.09299, 5.80857),
         (4.91803, 6.25225),
     ),
+)
+
+UCF24 = DatasetFacts(
+    name="ucf24",
+    classes=(
+        "Basketball",
+        "BasketballDunk",
+        "Biking",
+        "CliffDiving",
+        "CricketBowling",
+        "Diving",
+        "Fencing",
+        "FloorGymnastics",
+        "GolfSwing",
+        "HorseRiding",
+        "IceDancing",
+        "LongJump",
+        "PoleVault",
+        "RopeClimbing",
+        "SalsaSpin",
+        "SkateBoarding",
+        "Skiing",
+        "Skijet",
+        "SoccerJuggling",
+        "Surfing",
+        "TennisSwing",
+        "TrampolineJumping",
+        "VolleyballSpiking",
+        "WalkingWithDog",
+    ),
+    anchors=(
+        (0.70458, 1.18803),
+        (1.26654, 2.55121),
+        (1.59382, 4.08321),
+        (2.30548, 4.94180),
+        (3.52332, 5.91979),
+    ),
+)
+
+# AVA trains on 80 actions; the 20 rarest in validation are not scored (label map of the ActivityNet challenge).
+_AVA_CLASSES = (
+    "bend/bow (at the waist)",
+    "crawl",
+    "crouch/kneel",
+    "dance",
+    "fall down",
+    "get up",
+    "jump/leap",
+    "lie/sleep",
+    "martial art",
+    "run/jog",
+    "sit",
+    "stand",
+    "swim",
+    "walk",
+    "answer phone",
+    "brush teeth",
+    "carry/hold (an object)",
+    "catch (an object)",
+    "chop",
+    "climb (e.g., a mountain)",
+    "clink glass",
+    "close (e.g., a door, a box)",
+    "cook",
+    "cut",
+    "dig",
+    "dress/put on clothing",
+    "drink",
+    "drive (e.g., a car, a truck)",
+    "eat",
+    "enter",
+    "exit",
+    "extract",
+    "fishing",
+    "hit (an object)",
+    "kick (an object)",
+    "lift/pick up",
+    "listen (e.g., to music)",
+    "open (e.g., a window, a car door)",
+    "paint",
+    "play board game",
+    "play musical instrument",
+    "play with pets",
+    "point to (an object)",
+    "press",
+    "pull (an object)",
+    "push (an object)",
+    "put down",
+    "read",
+    "ride (e.g., a bike, a car, a horse)",
+    "row boat",
+    "sail boat",
+    "shoot",
+    "shovel",
+    "smoke",
+    "stir",
+    "take a photo",
+    "text on/look at a cellphone",
+    "throw",
+    "touch (an object)",
+    "turn (e.g., a screwdriver)",
+    "watch (e.g., TV)",
+    "work on a computer",
+    "write",
+    "fight/hit (a person)",
+    "give/serve (an object) to (a person)",
+    "grab (a person)",
+    "hand clap",
+    "hand shake",
+    "hand wave",
+    "hug (a person)",
+    "kick (a person)",
+    "kiss (a person)",
+    "lift (a person)",
+    "listen to (a person)",
+    "play with kids",
+    "push (another person)",
+    "sing to (e.g., self, a person, a group)",
+    "take (an object) from (a person)",
+    "talk to (e.g., self, a person, a group)",
+    "watch (a person)",
+)
+_AVA_NOT_EVALUATED = frozenset((1, 15, 17, 18, 20, 22, 24, 30, 31, 32, 34, 38, 39, 41, 43, 49, 52, 54, 70, 74))
+
+# How many of the 332,353 annotated boxes of the training films show each action.
+_AVA_BOXES = 332353
+# fmt: off
+_AVA_BOXES_PER_CLASS = (
+    8349, 157, 2321, 3267, 291, 1124, 245, 5356, 2117, 3337,
+    100323, 166357, 111, 40771, 3279, 20, 80451, 80, 36, 268,
+    53, 786, 65, 184, 41, 342, 2335, 1188, 3025, 225,
+    53, 7, 79, 177, 35, 519, 668, 1251, 67, 118,
+    1297, 138, 97, 94, 344, 387, 533, 2146, 4808, 62,
+    719, 222, 67, 2991, 60, 181, 415, 249, 17133, 137,
+    1993, 176, 777, 2695, 1073, 2003, 1187, 619, 351, 1103,
+    50, 714, 400, 106816, 127, 355, 1643, 608, 110267, 168148,
+)
+# fmt: on
+
+AVA = DatasetFacts(
+    name="ava",
+    classes=_AVA_CLASSES,
+    anchors=(
+        (0.71626, 2.13583),
+        (1.28967, 4.15014),
+        (2.12714, 5.09344),
+        (3.27212, 5.87423),
+        (5.16303, 6.33821),
+    ),
+    multilabel=True,
+    evaluated=tuple(label for label in range(len(_AVA_CLASSES)) if label not in _AVA_NOT_EVALUATED),
+    numbering=FrameNumbering(first=900, step=30),
+    class_ratios=tuple(count / _AVA_BOXES for count in _AVA_BOXES_PER_CLASS),
+    poses=14,
 )
