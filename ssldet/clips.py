@@ -147,7 +147,8 @@ class ClipReader:
 
 def to_input(clips_bthwc: Tensor, device: torch.device) -> Tensor:
     """Clips as the network takes them: uint8 (b, t, h, w, 3) -> float32 in [0, 1], (b, 3, t, h, w), on the device."""
-    return clips_bthwc.to(device, non_blocking=True).permute(0, 4, 1, 2, 3).float().div_(255)
+    clips_bcthw = clips_bthwc.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
+    return clips_bcthw.contiguous().float().div_(255)  # a contiguous copy of bytes costs less than one of floats
 
 
 def frame_truth(truth: Truth, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -280,15 +281,20 @@ class BatchSource:
         rows, geometry = self._draw(self._labelled_order, self.sampling.labelled, step, part, parts, strong=strong)
         videos, frames = self.labelled.at(rows)
         targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
-        clips = geometry.to(self.device).apply(self._weak(videos, frames))
+        clips = self._input(geometry.apply(self.reader.read(videos, frames)))
         return LabelledBatch(clips, targets_to(targets, self.device), self._following(self.labelled, rows, geometry))
 
     def _unlabelled_batch(self, table: KeyFrames, step: int, part: int, parts: int) -> tuple[UnlabelledBatch, Places]:
         assert self._unlabelled_order is not None
         rows, geometry = self._draw(self._unlabelled_order, self.sampling.unlabelled, step, part, parts, strong=True)
         videos, frames = table.at(rows)
-        weak, on_device = self._weak(videos, frames), geometry.to(self.device)
-        batch = UnlabelledBatch(weak, on_device.apply(weak), on_device, self._following(table, rows, geometry))
+        weak = self.reader.read(videos, frames)
+        batch = UnlabelledBatch(
+            weak_bcthw=self._input(weak),
+            strong_bcthw=self._input(geometry.apply(weak)),
+            geometry=geometry.to(self.device),
+            following=self._following(table, rows, geometry),
+        )
         return batch, Places(tuple(videos), tuple(frames))
 
     def _draw(
@@ -302,18 +308,17 @@ class BatchSource:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, order.stream, "view", step))
         geometry = draw_geometry(count, size, self.views, generator) if strong else identity(count, size)
         own = slice(part * count // parts, (part + 1) * count // parts)
-        return order.at(step * count, count)[own], Geometry(geometry.scale_b2[own], geometry.shift_b2[own], size)
-
-    def _weak(self, videos: Sequence[str], frames: Sequence[int]) -> Tensor:
-        return to_input(self.reader.read(videos, frames), self.device)
+        return order.at(step * count, count)[own], geometry.part(own)
 
     def _following(self, table: KeyFrames, rows: np.ndarray, geometry: Geometry) -> Tensor | None:
         """The partners of the first `pair_share` of the rows, in the same draw of the view."""
         pairs = round(len(rows) * self.sampling.pair_share) if self.needs.temporal else 0
         if pairs == 0:
             return None
-        videos, frames = table.following(rows[:pairs])
-        return geometry.head(pairs).to(self.device).apply(self._weak(videos, frames))
+        return self._input(geometry.part(slice(pairs)).apply(self.reader.read(*table.following(rows[:pairs]))))
+
+    def _input(self, clips_bthwc: Tensor) -> Tensor:
+        return to_input(clips_bthwc, self.device)
 
 
 def targets_to(targets: Targets, device: torch.device) -> Targets:

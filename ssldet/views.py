@@ -1,8 +1,8 @@
 """Weak and strong views of a clip, and the geometry that carries boxes from one to the other.
 
 The weak view is the whole frame resized to a square. The strong view flips, scales and crops it: one draw for
-all frames of a clip, geometric only, no colour (paper, Sec. 4.1). Pixels that fall outside the frame are black.
-Both axes are mapped independently, so a geometry is two numbers an axis: x_strong = scale * x_weak + shift.
+all frames of a clip, geometric only, no colour (paper, Sec. 4.1). It is what a window of the weak view shows when
+resized to the weak view's size; the window's edges are whole pixels and may lie outside the frame, where all is black.
 """
 
 from __future__ import annotations
@@ -41,68 +41,77 @@ class Geometry:
     """The map from the weak to the strong view of b clips, both `size` pixels square.
 
     Attributes:
-        scale_b2: factor of x and y; a negative x is a flip.
-        shift_b2: offset of x and y in pixels, added after the factor.
+        window_b4: int64 xyxy, the part of the weak view that the strong view shows, in pixels; may reach outside.
+        flip_b: bool, whether the strong view is mirrored left to right.
     """
 
-    scale_b2: Tensor
-    shift_b2: Tensor
+    window_b4: Tensor
+    flip_b: Tensor
     size: int
 
     def to_strong(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
         """Boxes of the weak view in the strong view, not clipped. `clip_n`: the clip of each box."""
-        scale, shift = self.scale_b2[clip_n], self.shift_b2[clip_n]
-        return _ordered(boxes_n4[:, :2] * scale + shift, boxes_n4[:, 2:] * scale + shift)
+        origin, scale = self._origin_and_scale(clip_n)
+        return self._mirrored((boxes_n4 - origin) * scale, clip_n)
 
     def to_weak(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
         """The inverse of `to_strong`."""
-        scale, shift = self.scale_b2[clip_n], self.shift_b2[clip_n]
-        return _ordered((boxes_n4[:, :2] - shift) / scale, (boxes_n4[:, 2:] - shift) / scale)
+        origin, scale = self._origin_and_scale(clip_n)
+        return self._mirrored(boxes_n4, clip_n) / scale + origin
 
-    def apply(self, clips_bcthw: Tensor) -> Tensor:
-        """The strong view of weak clips, bilinear: (b, c, t, size, size) float -> the same shape."""
-        b, c, t, h, w = clips_bcthw.shape
-        # grid_sample asks, for an output place in [-1, 1], for the input place in [-1, 1]
-        inverse = 1 / self.scale_b2
-        centre = self.size / 2
-        offset = ((centre - self.shift_b2) * inverse - centre) / centre
-        theta = torch.zeros(b, 2, 3, device=clips_bcthw.device, dtype=clips_bcthw.dtype)
-        theta[:, 0, 0], theta[:, 1, 1] = inverse[:, 0], inverse[:, 1]
-        theta[:, :, 2] = offset
-        grid = functional.affine_grid(theta, [b, c * t, h, w], align_corners=False)
-        flat = functional.grid_sample(clips_bcthw.reshape(b, c * t, h, w), grid, align_corners=False)
-        return flat.view(b, c, t, h, w)
+    def apply(self, weak_bthwc: Tensor) -> Tensor:
+        """The strong views of weak clips, uint8 (b, t, size, size, 3), antialiased bilinear."""
+        views = [self._view(clip, *row) for clip, *row in zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist())]
+        return torch.stack(views)
+
+    def part(self, own: slice) -> Geometry:
+        """The geometry of some of the clips."""
+        return Geometry(self.window_b4[own], self.flip_b[own], self.size)
 
     def to(self, device: torch.device) -> Geometry:
-        return Geometry(self.scale_b2.to(device), self.shift_b2.to(device), self.size)
+        return Geometry(self.window_b4.to(device), self.flip_b.to(device), self.size)
 
-    def head(self, count: int) -> Geometry:
-        """The geometry of the first `count` clips."""
-        return Geometry(self.scale_b2[:count], self.shift_b2[:count], self.size)
+    def _origin_and_scale(self, clip_n: Tensor) -> tuple[Tensor, Tensor]:
+        window = self.window_b4[clip_n].float()
+        return window[:, :2].repeat(1, 2), (self.size / (window[:, 2:] - window[:, :2])).repeat(1, 2)
+
+    def _mirrored(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
+        x1, y1, x2, y2 = boxes_n4.unbind(1)
+        mirrored = torch.stack((self.size - x2, y1, self.size - x1, y2), dim=1)
+        return torch.where(self.flip_b[clip_n, None], mirrored, boxes_n4)
+
+    def _view(self, clip_thwc: Tensor, window: list[int], flip: bool) -> Tensor:
+        x1, y1, x2, y2 = window
+        if not flip and window == [0, 0, self.size, self.size]:
+            return clip_thwc
+        outside = [max(-x1, 0), max(x2 - self.size, 0), max(-y1, 0), max(y2 - self.size, 0)]
+        padded = functional.pad(clip_thwc.permute(0, 3, 1, 2), outside)
+        x1, y1, x2, y2 = x1 + outside[0], y1 + outside[2], x2 + outside[0], y2 + outside[2]
+        # on uint8 in channels-last order this is several times faster than a float grid_sample
+        shown = functional.interpolate(
+            padded[:, :, y1:y2, x1:x2], (self.size, self.size), mode="bilinear", antialias=True
+        )
+        return (shown.flip(3) if flip else shown).permute(0, 2, 3, 1)
 
 
 def identity(count: int, size: int) -> Geometry:
     """The geometry under which the strong view is the weak one."""
-    return Geometry(torch.ones(count, 2), torch.zeros(count, 2), size)
+    return Geometry(torch.tensor([[0, 0, size, size]]).repeat(count, 1), torch.zeros(count, dtype=torch.bool), size)
 
 
 def draw_geometry(count: int, size: int, options: ViewOptions, generator: torch.Generator) -> Geometry:
     """Draw the strong views of `count` clips of `size` pixels.
 
-    The crop window's four edges move independently, which changes its place, size and aspect; the random
-    scale then shrinks or grows it about its centre.
+    The window's four edges move independently, which changes its place, size and aspect; the random scale then
+    shrinks or grows it about its centre.
     """
     low, high = options.scale
     near, far = options.crop * (2 * torch.rand(2, count, 2, generator=generator) - 1)
     zoom = low + (high - low) * torch.rand(count, 1, generator=generator)
-    flipped = torch.rand(count, generator=generator) < options.flip
-    extent = (1 - near - far) / zoom * size
-    start = (1 + near - far) / 2 * size - extent / 2
-    scale = size / extent
-    shift = -start * scale
-    scale[flipped, 0] *= -1
-    shift[flipped, 0] = size - shift[flipped, 0]
-    return Geometry(scale, shift, size)
+    flip_b = torch.rand(count, generator=generator) < options.flip
+    centre, extent = (1 + near - far) / 2 * size, (1 - near - far) / zoom * size
+    corners = torch.cat([centre - extent / 2, centre + extent / 2], dim=1)
+    return Geometry(corners.round().long(), flip_b, size)
 
 
 def visible(boxes_n4: Tensor, size: int, min_visible: float) -> tuple[Tensor, Tensor]:
@@ -113,10 +122,6 @@ def visible(boxes_n4: Tensor, size: int, min_visible: float) -> tuple[Tensor, Te
     clipped = boxes_n4.clamp(0, size)
     share = _area(clipped) / _area(boxes_n4).clamp_min(1e-6)
     return clipped, (share >= min_visible) & (_area(clipped) > 0)
-
-
-def _ordered(a_n2: Tensor, b_n2: Tensor) -> Tensor:
-    return torch.cat([torch.minimum(a_n2, b_n2), torch.maximum(a_n2, b_n2)], dim=1)
 
 
 def _area(boxes_n4: Tensor) -> Tensor:
