@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # a slow machine is no failure
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,89 @@
+"""Views and the geometry between them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssldet.views import Geometry, ViewOptions, draw_geometry, identity, visible
+
+SIZE = 32
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(0, 10_000))
+def test_boxes_come_back_from_the_strong_view(seed: int) -> None:
+    geometry = draw_geometry(6, SIZE, ViewOptions(), generator(seed))
+    corner = torch.rand(6, 2, generator=generator(seed)) * 20
+    boxes = torch.cat([corner, corner + 1 + 10 * torch.rand(6, 2, generator=generator(seed + 1))], dim=1)
+    clip = torch.arange(6)
+    there = geometry.to_strong(boxes, clip)
+    assert (there[:, 2:] > there[:, :2]).all()
+    torch.testing.assert_close(geometry.to_weak(there, clip), boxes, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_marked_block_lies_where_the_geometry_says(flip: bool) -> None:
+    """The picture and the boxes go through different code: a white block must end inside its carried box."""
+    window = torch.tensor([[-4, 2, 28, 34]])
+    geometry = Geometry(window, torch.tensor([flip]), SIZE)
+    clip = torch.zeros(1, 2, SIZE, SIZE, 3, dtype=torch.uint8)
+    clip[:, :, 8:16, 4:12] = 255
+    box = geometry.to_strong(torch.tensor([[4.0, 8, 12, 16]]), torch.tensor([0]))[0].long().tolist()
+    strong = geometry.apply(clip)[0, 0, :, :, 0]
+    inside = strong[box[1] : box[3], box[0] : box[2]]
+    assert (inside == 255).all()
+    assert strong.sum() == inside.sum()
+
+
+def test_scaling_keeps_the_block_in_its_box() -> None:
+    geometry = Geometry(torch.tensor([[4, 8, 20, 24]]), torch.tensor([False]), SIZE)
+    clip = torch.zeros(1, 1, SIZE, SIZE, 3, dtype=torch.uint8)
+    clip[:, :, 10:18, 6:14] = 200
+    x1, y1, x2, y2 = geometry.to_strong(torch.tensor([[6.0, 10, 14, 18]]), torch.tensor([0]))[0].long().tolist()
+    strong = geometry.apply(clip)[0, 0, :, :, 0]
+    assert (x1, y1, x2, y2) == (4, 4, 20, 20)
+    assert (strong[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] == 200).all()
+    assert strong[:, : x1 - 2].max() == 0
+
+
+def test_pixels_outside_the_frame_are_black() -> None:
+    geometry = Geometry(torch.tensor([[-8, 0, 24, 32]]), torch.tensor([False]), SIZE)
+    strong = geometry.apply(torch.full((1, 1, SIZE, SIZE, 3), 255, dtype=torch.uint8))
+    assert strong[..., :7, :].max() == 0
+    assert strong[..., 9:, :].min() == 255
+
+
+def test_identity_changes_nothing() -> None:
+    clip = torch.randint(0, 256, (2, 3, SIZE, SIZE, 3), dtype=torch.uint8)
+    assert torch.equal(identity(2, SIZE).apply(clip), clip)
+
+
+def test_draws_follow_the_seed_and_spread() -> None:
+    one, same, other = (draw_geometry(200, 112, ViewOptions(), generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one.window_b4, same.window_b4)
+    assert not torch.equal(one.window_b4, other.window_b4)
+    assert 0.35 < one.flip_b.float().mean() < 0.65
+    extent = (one.window_b4[:, 2:] - one.window_b4[:, :2]) / 112
+    assert extent.min() >= 0.6 / 1.2 - 0.01
+    assert extent.max() <= 1.4 / 0.8 + 0.01
+    assert extent.std() > 0.1
+
+
+def test_no_draw_without_augmentation() -> None:
+    off = ViewOptions(flip=0, scale=(1, 1), crop=0)
+    geometry = draw_geometry(5, SIZE, off, generator())
+    assert geometry.window_b4.tolist() == [[0, 0, SIZE, SIZE]] * 5
+    assert not geometry.flip_b.any()
+
+
+def test_visible_drops_boxes_that_left() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [-9, 0, 1, 10], [-5, 0, 5, 10], [40, 0, 50, 10], [5, 5, 5, 9]])
+    clipped, kept = visible(boxes, SIZE, 0.25)
+    assert kept.tolist() == [True, False, True, False, False]
+    assert clipped[2].tolist() == [0, 0, 5, 10]
