@@ -24,7 +24,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
-    import torch
     from torch import Tensor, nn
 
     from ssldet.detector import Detector
@@ -271,6 +270,10 @@ class Backbone(ABC):
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""
         return {}
+
+    def translate_weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Give the entries of a published checkpoint the names they have in a Detector; others are left as they are."""
+        return state
 
 
 # -------------------------------------------------------------------------------------------- strategies
