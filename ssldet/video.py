@@ -151,12 +151,14 @@ def _open_container(file: Path) -> Iterator[tuple[Any, Any]]:
 def _read_images(images: Sequence[Path], num_frames: int, size: tuple[int, int] | None) -> DecodedVideo:
     if not images:
         raise DecodeError(f"an image sequence without images (expected {num_frames})")
-    frames = [_read_image(path, size) for path in images[:num_frames]]
-    for path, frame in zip(images, frames, strict=False):
-        if frame.shape != frames[0].shape:
-            raise DecodeError(f"{path}: is {frame.shape[1]}x{frame.shape[0]}, the images before it are not")
-    frames += [frames[-1]] * (num_frames - len(frames))
-    return DecodedVideo(np.stack(frames), len(images))
+    first = _read_image(images[0], size)
+    frames_thwc = np.empty((num_frames, *first.shape), np.uint8)
+    for index in range(num_frames):
+        frame = _read_image(images[index], size) if index < len(images) else frames_thwc[index - 1]
+        if frame.shape != first.shape:
+            raise DecodeError(f"{images[index]}: is {frame.shape[1]}x{frame.shape[0]}, the images before it are not")
+        frames_thwc[index] = frame
+    return DecodedVideo(frames_thwc, len(images))
 
 
 def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:

@@ -79,9 +79,13 @@ def find_source(layouts: Sequence[FrameLayout], video_id: str) -> VideoSource | 
 
 
 def source_bytes(source: VideoSource | None) -> Iterator[tuple[str, int]]:
-    """(file name, size) of what frames are read from: for fingerprints."""
-    paths = () if source is None else source.images or (source.file,)
-    return ((path.name, path.stat().st_size) for path in paths if path is not None)
+    """(name, size) of what frames are read from, for fingerprints; of images the number and the first one's size."""
+    if source is None:
+        return
+    if source.file is not None:
+        yield source.file.name, source.file.stat().st_size
+    else:
+        yield f"{len(source.images)} images", source.images[0].stat().st_size
 
 
 def checked_id(video_id: str, where: Path) -> str:
