@@ -98,17 +98,21 @@ def _branch_3d(stem: int, low: int, middle: int, high: int) -> nn.Sequential:
         _layer_3d(3, stem, (1, 5, 5), (1, 4, 4)),
         _layer_3d(stem, stem, (1, 3, 3)),
         _layer_3d(stem, stem, (3, 1, 1)),
-        _layer_3d(stem, low, (3, 3, 3)),
-        _layer_3d(low, middle, (3, 3, 3), (2, 2, 2)),
+        _layer_3d(stem, low, (3, 3, 3), (1, 2, 2)),
+        _layer_3d(low, middle, (3, 3, 3), (2, 1, 1)),
         _layer_3d(middle, middle, (3, 3, 3)),
         _layer_3d(middle, high, (3, 3, 3), (2, 2, 2)),
+        _layer_3d(high, high, (1, 3, 3)),
         _layer_3d(high, high, (1, 3, 3)),
     )
 
 
 def _branch_2d(low: int, middle: int, high: int) -> nn.Sequential:
     return nn.Sequential(
-        _layer_2d(3, low, 5, 4), _layer_2d(low, middle, 3, 2), _layer_2d(middle, high, 3, 2), _layer_2d(high, high, 3, 1)
+        _layer_2d(3, low, 5, 4),
+        _layer_2d(low, middle, 3, 2),
+        _layer_2d(middle, high, 3, 2),
+        _layer_2d(high, high, 3, 1),
     )
 
 
