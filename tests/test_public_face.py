@@ -37,6 +37,13 @@ def test_the_version_has_one_source() -> None:
     assert ssldet.__version__ == importlib.metadata.version("ssldet")
 
 
+def test_every_package_of_the_tree_is_in_the_distribution() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    roots = [ROOT / "ssldet", *(ROOT / "plugins").glob("ssldet_*")]
+    found = [init.parent.relative_to(root.parent) for root in roots for init in root.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(package.parts) for package in found)
+
+
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
 def test_every_class_of_the_contract_is_documented(contract: type) -> None:
     tree = ast.parse(inspect.getsource(contract))
