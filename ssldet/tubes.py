@@ -151,10 +151,10 @@ def link_greedily(
         boxes_m4 = boxes_n4[rows_m].astype(np.float64)
         frames_m = frames_n[rows_m]
         members_m = _greedy_links(frames_m, boxes_m4, scores_m, least_iou, misses, plus_one)
-        for tube_rows in _rows_by_tube(members_m):
-            tube = _tube_between(label, frames_m[tube_rows], boxes_m4[tube_rows], scores_m[tube_rows])
-            if len(tube.frames_t) >= least_frames and tube.score >= least_score:
-                tubes.append(tube)
+        tubes += [
+            _tube_between(label, frames_m[rows], boxes_m4[rows], scores_m[rows])
+            for rows in _sound_tubes(members_m, frames_m, scores_m, least_frames, least_score)
+        ]
     return tubes
 
 
@@ -169,9 +169,17 @@ def _best_of_each_frame(
     return rows_m[order], scores_m[order]
 
 
-def _rows_by_tube(members_m: np.ndarray) -> list[np.ndarray]:
+def _sound_tubes(
+    members_m: np.ndarray, frames_m: np.ndarray, scores_m: np.ndarray, least_frames: int, least_score: float
+) -> Iterator[np.ndarray]:
+    """The rows of every tube that is long enough and scores enough."""
     order = np.argsort(members_m, kind="stable")
-    return [rows for rows in np.split(order, np.flatnonzero(np.diff(members_m[order])) + 1) if len(rows)]
+    starts_p = np.flatnonzero(np.diff(members_m[order], prepend=-1))
+    stops_p = np.append(starts_p[1:], len(order))
+    spans_p = frames_m[order[stops_p - 1]] - frames_m[order[starts_p]] + 1 if len(order) else starts_p
+    means_p = np.bincount(members_m, weights=scores_m) / np.maximum(stops_p - starts_p, 1)
+    for tube in np.flatnonzero((spans_p >= least_frames) & (means_p >= least_score)):
+        yield order[starts_p[tube] : stops_p[tube]]
 
 
 def _tube_between(label: int, frames_m: np.ndarray, boxes_m4: np.ndarray, scores_m: np.ndarray) -> Tube:
