@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
+from ssldet.cache import cache_root
 from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import ConfigError, DataError, UnknownName
-from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, WIDTH
+from ssldet.files import content_hash
+from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.storage import Recipe, ensure, read
 
 FLAVOURS = ("ucf24",)
@@ -99,13 +97,13 @@ class Synthetic(Dataset):
 
     def fingerprint(self) -> str:
         """A hash of the generator's version, the seed and the options: they determine annotation and videos."""
-        return hashlib.sha256(json.dumps(self.recipe.describe(), sort_keys=True).encode()).hexdigest()
+        return content_hash(self.recipe.describe())
 
     @cached_property
     def _folder(self) -> Path:
         """The folder of the data, generated if need be. Raises DataError where it cannot be written."""
-        places = [default_place()] if self.root is None else [self.root / "synthetic", default_place()]
-        name = f"v{self.recipe.describe()['version']}-{self.fingerprint()[:12]}"
+        places = [root / "synthetic" for root in (self.root, cache_root()) if root is not None]
+        name = f"v{VERSION}-{self.fingerprint()[:12]}"
         failures = []
         for place in places:
             try:
@@ -144,12 +142,6 @@ class Synthetic(Dataset):
 
     def _file(self, entry: dict[str, Any]) -> Path:
         return self._folder / "videos" / FACTS.classes[entry["label"]] / f"{entry['id']}.mp4"
-
-
-def default_place() -> Path:
-    """The folder `synthetic` of the cache: below $SSLDET_CACHE, else the user's cache folder."""
-    cache = os.environ.get("SSLDET_CACHE") or platformdirs.user_cache_path("ssldet")
-    return Path(cache) / "synthetic"
 
 
 def _check_split(split: int) -> None:

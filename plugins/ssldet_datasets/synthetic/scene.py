@@ -21,7 +21,7 @@ BYSTANDERS = (0.3, 0.45, 0.25)
 """Chances of no, one and two bystanders."""
 ABSENT = 0.25
 """Chance that an actor is away, not idle, outside its action (only where a bystander is there)."""
-FAVOURITE = 0.25
+FAVOURITE = 0.35
 """Chance that a class gets its own background; else one is drawn among those of all classes."""
 OCCLUDED = 0.4
 JITTER = 4

@@ -118,7 +118,7 @@ def encode(frames: np.ndarray, file: Path) -> None:
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Index and truth of a written data set. Raises DataError where they are absent or damaged."""
     try:
-        with np.load(folder / "truth.npz", allow_pickle=False) as archive:
+        with (folder / "truth.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
             truth = dict(archive)
         return json.loads((folder / "index.json").read_text()), truth
     except (OSError, ValueError, zipfile.BadZipFile) as error:
