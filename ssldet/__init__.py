@@ -1,5 +1,26 @@
 """ssldet: a benchmark suite for semi-supervised spatio-temporal action detection."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ssldet._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ssldet.detector import build_detector
+
+__all__ = ["__version__", "build_detector"]
+
+_HOMES = {"build_detector": "ssldet.detector"}
+"""Exports that are imported on first use, so that `import ssldet` stays quick and free of torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

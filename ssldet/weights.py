@@ -19,9 +19,13 @@ SHOWN = 8
 """How many entry names an error message spells out per kind."""
 
 
+COUNTER = "num_batches_tracked"
+"""Entries of batch normalisation that older files lack and that change nothing: never counted as missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightsReport:
-    """How the entries of a file fit a network. Each name is in exactly one list.
+    """How the entries of a file fit a network.
 
     Attributes:
         source: the file, or files.
@@ -132,7 +136,7 @@ def compare_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, s
     return WeightsReport(
         source=source,
         loaded=fitting,
-        missing=tuple(name for name in own if name not in state),
+        missing=tuple(name for name in own if name not in state and not name.endswith(COUNTER)),
         unexpected=tuple(name for name in state if name not in own),
         misshapen=tuple(f"{name}: {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in misshapen),
     )

@@ -1,0 +1,122 @@
+"""Darknet-19 with YOLOv2's detection layers (Redmon & Farhadi 2017), and its binary weights file.
+
+Entries are named as in published YOWO checkpoints: `models.<block>.conv<i>`, `models.<block>.bn<i>`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssldet.errors import WeightsError
+
+OUTPUT_CHANNELS = 425
+"""The 2D feature is YOLOv2's detection output on COCO: 5 anchors x (5 + 80 classes)."""
+
+BACKBONE = (32, "pool", 64, "pool", 128, (64, 1), 128, "pool", 256, (128, 1), 256, "pool")
+BACKBONE += (512, (256, 1), 512, (256, 1), 512, "pool", 1024, (512, 1), 1024, (512, 1), 1024, 1024, 1024)
+"""Blocks 0 to 24: output channels of a 3x3 convolution, (channels, 1) of a 1x1 one, or a halving pool."""
+
+FINE = 16
+"""The block whose finer output is routed around the last pool."""
+
+
+class Darknet19(nn.Module):
+    """(b, 3, h, w) -> (b, 425, h / 32, w / 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        channels, number = 3, 0
+        for spec in BACKBONE:
+            if isinstance(spec, str):
+                blocks.append(nn.MaxPool2d(2, 2))
+                continue
+            outputs, kernel = spec if isinstance(spec, tuple) else (spec, 3)
+            number += 1
+            blocks.append(_block(number, channels, outputs, kernel))
+            channels = outputs
+        # 25, 27 and 28 route and reorganise, which `forward` spells out; their places keep the published numbering
+        blocks += [nn.Identity(), _block(21, 512, 64, 1), nn.Identity(), nn.Identity()]
+        blocks += [_block(22, 256 + 1024, 1024, 3), _last_block(23, 1024, OUTPUT_CHANNELS)]
+        self.models = nn.ModuleList(blocks)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        fine = x_bchw
+        for index, block in enumerate(self.models[: len(BACKBONE)]):
+            x_bchw = block(x_bchw)
+            if index == FINE:
+                fine = x_bchw
+        fine = reorganise(self.models[26](fine))
+        out: Tensor = self.models[30](self.models[29](torch.cat((fine, x_bchw), dim=1)))
+        return out
+
+
+def reorganise(x_bchw: Tensor) -> Tensor:
+    """(b, c, 2h, 2w) -> (b, 4c, h, w): each 2 x 2 neighbourhood becomes channels, position-major."""
+    batch, channels, height, width = x_bchw.shape
+    cut = x_bchw.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 3, 5, 1, 2, 4)
+    return cut.reshape(batch, 4 * channels, height // 2, width // 2)
+
+
+def _block(number: int, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module]()
+    layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    layers[f"bn{number}"] = nn.BatchNorm2d(outputs)
+    layers[f"leaky{number}"] = nn.LeakyReLU(0.1, inplace=True)
+    return nn.Sequential(layers)
+
+
+def _last_block(number: int, inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict([(f"conv{number}", nn.Conv2d(inputs, outputs, 1))]))
+
+
+def read_darknet(path: Path, network: Darknet19) -> dict[str, Tensor]:
+    """Tensors of a Darknet weights file (`yolo.weights`) by the names of `network`, which is not changed.
+
+    The header is version (3 x int32) and images seen (int32; int64 from version 0.2 on). Then float32 per layer:
+    bias, and with batch normalisation scale, mean and variance; kernel.
+
+    Raises:
+        WeightsError: the file is absent, has no such header, or its length is not that of this network.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    content = path.read_bytes()
+    header = _header_bytes(path, content)
+    own = network.state_dict()
+    names = [name for index, block in enumerate(network.models) for name in _file_order(f"models.{index}", block)]
+    expected = sum(own[name].numel() for name in names)
+    if len(content) - header != 4 * expected:
+        raise WeightsError(
+            f"{path} does not hold Darknet-19 with {OUTPUT_CHANNELS} outputs: {expected:,} values are expected "
+            f"after a header of {header} bytes, {(len(content) - header) / 4:,g} came"
+        )
+    values = torch.from_numpy(np.frombuffer(content, dtype="<f4", offset=header).astype(np.float32))
+    pieces = values.split([own[name].numel() for name in names])
+    return {name: piece.view(own[name].shape).clone() for name, piece in zip(names, pieces, strict=True)}
+
+
+def _header_bytes(path: Path, content: bytes) -> int:
+    if len(content) < 16:
+        raise WeightsError(f"{path} is no Darknet weights file: it is shorter than its header")
+    major, minor, _ = np.frombuffer(content, dtype="<i4", count=3).tolist()
+    if not (0 <= major < 1000 and 0 <= minor < 1000):
+        raise WeightsError(f"{path} is no Darknet weights file: it begins with version {major}.{minor}")
+    return 20 if major * 10 + minor >= 2 else 16
+
+
+def _file_order(prefix: str, block: nn.Module) -> list[str]:
+    """Entry names of one block in the order of the file; none for a pool or route."""
+    match [f"{prefix}.{name}" for name, _ in block.named_children()]:
+        case [convolution, normalisation, _]:
+            statistics = [f"{normalisation}.{part}" for part in ("bias", "weight", "running_mean", "running_var")]
+            return [*statistics, f"{convolution}.weight"]
+        case [convolution]:
+            return [f"{convolution}.bias", f"{convolution}.weight"]
+        case _:
+            return []
