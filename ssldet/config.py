@@ -69,7 +69,9 @@ class TrainOptions(Options):
         parts = self.parts
         for name, count in (("batch", self.batch), ("unlabelled_batch", self.unlabelled)):
             if count % parts:
-                raise ValueError(f"{name} = {count} does not divide into {parts} parts of micro_batch = {self.micro_batch}")
+                raise ValueError(
+                    f"{name} = {count} does not divide into {parts} parts of micro_batch = {self.micro_batch}"
+                )
         return self
 
     @property

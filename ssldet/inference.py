@@ -77,7 +77,12 @@ def _detect(
 def joined(parts: Sequence[VideoDetections], num_classes: int) -> VideoDetections:
     """The rows of all parts, in order."""
     empty = VideoDetections(
-        np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, num_classes), np.float32)
+        np.empty(0, np.int64),
+        np.empty((0, 4), np.float32),
+        np.empty(0, np.float32),
+        np.empty((0, num_classes), np.float32),
     )
     every = [empty, *parts]
-    return VideoDetections(*(np.concatenate([getattr(part, name) for part in every]) for name in VideoDetections.__slots__))
+    return VideoDetections(
+        *(np.concatenate([getattr(part, name) for part in every]) for name in VideoDetections.__slots__)
+    )

@@ -1,8 +1,8 @@
 """The loss terms that strategies share, as the paper names them. Each is a mean over clips.
 
-    supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole first stage, and part of the second
-    unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
-    temporal_term      L_tmp alone (Eq. 10)
+supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole first stage, and part of the second
+unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
+temporal_term      L_tmp alone (Eq. 10)
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -
 
 
 def unlabelled_terms(
-    student: Detector, strong_bcthw: Tensor, following: Tensor | None, pseudo: Targets, needs: Needs, *, delta: float = 1.0
+    student: Detector,
+    strong_bcthw: Tensor,
+    following: Tensor | None,
+    pseudo: Targets,
+    needs: Needs,
+    *,
+    delta: float = 1.0,
 ) -> dict[str, Tensor]:
     """The terms of unlabelled clips in the strong view: "box_u", delta * "frame_u" and "temporal_u".
 
@@ -55,7 +61,9 @@ def frame_probabilities(frame_logits: Tensor, multilabel: bool) -> Tensor:
     return frame_logits.float().sigmoid() if multilabel else frame_logits.float().softmax(dim=1)
 
 
-def forward_pair(student: Detector, clips_bcthw: Tensor, following: Tensor | None) -> tuple[Predictions, Predictions | None]:
+def forward_pair(
+    student: Detector, clips_bcthw: Tensor, following: Tensor | None
+) -> tuple[Predictions, Predictions | None]:
     """One forward pass over clips and their partners, so that both see the same batch statistics."""
     if following is None:
         return student(clips_bcthw), None

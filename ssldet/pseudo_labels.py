@@ -68,6 +68,4 @@ def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> 
     clip_n = pseudo.clip_n[keep]
     box_mask_b = torch.zeros_like(pseudo.box_mask_b)
     box_mask_b[clip_n] = True
-    return Targets(
-        clip_n, boxes[keep], pseudo.labels_nk[keep], box_mask_b, pseudo.frame_labels_b, pseudo.frame_mask_b
-    )
+    return Targets(clip_n, boxes[keep], pseudo.labels_nk[keep], box_mask_b, pseudo.frame_labels_b, pseudo.frame_mask_b)

@@ -1,8 +1,8 @@
 """One run, start to record: the only room that knows all the others.
 
-    plan(config)       everything that is decided, and everything that can be refused, before any work
-    execute(plan)      frames -> training -> detections file -> metrics -> record; resumes what was interrupted
-    run(config)        both
+plan(config)       everything that is decided, and everything that can be refused, before any work
+execute(plan)      frames -> training -> detections file -> metrics -> record; resumes what was interrupted
+run(config)        both
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def choose_device(name: str) -> torch.device:
 def _check_clip(config: RunConfig, backbone: Backbone) -> None:
     size = config.experiment.clip.size
     if size % backbone.stride:
-        raise ConfigError(f"clip.size = {size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}")
+        raise ConfigError(
+            f"clip.size = {size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}"
+        )
 
 
 def _refuse_incomplete(dataset: Dataset, split: int, *, skip: bool, shown: int = 10) -> None:
@@ -297,7 +299,7 @@ class _Run:
     def carry_out(self) -> records.Record:
         plan = self.plan
         write_text(plan.folder / CONFIG, plan.config.to_yaml())
-        plan.split.write(plan.folder / SPLIT)
+        splits.write(plan.split, plan.folder / SPLIT)
         store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
         with self._timed("decode"):
             prepared = self._prepare(store)

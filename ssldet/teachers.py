@@ -1,8 +1,8 @@
 """Teachers: the network that labels the weak view. No gradient ever flows through one.
 
-    ema      exponential moving average of the student, BatchNorm's buffers included
-    shared   the student itself, in evaluation mode
-    frozen   a copy of the student as the first stage left it
+ema      exponential moving average of the student, BatchNorm's buffers included
+shared   the student itself, in evaluation mode
+frozen   a copy of the student as the first stage left it
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Training:
         terms = {name: term / parts for name, term in result.terms.items()}
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
-            values = ", ".join(f"{name} = {float(term):.4g}" for name, term in terms.items())
+            values = ", ".join(f"{name} = {float(term.detach()):.4g}" for name, term in terms.items())
             raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
         total.backward()
         self.counts.teacher_clips += result.teacher_clips

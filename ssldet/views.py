@@ -61,7 +61,9 @@ class Geometry:
 
     def apply(self, weak_bthwc: Tensor) -> Tensor:
         """The strong views of weak clips, uint8 (b, t, size, size, 3), antialiased bilinear."""
-        views = [self._view(clip, *row) for clip, *row in zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist())]
+        views = [
+            self._view(clip, *row) for clip, *row in zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist())
+        ]
         return torch.stack(views)
 
     def part(self, own: slice) -> Geometry:

@@ -49,7 +49,9 @@ class ProgressReporter(Reporter):
         now = time.monotonic()
         if not self.console.is_terminal and (now - self._last > SECONDS_BETWEEN_LINES or done == self._total):
             self._last = now
-            self.console.print(f"{self._name}: {done}/{self._total} {self._unit} {note}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self._name}: {done}/{self._total} {self._unit} {note}", highlight=False, soft_wrap=True
+            )
 
     def step(self, report: StepReport) -> None:
         losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())

@@ -1,0 +1,103 @@
+"""A tiny data set and network for tests of the training side: seconds, not minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssldet.contracts import (
+    Backbone,
+    Dataset,
+    DatasetFacts,
+    DetectorParts,
+    Options,
+    Problem,
+    Subset,
+    Truth,
+    Video,
+    VideoSource,
+)
+from ssldet.detector import Detector, FrameHead
+from ssldet.region import RegionOptions
+
+ANCHORS = ((0.7, 1.2), (1.3, 2.6), (1.6, 4.1), (2.3, 4.9), (3.5, 5.9))
+FACTS = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
+MULTILABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, multilabel=True)
+
+
+class TinyFeatures(nn.Module):
+    """Mean over time, then two strided convolutions: 32 x 32 -> 2 x 2."""
+
+    def __init__(self, channels: int = 12):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, channels, 4, stride=4),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 4, stride=4),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        features: Tensor = self.layers(clips_bcthw.mean(dim=2))
+        return features
+
+
+class TinyBackbone(Backbone):
+    stride = 16
+
+    def __init__(self, config: Options | None = None):
+        super().__init__(config or Options())
+
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+        head = nn.Conv2d(12, len(facts.anchors) * (5 + facts.num_classes), 1)
+        return DetectorParts(TinyFeatures(), head, FrameHead(12, facts, hidden=16) if frame_head else None)
+
+
+def tiny_detector(
+    facts: DatasetFacts = FACTS, *, frame_head: bool = True, seed: int = 0, form: str = "giou"
+) -> Detector:
+    torch.manual_seed(seed)
+    parts = TinyBackbone().build(facts, frame_head=frame_head)
+    return Detector(parts, facts=facts, stride=16, region=RegionOptions(form=form))
+
+
+class TinyDataset(Dataset):
+    """Eight training and four test videos of a bright block; frames are made on the spot, not decoded."""
+
+    facts = FACTS
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._videos = {f"v{i}": Video(f"v{i}", 6, 64, 64, (i % 3,)) for i in range(12)}
+
+    def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
+        every = list(self._videos.values())
+        return every[:8] if subset == "train" else every[8:]
+
+    def truth(self, video_id: str) -> Truth:
+        video = self._videos[video_id]
+        frames = np.arange(1, video.num_frames)  # frame 0 is background
+        labels = np.zeros((len(frames), 3), bool)
+        labels[:, video.classes[0]] = True
+        boxes = np.tile(np.array([[10, 10, 40, 50]], np.float32), (len(frames), 1))
+        tubes = np.zeros(len(frames), np.int64)
+        return Truth(frames, boxes, labels, tubes, np.arange(video.num_frames))
+
+    def source(self, video_id: str) -> VideoSource:
+        raise AssertionError("tests give frames to the reader themselves")
+
+    def verify(self, split: int = 1) -> list[Problem]:
+        return []
+
+    def fingerprint(self) -> str:
+        return "tiny"
+
+    def frames(self, video_id: str, size: int = 32) -> np.ndarray:
+        """(t, size, size, 3) uint8 noise, the same for an id every time."""
+        seed = int(video_id.removeprefix("v"))
+        return np.random.default_rng(seed).integers(0, 256, (6, size, size, 3), dtype=np.uint8)

@@ -1,0 +1,149 @@
+"""Sampling, clips and targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import FACTS, MULTILABEL, TinyDataset
+
+from ssldet.clips import (
+    BatchSource,
+    ClipOptions,
+    ClipReader,
+    Order,
+    Sampling,
+    TruthTable,
+    action_extent,
+    key_frames,
+    to_input,
+)
+from ssldet.contracts import Needs, Truth
+from ssldet.errors import DataError
+from ssldet.views import ViewOptions
+
+CLIP = ClipOptions(frames=4, stride=1, size=32)
+
+
+def source(seed: int = 0, *, temporal: bool = True, labelled: int = 4, views: ViewOptions | None = None) -> BatchSource:
+    data = TinyDataset()
+    videos = {video.id: video for video in data.videos("train")}
+    table = TruthTable(FACTS, videos, data.truth, CLIP.size)
+    return BatchSource(
+        ClipReader(data.frames, CLIP),
+        key_frames(["v0", "v1", "v2"], lambda v: data.truth(v).key_frames_m),
+        key_frames(["v3", "v4", "v5", "v6"], lambda v: np.arange(6)),
+        table,
+        sampling=Sampling(labelled, 4, 0.5),
+        views=views or ViewOptions(),
+        needs=Needs(frame_head=True, temporal=temporal),
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+
+
+def test_a_clip_ends_at_its_key_frame_and_stays_inside_the_video() -> None:
+    reader = ClipReader(TinyDataset().frames, ClipOptions(frames=4, stride=2, size=32))
+    assert reader.indices(7, 100).tolist() == [1, 3, 5, 7]
+    assert reader.indices(2, 100).tolist() == [0, 0, 0, 2]
+    assert reader.indices(np.array([0, 9]), 8).tolist() == [[0, 0, 0, 0], [3, 5, 7, 7]]
+
+
+def test_a_clip_holds_the_stored_frames() -> None:
+    data = TinyDataset()
+    clips = ClipReader(data.frames, CLIP).read(["v1", "v2"], [5, 0])
+    assert torch.equal(clips[0], torch.from_numpy(data.frames("v1")[2:6]))
+    assert torch.equal(clips[1, 0], clips[1, 3])
+    ready = to_input(clips, torch.device("cpu"))
+    assert ready.shape == (2, 3, 4, 32, 32)
+    assert ready.max() <= 1
+    assert ready[0, 2, 3, 5, 7] == clips[0, 3, 5, 7, 2] / 255
+
+
+def test_the_key_frame_after_and_at_the_end_before() -> None:
+    table = key_frames(["a", "b"], lambda v: np.array([0, 30, 60]) if v == "a" else np.array([4]))
+    assert table.frame_n.tolist() == [0, 30, 60, 4]
+    assert table.following_n.tolist() == [30, 60, 30, 4]
+    assert table.at(np.array([3, 0])) == (["b", "a"], [4, 0])
+
+
+def test_no_key_frames_is_an_error() -> None:
+    with pytest.raises(DataError, match="none of the 1 videos"):
+        key_frames(["a"], lambda v: np.array([], dtype=np.int64))
+
+
+def test_an_order_visits_everything_once_a_pass() -> None:
+    order = Order(7, seed=3, stream="x")
+    every = order.at(0, 21)
+    assert [sorted(every[i : i + 7].tolist()) for i in (0, 7, 14)] == [list(range(7))] * 3
+    assert every[:7].tolist() != every[7:14].tolist()
+    assert order.at(5, 4).tolist() == every[5:9].tolist()
+    assert Order(7, seed=3, stream="x").at(14, 7).tolist() == every[14:].tolist()
+    assert Order(7, seed=3, stream="y").at(0, 7).tolist() != every[:7].tolist()
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    first, _ = source().batch(5, unlabelled=True)
+    used = source()
+    used.batch(0, unlabelled=True)
+    again, _ = used.batch(5, unlabelled=True)
+    other, _ = source(seed=1).batch(5, unlabelled=True)
+    assert torch.equal(first.labelled.clips_bcthw, again.labelled.clips_bcthw)
+    assert first.unlabelled and again.unlabelled
+    assert torch.equal(first.unlabelled.strong_bcthw, again.unlabelled.strong_bcthw)
+    assert not torch.equal(first.labelled.clips_bcthw, other.labelled.clips_bcthw)
+
+
+def test_labelled_clips_do_not_depend_on_what_else_is_sampled() -> None:
+    one, _ = source(temporal=True).batch(3, unlabelled=True)
+    two, places = source(temporal=False).batch(3, unlabelled=False)
+    assert torch.equal(one.labelled.clips_bcthw, two.labelled.clips_bcthw)
+    assert two.unlabelled is None
+    assert places is None
+    assert two.labelled.following is None
+
+
+def test_parts_make_up_the_whole_step() -> None:
+    whole, _ = source().batch(2, unlabelled=True)
+    parts = [source().batch(2, part, 2, unlabelled=True)[0] for part in range(2)]
+    assert torch.equal(whole.labelled.clips_bcthw, torch.cat([p.labelled.clips_bcthw for p in parts]))
+    boxes = torch.cat([p.labelled.targets.boxes_n4 for p in parts])
+    assert torch.equal(whole.labelled.targets.boxes_n4, boxes)
+
+
+def test_pairs_show_the_next_key_frame_in_the_same_view() -> None:
+    """Without augmentation the partner of the clip ending at s is the clip ending at s + 1."""
+    off = ViewOptions(flip=0, scale=(1, 1), crop=0)
+    batches = source(views=off)
+    batch, places = batches.batch(0, unlabelled=True)
+    assert batch.unlabelled and places and batch.unlabelled.following is not None
+    assert len(batch.unlabelled.following) == 2
+    frame = places.frames[0]
+    after = frame + 1 if frame < 5 else frame - 1
+    expected = to_input(batches.reader.read([places.videos[0]], [after]), torch.device("cpu"))
+    assert torch.equal(batch.unlabelled.following[0], expected[0])
+    assert torch.equal(batch.unlabelled.weak_bcthw, batch.unlabelled.strong_bcthw)
+
+
+def test_targets_are_in_pixels_of_the_view_and_name_the_background() -> None:
+    data = TinyDataset()
+    table = TruthTable(FACTS, {v.id: v for v in data.videos("train")}, data.truth, size=32)
+    targets = table.targets(["v0", "v1", "v2"], [3, 0, 5])
+    assert targets.clip_n.tolist() == [0, 2]
+    assert targets.boxes_n4.tolist() == [[5, 5, 20, 25]] * 2
+    assert targets.frame_labels_b.tolist() == [0, 3, 2]
+    assert targets.labels_nk.argmax(1).tolist() == [0, 2]
+    assert targets.box_mask_b.all()
+
+
+def test_multilabel_frames_have_all_their_labels() -> None:
+    data = TinyDataset()
+    table = TruthTable(MULTILABEL, {v.id: v for v in data.videos("train")}, data.truth, size=32)
+    assert table.targets(["v0", "v1"], [3, 0]).frame_labels_b.tolist() == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_the_action_extent_holds_no_boxes() -> None:
+    truth = Truth(
+        np.array([3, 5]), np.zeros((2, 4), np.float32), np.ones((2, 3), bool), np.zeros(2, np.int64), np.arange(9)
+    )
+    assert action_extent(truth).tolist() == [3, 4, 5]

@@ -1,0 +1,209 @@
+"""What each strategy's terms do to the student, and what pseudo-labels are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import FACTS, MULTILABEL, tiny_detector
+from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
+from ssldet_strategies.supervised import Supervised
+from test_clips import source
+from torch import Tensor
+
+from ssldet.contracts import Batch, DatasetFacts, Progress, StepLosses, Targets
+from ssldet.detector import Detector
+from ssldet.objectives import temporal_term
+from ssldet.pseudo_labels import Candidates, carry_to_strong
+from ssldet.teachers import Teacher
+from ssldet.views import Geometry
+
+PROGRESS = Progress(step=5, steps=10, burn_in=5)
+EASY = {"f_th": 0.0, "o_th": 0.0}
+
+
+def batch(step: int = 0) -> Batch:
+    return source().batch(step, unlabelled=True)[0]
+
+
+def losses(student: Detector, clips: Batch | None = None, **options: Any) -> StepLosses:
+    strategy = DualGuidance(DualGuidance.Config(**{**EASY, **options}))
+    strategy.start(student)
+    return strategy.losses(clips or batch(), student, PROGRESS)
+
+
+def gradients(student: Detector, term: Tensor) -> float:
+    student.zero_grad()
+    term.backward(retain_graph=True)
+    return sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "shared", "frozen"])
+def test_every_term_reaches_the_student_when_there_are_pseudo_labels(teacher: str) -> None:
+    student = tiny_detector().train()
+    result = losses(student, teacher=teacher)
+    assert result.pseudo_labels and len(result.pseudo_labels.targets.clip_n) > 0
+    assert set(result.terms) == {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"}
+    for name, term in result.terms.items():
+        assert float(term) > 0, name
+        assert gradients(student, term) > 0, name
+
+
+def test_no_pseudo_labels_means_exactly_zero_but_for_the_temporal_term() -> None:
+    student = tiny_detector().train()
+    terms = losses(student, f_th=1.0, o_th=1.0).terms
+    for name in ("box_u", "frame_u"):
+        assert float(terms[name]) == 0
+        assert gradients(student, terms[name]) == 0
+    assert gradients(student, terms["temporal_u"]) > 0
+
+
+def test_no_gradient_through_the_weak_view() -> None:
+    for teacher in ("ema", "shared", "frozen"):
+        clips = batch()
+        assert clips.unlabelled is not None
+        clips.unlabelled.weak_bcthw.requires_grad_()
+        student = tiny_detector().train()
+        torch.stack(list(losses(student, clips, teacher=teacher).terms.values())).sum().backward()
+        assert clips.unlabelled.weak_bcthw.grad is None
+
+
+def test_without_the_temporal_term() -> None:
+    student = tiny_detector().train()
+    assert set(losses(student, temporal=False).terms) == {"box", "frame", "box_u", "frame_u"}
+
+
+def test_weights_of_the_frame_terms() -> None:
+    one = losses(tiny_detector().train()).terms
+    two = losses(tiny_detector().train(), beta=2.0, delta=3.0).terms
+    torch.testing.assert_close(two["frame"], 2 * one["frame"])
+    torch.testing.assert_close(two["frame_u"], 3 * one["frame_u"])
+
+
+def test_supervised_knows_boxes_only_unless_asked() -> None:
+    plain = Supervised(Supervised.Config())
+    assert set(plain.losses(batch(), tiny_detector(frame_head=False), PROGRESS).terms) == {"box"}
+    framed = Supervised(Supervised.Config(frame_head=True))
+    assert set(framed.losses(batch(), tiny_detector(), PROGRESS).terms) == {"box", "frame", "temporal"}
+    assert not plain.needs.unlabelled and not framed.needs.unlabelled
+
+
+# ------------------------------------------------------------------------------------------ the guidance
+
+
+def candidates(rows: list[tuple[int, int]], classes: int = 3) -> Candidates:
+    """One box a row of (clip, best class)."""
+    scores = torch.full((len(rows), classes), 0.1)
+    for row, (_, best) in enumerate(rows):
+        scores[row, best] = 0.8
+    boxes = torch.tensor([[4.0, 4, 20, 20]]).repeat(len(rows), 1)
+    return Candidates(torch.tensor([clip for clip, _ in rows]), boxes, torch.full((len(rows),), 0.9), scores)
+
+
+def test_a_box_needs_an_accepted_frame_of_its_own_class() -> None:
+    """Clips: sure of class 0; unsure; sure of class 2; sure of the background."""
+    probabilities = torch.tensor([[0.9, 0.05, 0.03, 0.02], [0.5, 0.3, 0.1, 0.1], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
+    found = candidates([(0, 0), (0, 1), (1, 0), (2, 1), (3, 2)])
+    targets = _guide(found, probabilities, f_th=0.8)
+    assert targets.clip_n.tolist() == [0]
+    assert targets.labels_nk.tolist() == [[1, 0, 0]]
+    assert targets.frame_mask_b.tolist() == [True, False, True, True]
+    assert targets.frame_labels_b.tolist() == [0, 0, 2, 3]
+    assert targets.box_mask_b.tolist() == [True, False, False, False]  # the background trains F only
+
+
+def test_thresholds_are_strict() -> None:
+    targets = _guide(candidates([(0, 0)]), torch.tensor([[0.75, 0.25, 0, 0]]), f_th=0.75)
+    assert not targets.frame_mask_b.any()
+    assert len(targets.clip_n) == 0
+
+
+def test_multilabel_guidance() -> None:
+    probabilities = torch.tensor([[0.9, 0.85, 0.1], [0.2, 0.2, 0.2]])
+    found = candidates([(0, 0), (0, 2), (1, 0)])
+    targets = _guide_multilabel(found, probabilities, 0.8)
+    assert targets.clip_n.tolist() == [0]
+    assert targets.labels_nk.tolist() == [[1, 0, 0]]
+    assert targets.frame_labels_b.tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert targets.frame_mask_b.tolist() == [True, False]
+
+
+def test_boxes_that_leave_the_crop_take_their_clips_box_loss_along() -> None:
+    pseudo = _guide(candidates([(0, 0), (1, 1)]), torch.eye(4)[:2], 0.5)
+    away = Geometry(torch.tensor([[0, 0, 32, 32], [22, 22, 54, 54]]), torch.tensor([False, False]), 32)
+    strong = carry_to_strong(pseudo, away, min_visible=0.25)
+    assert strong.clip_n.tolist() == [0]
+    assert strong.box_mask_b.tolist() == [True, False]
+    assert strong.frame_mask_b.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("facts", [FACTS, MULTILABEL])
+def test_multilabel_runs_through_every_term(facts: DatasetFacts) -> None:
+    student = tiny_detector(facts).train()
+    clips = batch()
+    if facts.multilabel:
+        b = len(clips.labelled.clips_bcthw)
+        clips.labelled.targets.frame_labels_b = torch.zeros(b, facts.num_classes)
+    terms = losses(student, clips).terms
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_the_temporal_term_by_hand() -> None:
+    from ssldet.contracts import Predictions
+
+    grid = torch.zeros(2, 40, 2, 2)
+    now = Predictions(grid, torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4])))
+    after = Predictions(grid[:1], torch.log(torch.tensor([[0.25, 0.5, 0.125, 0.125]])))
+    assert float(temporal_term(now, after, multilabel=False)) == pytest.approx(0.5 / 4)
+
+
+# ---------------------------------------------------------------------------------------------- teachers
+
+
+def moved(student: Detector) -> None:
+    with torch.no_grad():
+        for tensor in student.state_dict().values():
+            tensor.add_(1)
+
+
+def test_the_moving_average_equals_its_closed_form_buffers_included() -> None:
+    student = tiny_detector()
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    teacher = Teacher(student, "ema", decay=0.75)
+    for _ in range(3):
+        moved(student)
+        teacher.follow(student)
+    # after students w+1, w+2, w+3: w + 0.25 * (1 * 0.75^2 + 2 * 0.75 + 3)
+    expected = 0.25 * (0.75**2 + 2 * 0.75 + 3)
+    for name, tensor in teacher.network.state_dict().items():
+        gain = 3 if name.endswith("num_batches_tracked") else expected
+        torch.testing.assert_close(tensor, (start[name] + gain).to(tensor.dtype), msg=name)
+
+
+def test_a_frozen_teacher_stays_and_a_shared_one_is_the_student() -> None:
+    student = tiny_detector()
+    frozen, shared = Teacher(student, "frozen", 0.9), Teacher(student, "shared", 0.9)
+    before = {name: tensor.clone() for name, tensor in frozen.network.state_dict().items()}
+    moved(student)
+    frozen.follow(student)
+    shared.follow(student)
+    assert all(torch.equal(before[name], tensor) for name, tensor in frozen.network.state_dict().items())
+    assert shared.network is student
+    assert shared.state_dict() == {}
+
+
+def test_a_teacher_predicts_in_evaluation_mode_and_leaves_the_mode_alone() -> None:
+    student = tiny_detector().train()
+    teacher = Teacher(student, "shared", 0.9)
+    before = student.features.layers[1].running_mean.clone()
+    teacher.predict(torch.rand(4, 3, 4, 32, 32))
+    assert torch.equal(student.features.layers[1].running_mean, before)
+    assert student.training
+
+
+def test_targets_of_the_strong_view_serve_as_they_are() -> None:
+    result = losses(tiny_detector().train())
+    assert result.pseudo_labels is not None
+    assert isinstance(result.pseudo_labels.targets, Targets)
+    assert result.teacher_clips == 4

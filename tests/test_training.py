@@ -1,0 +1,155 @@
+"""The loop: what moves, what is logged, and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import FACTS, TinyDataset, tiny_detector
+from ssldet_strategies.dual_guidance import DualGuidance
+from ssldet_strategies.supervised import Supervised
+from test_clips import source
+
+from ssldet.clips import TruthTable
+from ssldet.config import TrainOptions
+from ssldet.contracts import Strategy
+from ssldet.diagnostics import PseudoLabelMeter
+from ssldet.errors import CheckpointError, TrainingError
+from ssldet.training import Training
+
+OPTIONS = TrainOptions(
+    batch=4,
+    micro_batch=4,
+    steps=8,
+    epochs=4,
+    burn_in=0.5,
+    optimizer="adamw",
+    lr=1e-2,
+    checkpoint_every=3,
+    pair_share=0.5,
+)
+
+
+def dual_guidance(**options: Any) -> DualGuidance:
+    return DualGuidance(DualGuidance.Config(f_th=0.0, o_th=0.0, ema_decay=0.9, **options))
+
+
+def training(strategy: Strategy, options: TrainOptions = OPTIONS, run_id: str = "run", **extra: Any) -> Training:
+    data = TinyDataset()
+    hidden = TruthTable(FACTS, {v.id: v for v in data.videos("train")}, data.truth, 32)
+    needs = strategy.needs
+    batches = source(temporal=needs.temporal)
+    batches.needs = needs
+    return Training(
+        tiny_detector(frame_head=needs.frame_head),
+        strategy,
+        batches,
+        options,
+        steps=options.steps or 8,
+        seed=0,
+        device=torch.device("cpu"),
+        run_id=run_id,
+        meter=PseudoLabelMeter(hidden) if needs.unlabelled else None,
+        **extra,
+    )
+
+
+def weights(run: Training) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_falls_on_what_it_trains_on() -> None:
+    lines: list[dict[str, Any]] = []
+    options = OPTIONS.model_copy(update={"steps": 60, "epochs": 6})
+    run = training(Supervised(Supervised.Config()), options, log=lines.append)
+    assert run.run()
+    assert lines[-1]["losses"]["box"] < 0.7 * lines[0]["losses"]["box"]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+
+
+def test_stages_and_what_they_log() -> None:
+    lines: list[dict[str, Any]] = []
+    run = training(dual_guidance(), log=lines.append)
+    run.run()
+    assert [line["stage"] for line in lines] == [1, 1, 2, 2]
+    assert set(lines[0]["losses"]) == {"box", "frame", "temporal"}
+    assert set(lines[-1]["losses"]) == {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"}
+    assert lines[0]["pseudo_labels"] is None
+    assert lines[-1]["pseudo_labels"]["clips"] == 8
+    assert lines[-1]["pseudo_labels"]["frame_coverage"] == 1
+    # 4 labelled clips and 2 partners; in the second stage as many unlabelled ones
+    assert run.counts.gradient_clips == 4 * 6 + 4 * 12
+    assert run.counts.teacher_clips == 4 * 4
+
+
+@pytest.mark.parametrize("strategy", ["supervised", "dual_guidance"])
+@pytest.mark.parametrize("stop_at", [2, 5, 7])
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, strategy: str, stop_at: int) -> None:
+    def fresh() -> Training:
+        return training(Supervised(Supervised.Config()) if strategy == "supervised" else dual_guidance())
+
+    whole = fresh()
+    assert whole.run(tmp_path / "whole")
+    first = fresh()
+    assert not first.run(tmp_path / "cut", stop=lambda: first.counts.step == stop_at)
+    second = fresh()
+    torch.manual_seed(99)  # whatever the process did before must not matter
+    second.resume(tmp_path / "cut")
+    assert second.counts.step == stop_at
+    assert second.run(tmp_path / "cut")
+    assert same(weights(whole), weights(second))
+    assert same(whole.strategy.state_dict(), second.strategy.state_dict())
+    assert second.counts.gradient_clips == whole.counts.gradient_clips
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    training(Supervised(Supervised.Config()), run_id="one").save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="belongs to run 'one'"):
+        training(Supervised(Supervised.Config()), run_id="two").resume(tmp_path / "c")
+
+
+def test_parts_give_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accumulation must not change the gradient's scale (BatchNorm is held still: its statistics do differ)."""
+
+    def gradient(micro_batch: int) -> torch.Tensor:
+        run = training(Supervised(Supervised.Config()), OPTIONS.model_copy(update={"micro_batch": micro_batch}))
+        run.student.eval()
+        monkeypatch.setattr(run, "_move", lambda terms: None)
+        run.step()
+        return torch.cat([p.grad.flatten() for p in run.student.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(gradient(4), gradient(2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    run = training(Supervised(Supervised.Config()))
+    run.run(tmp_path / "c", stop=lambda: run.counts.step == 3)
+    before = (tmp_path / "c").read_bytes()
+    with torch.no_grad():
+        next(run.student.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step 4 of 8: the loss is not finite"):
+        run.run(tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_rates() -> None:
+    halving = TrainOptions(lr=1.0, schedule="halve", epochs=10, halve_after=(3, 4, 5, 6))
+    assert [halving.rate(step, 100) for step in (0, 29, 30, 40, 50, 60, 99)] == [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.0625]
+    cosine = TrainOptions(lr=1.0, schedule="cosine", warmup=10)
+    assert cosine.rate(0, 100) == pytest.approx(0.1)
+    assert cosine.rate(50, 100) == pytest.approx(0.5)
+    assert cosine.rate(99, 100) < 0.001
+
+
+def test_weight_decay_spares_batchnorm_and_biases() -> None:
+    run = training(Supervised(Supervised.Config()), OPTIONS.model_copy(update={"weight_decay": 0.05}))
+    spared, decayed = run.optimizer.param_groups
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.05)
+    assert all(p.ndim <= 1 for p in spared["params"])
+    assert all(p.ndim > 1 for p in decayed["params"])
