@@ -29,6 +29,9 @@ from ssldet.video import read_frames
 Progress = Callable[[int, int], None]
 """Called with (videos ready, videos wanted)."""
 
+HEADER_BYTES = 128
+"""What a .npy file of four dimensions has before its numbers."""
+
 POLL_SECONDS = 0.5
 """How often a run looks whether another run has decoded what both need."""
 
@@ -118,7 +121,7 @@ class FrameStore:
 
     def _is_whole(self, video: Video) -> bool:
         try:
-            return self._path(video.id).stat().st_size > self._frame_bytes(video)
+            return self._path(video.id).stat().st_size == HEADER_BYTES + self._frame_bytes(video)
         except FileNotFoundError:
             return False
 
@@ -140,6 +143,8 @@ class FrameStore:
             time.sleep(POLL_SECONDS)
             missing = self.missing(missing)
         try:
+            for leftover in self.folder.glob(".*.tmp"):  # of a run that was killed
+                leftover.unlink(missing_ok=True)
             yield self.missing(missing)
         finally:
             lock.release()

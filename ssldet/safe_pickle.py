@@ -191,7 +191,8 @@ class _Unpickler(pickle._Unpickler):
         target.update(_set(items))
 
     def load_frozenset(self) -> None:
-        self.append(_frozenset(self.pop_mark()))
+        items = self.pop_mark()  # before `self.append` is looked up: popping a mark replaces it
+        self.append(_frozenset(items))
 
     def load_appends(self) -> None:
         items = self.pop_mark()

@@ -269,7 +269,7 @@ def read_split_file(path: Path, class_name: str) -> list[tuple[str, int]]:
         name, _, mark = line.strip().rpartition(" ")
         if not line.strip() or mark == "0":
             continue
-        if mark not in ("1", "2") or not name:
+        if mark not in ("1", "2") or not name or "/" in name:
             raise DataError(f'{path}, line {number}: expected "<name>.avi 1|2", got {line!r}')
         rows.append((checked_id(f"{class_name}/{name.strip().removesuffix('.avi')}", path), int(mark)))
     return rows
@@ -315,7 +315,9 @@ def save_index(path: Path, index: Mapping[str, MaskBoxes]) -> None:
             np.savez(
                 stream,
                 ids=np.array(list(index)),
-                shapes_n3=np.array([(mask.width, mask.height, len(mask.boxes_t4)) for mask in masks], np.int64),
+                shapes_n3=np.array([(mask.width, mask.height, len(mask.boxes_t4)) for mask in masks], np.int64).reshape(
+                    -1, 3
+                ),
                 boxes_n4=np.concatenate([mask.boxes_t4 for mask in masks]) if masks else np.empty((0, 4), np.float32),
             )
     except OSError as error:
@@ -327,7 +329,7 @@ def save_index(path: Path, index: Mapping[str, MaskBoxes]) -> None:
 def load_index(path: Path) -> dict[str, MaskBoxes] | None:
     """What `save_index` wrote; None where it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             ids, shapes_n3, boxes_n4 = stored["ids"], stored["shapes_n3"], stored["boxes_n4"]
     except Exception:  # absent, cut off, of another kind: it is computed anew
         return None
