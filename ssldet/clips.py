@@ -36,7 +36,7 @@ from ssldet.views import Geometry, ViewOptions, draw_geometry, identity, visible
 
 
 class ClipOptions(Options):
-    """The clip that the network sees: `frames` frames, `stride` apart, ending at the key frame, `size` pixels square."""
+    """The clip that the network sees: `frames` frames, `stride` apart, the key frame last, `size` pixels square."""
 
     frames: int = Field(16, ge=1)
     stride: int = Field(1, ge=1)
@@ -114,8 +114,7 @@ class Order:
 
     def at(self, start: int, count: int) -> np.ndarray:
         """The `count` places from position `start` on."""
-        positions = np.arange(start, start + count)
-        return np.array([self._pass(p // self.n)[p % self.n] for p in positions], dtype=np.int64)
+        return np.array([self._pass(p // self.n)[p % self.n] for p in range(start, start + count)], dtype=np.int64)
 
     def _pass(self, index: int) -> np.ndarray:
         if index not in self._passes:

@@ -106,14 +106,14 @@ class Experiment(Options):
     """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id."""
 
     strategy: str
-    strategy_options: dict[str, Any] = {}
+    strategy_options: dict[str, Any] = Field(default_factory=dict)
     dataset: str
-    dataset_options: dict[str, Any] = {}
+    dataset_options: dict[str, Any] = Field(default_factory=dict)
     split: int = Field(1, ge=1)
     ratio: float = Field(gt=0, le=1)
     seed: int = Field(0, ge=0)
     backbone: str = "yowo"
-    backbone_options: dict[str, Any] = {}
+    backbone_options: dict[str, Any] = Field(default_factory=dict)
     pretrained: bool = False
     eval_on: Literal["test", "val"] = "test"
     val_fraction: float = Field(0.0, ge=0, lt=1)

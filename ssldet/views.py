@@ -61,10 +61,8 @@ class Geometry:
 
     def apply(self, weak_bthwc: Tensor) -> Tensor:
         """The strong views of weak clips, uint8 (b, t, size, size, 3), antialiased bilinear."""
-        views = [
-            self._view(clip, *row) for clip, *row in zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist())
-        ]
-        return torch.stack(views)
+        draws = zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist(), strict=True)
+        return torch.stack([self._view(clip, window, flip) for clip, window, flip in draws])
 
     def part(self, own: slice) -> Geometry:
         """The geometry of some of the clips."""

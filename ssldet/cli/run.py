@@ -168,7 +168,7 @@ def _rows(record: Record) -> dict[tuple[str, str], dict[str, float | None]]:
     """(metric, protocol) -> column -> value, of everything in the record that has a mean or is a number."""
     rows: dict[tuple[str, str], dict[str, float | None]] = {}
     for metric, found in record.metrics.items():
-        flat = {key: value for key, value in found.items() if isinstance(value, float)}
+        flat: dict[str, float | None] = {key: value for key, value in found.items() if isinstance(value, float)}
         if flat:
             rows[metric, ""] = flat
         for protocol, result in found.items():
