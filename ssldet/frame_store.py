@@ -12,6 +12,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -143,11 +144,16 @@ class FrameStore:
             time.sleep(POLL_SECONDS)
             missing = self.missing(missing)
         try:
-            for leftover in self.folder.glob(".*.tmp"):  # of a run that was killed
-                leftover.unlink(missing_ok=True)
+            if lock.is_locked:
+                self._sweep()
             yield self.missing(missing)
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left; only the holder of the lock writes, so nothing else is there to be lost."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def _lock(self) -> FileLock:
         try:
@@ -175,6 +181,8 @@ class FrameStore:
                     futures[pool.submit(decode_to_file, source, video.num_frames, self.size, path)] = video.id
                 for future in as_completed(futures):
                     yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise DataError(f"a decoding process died, perhaps for memory; use fewer than {workers}") from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -219,8 +227,10 @@ def _short_note(path: Path) -> Path:
 def _acquired(lock: FileLock) -> bool:
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except Timeout:  # is an OSError too
         return False
+    except OSError as error:
+        raise _unwritable(Path(lock.lock_file).parent, error) from error
     return True
 
 

@@ -117,6 +117,8 @@ def test_a_second_run_waits_and_finds_the_frames(store: FrameStore, monkeypatch:
     def run() -> None:
         reports.append(store.prepare(videos, progress=progress))
 
+    being_written = store.folder / ".x.npy.0123.tmp"
+    being_written.touch()
     with FileLock(store.folder / "decoding.lock"):  # another run has its turn
         second = threading.Thread(target=run)
         second.start()
@@ -126,6 +128,7 @@ def test_a_second_run_waits_and_finds_the_frames(store: FrameStore, monkeypatch:
         second.join(5)
     assert not second.is_alive()
     assert reports[0].decoded == 0
+    assert being_written.exists()
 
 
 def test_stores_are_told_apart_by_size_and_data(dataset: MadeVideos, monkeypatch: pytest.MonkeyPatch) -> None:
