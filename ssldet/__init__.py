@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ssldet._version import __version__
 
 if TYPE_CHECKING:
+    from ssldet.datasets import load_dataset
     from ssldet.detector import build_detector
+    from ssldet.runner import run
 
-__all__ = ["__version__", "build_detector"]
+__all__ = ["__version__", "build_detector", "load_dataset", "run"]
 
-_HOMES = {"build_detector": "ssldet.detector"}
+_HOMES = {"build_detector": "ssldet.detector", "load_dataset": "ssldet.datasets", "run": "ssldet.runner"}
 """Exports that are imported on first use, so that `import ssldet` stays quick and free of torch."""
 
 

@@ -31,8 +31,9 @@ from ssldet.clips import (
     key_frames,
     stream_seed,
 )
-from ssldet.config import RunConfig
+from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Backbone, Dataset, Needs, Strategy, Video
+from ssldet.datasets import load_dataset
 from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.detector import Detector
 from ssldet.diagnostics import PseudoLabelMeter
@@ -119,7 +120,7 @@ def plan(config: RunConfig) -> Plan:
     device = choose_device(machine.device)
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
-    dataset = open_dataset(experiment.dataset, machine.data_root, experiment.dataset_options)
+    dataset = load_dataset(experiment.dataset, machine.data_root, **experiment.dataset_options)
     _refuse_incomplete(dataset, experiment.split, skip=machine.skip_damaged)
     train = {video.id: video for video in dataset.videos("train", experiment.split)}
     split = splits.draw(
@@ -149,16 +150,6 @@ def plan(config: RunConfig) -> Plan:
         id=run_id,
         folder=machine.results / _folder_name(config, run_id),
     )
-
-
-def open_dataset(name: str, root: Path | None, options: Mapping[str, Any] | None = None) -> Dataset:
-    """A data set by its plugin name. Raises UnknownName, ConfigError for options it does not know, DataError."""
-    plugin = plugins.load("dataset", name)
-    try:
-        dataset: Dataset = plugin(root, **(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"data set {name!r} cannot be opened with options {dict(options or {})}: {error}") from error
-    return dataset
 
 
 def choose_device(name: str) -> torch.device:
@@ -249,13 +240,20 @@ def sampled_frames(dataset: Dataset, video: Video) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ execute
 
 
-def run(config: RunConfig, reporter: Reporter | None = None) -> records.Record:
+def run(config: RunConfig | Mapping[str, Any], reporter: Reporter | None = None) -> records.Record:
     """One run from its configuration to its record; a finished one is read, an interrupted one goes on.
+
+    Args:
+        config: a resolved configuration, or the fields of one, such as
+            `{"strategy": "supervised", "dataset": "synthetic", "ratio": 0.2, "preset": "nano"}`.
+        reporter: hears how it goes.
 
     Raises:
         RequestError: the request cannot be carried out. TrainingError: training cannot go on.
         Interrupted: the reporter asked to stop.
     """
+    if not isinstance(config, RunConfig):
+        config = resolve(config, preset=config.get("preset"))
     return execute(plan(config), reporter or Reporter())
 
 

@@ -49,10 +49,11 @@ def command(
     A video without rows is a video with no detections. Videos are matched by id.
     """
     from ssldet import plugins
+    from ssldet.datasets import load_dataset
     from ssldet.detections import read_detections
     from ssldet.scoring import result_as_json, score
 
-    dataset: Dataset = plugins.load("dataset", name)(data_root)
+    dataset = load_dataset(name, data_root)
     scored, known = choose_videos(dataset, split, listed)
     wanted = {metric: [protocol] if protocol else [] for metric in metrics}
     for metric in wanted:  # an unknown name should not cost the reading of a large file

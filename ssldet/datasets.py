@@ -1,0 +1,35 @@
+"""Opening a data set by name."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from ssldet import plugins
+from ssldet.contracts import Dataset
+from ssldet.errors import ConfigError, did_you_mean
+
+ROOT_VARIABLE = "SSLDET_DATA"
+
+
+def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
+    """Open a data set.
+
+    Args:
+        name: a plugin name, such as "jhmdb".
+        root: the folder that holds it; None means $SSLDET_DATA, else the data set's own default, where it has one.
+        options: keyword arguments that this data set knows.
+
+    Raises:
+        UnknownName: no such data set. ConfigError: an option that it does not know. DataError: data that is absent.
+    """
+    plugin = plugins.load("dataset", name)
+    known = [key for key in inspect.signature(plugin).parameters if key != "root"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"unknown option 'dataset.{option}' of data set {name!r}{did_you_mean(option, known)}")
+    chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
+    dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **options)
+    return dataset

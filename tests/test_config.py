@@ -1,0 +1,122 @@
+"""Configuration: layers, presets, types, and mistakes named all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssldet.config import TrainOptions, presets, resolve
+from ssldet.errors import ConfigError, UnknownName
+
+NEEDED = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
+
+
+def test_the_default_is_the_papers_configuration() -> None:
+    experiment = resolve(NEEDED).experiment
+    assert (experiment.backbone, experiment.clip.frames, experiment.clip.stride, experiment.clip.size) == (
+        "yowo",
+        16,
+        1,
+        224,
+    )
+    train = experiment.train
+    assert (train.batch, train.optimizer, train.lr, train.weight_decay) == (128, "adam", 1e-3, 5e-4)
+    assert (train.schedule, train.halve_after, train.epochs, train.burn_in) == ("halve", (3, 4, 5, 6), 10, 0.2)
+    assert experiment.loss.form == "paper"
+    options = experiment.strategy_options
+    assert (options["f_th"], options["o_th"], options["beta"], options["delta"]) == (0.8, 0.4, 1, 1)
+    assert (options["teacher"], options["ema_decay"], options["evaluate"]) == ("ema", 0.999, "student")
+    assert not experiment.pretrained
+
+
+@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("strategy", ["supervised", "dual_guidance"])
+def test_every_preset_resolves_for_every_strategy(name: str, strategy: str) -> None:
+    config = resolve({**NEEDED, "strategy": strategy}, preset=name)
+    assert config.machine.preset == name
+    assert config.build_strategy() and config.build_backbone()
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: nano\nseed: 3\ntrain: {steps: 50, lr: 0.5}\nstrategy_options: {o_th: 0.3}\n")
+    config = resolve({**NEEDED, "seed": 4}, file=file, assignments=["train.lr=0.25", "strategy.f_th=0.6"])
+    experiment = config.experiment
+    assert (experiment.seed, experiment.train.steps, experiment.train.lr) == (4, 50, 0.25)
+    assert experiment.train.batch == 16  # the preset's, untouched
+    assert experiment.strategy_options["f_th"] == 0.6
+    assert experiment.strategy_options["o_th"] == 0.3
+    assert experiment.strategy_options["ema_decay"] == 0.99
+
+
+def test_a_resolved_configuration_resolves_to_itself(tmp_path: Path) -> None:
+    config = resolve(NEEDED, preset="smoke", assignments=["strategy.teacher=frozen"])
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert yaml.safe_load(config.to_yaml())["experiment"]["strategy_options"]["teacher"] == "frozen"
+    assert resolve({}, file=file) == config
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    wrong = ["train.lr=-1", "train.stepz=3", "strategy.f_tt=0.5", "seeed=1", "strategy.o_th=2"]
+    with pytest.raises(ConfigError) as caught:
+        resolve(NEEDED, preset="nano", assignments=wrong)
+    message = str(caught.value)
+    assert "train.lr: input should be greater than 0, not -1" in message
+    assert "'train.stepz'; did you mean 'train.steps'?" in message
+    assert "'seeed'; did you mean 'seed'?" in message
+    with pytest.raises(ConfigError) as caught:
+        resolve(NEEDED, preset="nano", assignments=["strategy.f_tt=0.5", "strategy.o_th=2"])
+    assert "'strategy.f_tt'; did you mean 'strategy.f_th'?" in str(caught.value)
+    assert "strategy.o_th: input should be less than or equal to 1, not 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.5, "much"])
+def test_a_ratio_outside_its_range_is_refused(ratio: object) -> None:
+    with pytest.raises(ConfigError, match="ratio"):
+        resolve({**NEEDED, "ratio": ratio})
+
+
+def test_missing_settings_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"strategy is needed[\s\S]*dataset is needed[\s\S]*ratio is needed"):
+        resolve({})
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "meant"),
+    [("strategy", "dual_guidence", "dual_guidance"), ("dataset", "jhmbd", "jhmdb"), ("backbone", "yolo", "yowo")],
+)
+def test_unknown_plugins_say_what_was_meant(field: str, name: str, meant: str) -> None:
+    with pytest.raises(UnknownName, match=f"did you mean '{meant}'"):
+        resolve({**NEEDED, field: name})
+
+
+def test_an_unknown_preset_and_a_bad_assignment() -> None:
+    with pytest.raises(UnknownName, match="nano"):
+        resolve(NEEDED, preset="nanoo")
+    with pytest.raises(ConfigError, match="expected key=value"):
+        resolve(NEEDED, assignments=["train.lr"])
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        resolve(NEEDED, file=tmp_path / "absent.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        resolve(NEEDED, file=tmp_path / "list.yaml")
+    (tmp_path / "code.yaml").write_text("seed: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="cannot read"):
+        resolve(NEEDED, file=tmp_path / "code.yaml")
+
+
+def test_validation_needs_a_share() -> None:
+    with pytest.raises(ConfigError, match="val_fraction"):
+        resolve({**NEEDED, "eval_on": "val"})
+
+
+def test_parts_must_be_equal() -> None:
+    with pytest.raises(ConfigError, match="does not divide into 3 parts"):
+        resolve(NEEDED, assignments=["train.batch=16", "train.micro_batch=6"])
+    assert TrainOptions(batch=128, micro_batch=8).parts == 16
