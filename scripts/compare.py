@@ -17,8 +17,8 @@ COLUMNS = {
     "V@0.2": ("video_map", "yowo", "thresholds", "0.2", "mean"),
     "V@0.5": ("video_map", "yowo", "thresholds", "0.5", "mean"),
     "F@0.5": ("frame_map", "yowo", "thresholds", "0.5", "mean"),
-    "localisation": ("recall", "localization"),
-    "classification": ("recall", "classification"),
+    "loc.": ("recall", "localization"),
+    "cls.": ("recall", "classification"),
 }
 """Column -> where its number lies in a record's metrics."""
 
@@ -32,9 +32,12 @@ def percent(metrics: Any, keys: tuple[str, ...]) -> str:
 
 def table(found: list[Record]) -> Table:
     """One row a run: mean average precision of tubes (V) and boxes (F), and both recalls, in percent."""
-    printed = Table(title="V: video-mAP, F: frame-mAP (protocol yowo), recalls; percent", title_justify="left")
-    printed.add_column("strategy")
-    printed.add_column("labelled")
+    printed = Table(
+        title="percent; V: video-mAP, F: frame-mAP (protocol yowo); loc., cls.: localisation and classification recall",
+        title_justify="left",
+    )
+    printed.add_column("strategy", no_wrap=True)
+    printed.add_column("labelled", no_wrap=True)
     for column in COLUMNS:
         printed.add_column(column, justify="right")
     for record in found:
