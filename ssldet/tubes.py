@@ -273,26 +273,38 @@ def _greedy_links(frames_m, boxes_m4, scores_m, least_iou, misses, plus_one):  #
     last = np.empty(len(frames_m), np.int64)  # last row of each tube
     total = np.zeros(len(frames_m), np.float64)
     count = np.zeros(len(frames_m), np.int64)
-    open_tubes = np.empty(0, np.int64)
-    tubes, start = 0, 0
+    waiting = np.empty(len(frames_m), np.int64)  # tubes that may still grow
+    tubes, open_tubes, start = 0, 0, 0
     while start < len(frames_m):
         end = start
         while end < len(frames_m) and frames_m[end] == frames_m[start]:
             end += 1
-        open_tubes = open_tubes[frames_m[start] - frames_m[last[open_tubes]] <= misses]
-        order = np.argsort(-(total[open_tubes] / count[open_tubes]), kind="mergesort")
-        for tube in open_tubes[order]:
+        still_open = 0
+        for place in range(open_tubes):
+            if frames_m[start] - frames_m[last[waiting[place]]] <= misses:
+                _insert(waiting, still_open, waiting[place], total, count)
+                still_open += 1
+        for tube in waiting[:still_open]:
             for row in range(start, end):
                 if members[row] < 0 and box_iou(boxes_m4[last[tube]], boxes_m4[row], plus_one) >= least_iou:
                     members[row], last[tube] = tube, row
                     total[tube] += scores_m[row]
                     count[tube] += 1
                     break
-        fresh = tubes
         for row in range(start, end):
             if members[row] < 0:
                 members[row], last[tubes], total[tubes], count[tubes] = tubes, row, scores_m[row], 1
-                tubes += 1
-        open_tubes = np.concatenate((open_tubes, np.arange(fresh, tubes)))
-        start = end
+                waiting[still_open] = tubes
+                tubes, still_open = tubes + 1, still_open + 1
+        open_tubes, start = still_open, end
     return members
+
+
+@njit(cache=True, nogil=True)
+def _insert(waiting, length, tube, total, count):  # type: ignore[no-untyped-def]
+    """Put a tube into the first `length` places, which are ordered by falling mean score, after its equals."""
+    place = length
+    while place > 0 and total[waiting[place - 1]] / count[waiting[place - 1]] < total[tube] / count[tube]:
+        waiting[place] = waiting[place - 1]
+        place -= 1
+    waiting[place] = tube
