@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_sizes
-from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, FACTS, HEIGHT, WIDTH
+from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, FACTS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.scene import Scene
 from ssldet_datasets.synthetic.storage import Recipe, make_scene, truth_table
 
@@ -206,7 +206,7 @@ def test_bad_requests_are_refused(small: Synthetic) -> None:
 
 def test_a_killed_generation_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     dataset = Synthetic(tmp_path, train_per_class=1, test_per_class=1)
-    name = f"v1-{dataset.fingerprint()[:12]}.partial"
+    name = f"v{VERSION}-{dataset.fingerprint()[:12]}.partial"
     (tmp_path / "synthetic" / name / "videos").mkdir(parents=True)
     (tmp_path / "synthetic" / name / "truth.npz").write_bytes(b"half")
     assert dataset.verify() == []

@@ -12,10 +12,10 @@ import numpy as np
 from ssldet_datasets.synthetic.facts import CLASSES, FPS, HEIGHT, LOOKS, MOTIONS, WIDTH
 
 FRAMES = (30, 50)
-SHORT = 0.2
-"""Chance that the action fills a small part of its video; else it fills most of it."""
-ACTION_SHARE = {True: (0.25, 0.45), False: (0.86, 0.98)}
-"""Shares of the frames, by whether the action is short."""
+SHORT_EVERY = 8
+"""One video in so many, of each class alike, shows its action in a small part only; the others in most of it."""
+ACTION_SHARE = {True: (0.2, 0.4), False: (0.82, 0.96)}
+"""Shares of the frames, by whether the action is short. Tubes are linked over whole videos: a short one is missed."""
 TWO_ACTORS = 0.35
 BYSTANDERS = (0.3, 0.45, 0.25)
 """Chances of no, one and two bystanders."""
@@ -78,12 +78,12 @@ class Scene:
     bar: Bar | None
 
 
-def draw_scene(rng: np.random.Generator, label: int) -> Scene:
-    """Make up a video of one class: one or two actors, up to two bystanders."""
+def draw_scene(rng: np.random.Generator, label: int, short: bool) -> Scene:
+    """Make up a video of one class: one or two actors, up to two bystanders, a short or a long action."""
     num_frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     actors = 2 if rng.random() < TWO_ACTORS else 1
     bystanders = int(rng.choice(3, p=BYSTANDERS))
-    window = _window(rng, num_frames)
+    window = _window(rng, num_frames, short)
     figures = [
         _figure(rng, num_frames, window, place, label if i < actors else None, alone=bystanders == 0)
         for i, place in enumerate(_places(rng, actors + bystanders))
@@ -134,9 +134,9 @@ def _figure(
     )
 
 
-def _window(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:
+def _window(rng: np.random.Generator, num_frames: int, short: bool) -> tuple[int, int]:
     """Start and stop (exclusive) of what happens in a video; its actors begin and end within 2 frames of it."""
-    length = round(num_frames * rng.uniform(*ACTION_SHARE[bool(rng.random() < SHORT)]))
+    length = round(num_frames * rng.uniform(*ACTION_SHARE[short]))
     start = int(rng.integers(num_frames - length + 1))
     return start, start + length
 

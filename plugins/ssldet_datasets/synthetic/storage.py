@@ -22,7 +22,7 @@ from filelock import FileLock
 from ssldet.errors import DataError
 from ssldet_datasets.synthetic import drawing
 from ssldet_datasets.synthetic.facts import FACTS, FPS, HEIGHT, VERSION, WIDTH
-from ssldet_datasets.synthetic.scene import Scene, draw_scene
+from ssldet_datasets.synthetic.scene import SHORT_EVERY, Scene, draw_scene
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def write(folder: Path, recipe: Recipe) -> None:
 def make_scene(seed: int, subset: str, label: int, number: int) -> tuple[Scene, np.random.Generator]:
     """Make up one video, and give the generator to draw it with. Both depend on the arguments only."""
     rng = np.random.default_rng([seed, SUBSETS.index(subset), label, number])
-    return draw_scene(rng, label), rng
+    return draw_scene(rng, label, short=(number + label) % SHORT_EVERY == 0), rng
 
 
 def truth_table(scene: Scene, place: int) -> dict[str, np.ndarray]:
