@@ -253,7 +253,7 @@ def test_repeated_rows_are_refused_or_dropped(file, good):
 
 @pytest.mark.parametrize("change", [{"video": None}, {"frame": 1.5}, {"x1": np.inf}, {"confidence": None}])
 def test_empty_and_crooked_fields_are_refused(file, change):
-    with pytest.raises(DetectionsError, match="row 1|line 3"):
+    with pytest.raises(DetectionsError, match=r"row 1|line 3"):
         read_detections(save(file, [WIDE, WIDE | change]), FACTS, VIDEOS)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_suppress_keeps_the_best_of_overlapping_tubes():
 
 
 def path_total(path, boxes, scores, one) -> float:
-    pairs = zip(path[:-1], path[1:], strict=True)
+    pairs = pairwise(path)
     return sum(
         plain_iou(boxes[i], boxes[j], one) + scores[i] + scores[j] + 0.5 * scores[i] * scores[j] for i, j in pairs
     )
