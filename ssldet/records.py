@@ -200,11 +200,16 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
+    return _proc_value("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _proc_value(file: str, key: str) -> str | None:
+    """The value of the first "key: value" line of a file below /proc; None where there is none (not Linux)."""
     try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(rf"^{key}\s*:\s*(.+)$", Path("/proc", file).read_text(), re.MULTILINE)
     except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()
+        return None
+    return match[1] if match else None
 
 
 def _device_name(device: str) -> str:
@@ -217,6 +222,8 @@ def _device_name(device: str) -> str:
 
 def peak_memory_bytes() -> int:
     """The most main memory that this process has held so far."""
+    if high_water := _proc_value("self/status", "VmHWM"):  # Linux's getrusage counts the parent's memory at the fork
+        return int(high_water.split()[0]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
