@@ -63,14 +63,15 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'pandas', 'av'} & set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
-    seconds = []
-    for _ in range(3):
+
+    def seconds() -> float:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
         assert (done.returncode, done.stderr) == (0, "")
         assert "Usage:" in done.stdout
-    assert min(seconds) < 0.3
+        return time.perf_counter() - start
+
+    assert any(seconds() < 0.3 for _ in range(10))  # once is enough: the machine may be busy
 
 
 def test_importing_the_package_imports_no_torch() -> None:
