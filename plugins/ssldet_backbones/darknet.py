@@ -17,8 +17,10 @@ from ssldet.errors import WeightsError
 OUTPUT_CHANNELS = 425
 """The 2D feature is YOLOv2's detection output on COCO: 5 anchors x (5 + 80 classes)."""
 
-BACKBONE = (32, "pool", 64, "pool", 128, (64, 1), 128, "pool", 256, (128, 1), 256, "pool")
-BACKBONE += (512, (256, 1), 512, (256, 1), 512, "pool", 1024, (512, 1), 1024, (512, 1), 1024, 1024, 1024)
+BACKBONE: tuple[int | str | tuple[int, int], ...] = (
+    *(32, "pool", 64, "pool", 128, (64, 1), 128, "pool", 256, (128, 1), 256, "pool"),
+    *(512, (256, 1), 512, (256, 1), 512, "pool", 1024, (512, 1), 1024, (512, 1), 1024, 1024, 1024),
+)
 """Blocks 0 to 24: output channels of a 3x3 convolution, (channels, 1) of a 1x1 one, or a halving pool."""
 
 FINE = 16
@@ -93,8 +95,8 @@ def read_darknet(path: Path, network: Darknet19) -> dict[str, Tensor]:
     expected = sum(own[name].numel() for name in names)
     if len(content) - header != 4 * expected:
         raise WeightsError(
-            f"{path} does not hold Darknet-19 with {OUTPUT_CHANNELS} outputs: {expected:,} values are expected "
-            f"after a header of {header} bytes, {(len(content) - header) / 4:,g} came"
+            f"{path} does not hold Darknet-19 with {OUTPUT_CHANNELS} outputs: {4 * expected:,} bytes of values are "
+            f"expected after a header of {header}, {len(content) - header:,} came"
         )
     values = torch.from_numpy(np.frombuffer(content, dtype="<f4", offset=header).astype(np.float32))
     pieces = values.split([own[name].numel() for name in names])

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssldet_backbones.convolution import Conv3d
+
 CARDINALITY = 32
 EXPANSION = 2
 OUTPUT_CHANNELS = 2048
@@ -46,7 +48,7 @@ class Bottleneck(nn.Module):
         outputs = EXPANSION * width
         self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
-        self.conv2 = nn.Conv3d(width, width, 3, stride, 1, groups=CARDINALITY, bias=False)
+        self.conv2 = Conv3d(width, width, 3, stride, 1, groups=CARDINALITY, bias=False)
         self.bn2 = nn.BatchNorm3d(width)
         self.conv3 = nn.Conv3d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(outputs)

@@ -1,7 +1,7 @@
 """`yowo_nano`: YOWO's architecture scaled down so that two CPU cores train it in minutes.
 
 A 3D branch over the clip, a 2D branch over the key frame, channel fusion with attention, a 1x1 box head. Made for
-clips of 8 frames at 112 x 112 (a 7 x 7 grid); any T >= 8 that 4 divides and any size that 16 divides will do.
+clips of 8 frames at 112 x 112 (a 7 x 7 grid); any T and any size that 16 divides will do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
 from ssldet.detector import FrameHead
 from ssldet_backbones.cfam import CFAM
+from ssldet_backbones.convolution import Conv3d
 
 
 class NanoOptions(Options):
@@ -83,16 +84,16 @@ def nano_box_head(channels: int, facts: DatasetFacts, objectness_bias: float) ->
     anchors, depth = len(facts.anchors), 5 + facts.num_classes
     head = nn.Conv2d(channels, anchors * depth, 1)
     nn.init.normal_(head.weight, std=0.01)
-    with torch.no_grad():
-        head.bias.zero_().view(anchors, depth)[:, 4] = objectness_bias
+    bias = torch.zeros(anchors, depth)
+    bias[:, 4] = objectness_bias
+    head.bias = nn.Parameter(bias.flatten())
     return head
 
 
 def _branch_3d(stem: int, low: int, middle: int, high: int) -> nn.Sequential:
     """8 x 112 x 112 -> 2 x 7 x 7.
 
-    From two time steps on kernels span one: torch's bf16 weight gradient on the CPU is wrong for a temporal kernel
-    of 3 at depth 2 (a test compares every gradient with float64).
+    Where two time steps are left kernels span one: `Conv3d` would have to leave bfloat16 there.
     """
     return nn.Sequential(
         _layer_3d(3, stem, (1, 5, 5), (1, 4, 4)),
@@ -119,8 +120,8 @@ def _branch_2d(low: int, middle: int, high: int) -> nn.Sequential:
 def _layer_3d(
     inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
 ) -> nn.Sequential:
-    padding = tuple(size // 2 for size in kernel)
-    convolution = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    convolution = Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
 
 

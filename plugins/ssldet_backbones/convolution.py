@@ -1,0 +1,25 @@
+"""A 3D convolution whose half-precision gradient can be trusted on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Conv3d(nn.Conv3d):
+    """As torch's, but two time steps are convolved in float32 where bfloat16 on the CPU would be used.
+
+    There torch (2.12 and 2.14 at least) computes a weight gradient that has nothing to do with the right one when
+    the temporal kernel is 3; neither an error nor a value that is not finite tells of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] != 2 or self.kernel_size[0] == 1 or not _half(x):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)
+
+
+def _half(x: Tensor) -> bool:
+    return torch.is_autocast_enabled("cpu") or x.dtype == torch.bfloat16
