@@ -150,30 +150,28 @@ def _show_record(record: Record, planned: Plan) -> None:
 
     experiment = planned.config.experiment
     title = f"{experiment.strategy} on {experiment.dataset}, {experiment.ratio:.0%} labelled, seed {experiment.seed}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    table.add_column("protocol")
-    columns = sorted({key for rows in _rows(record).values() for key in rows})
-    for key in columns:
-        table.add_column(key, justify="right")
-    for (metric, protocol), values in _rows(record).items():
-        table.add_row(metric, protocol, *(_percent(values.get(key)) for key in columns))
+    table = Table("percent", title=title, title_justify="left")
+    rows = _rows(record)
+    protocols = list(dict.fromkeys(protocol for values in rows.values() for protocol in values))
+    for protocol in protocols:
+        table.add_column(protocol, justify="right")
+    for name, values in rows.items():
+        table.add_row(name, *(_percent(values.get(protocol)) for protocol in protocols))
     console = Console()
     console.print(table)
     seconds = ", ".join(f"{phase} {duration(value)}" for phase, value in record.training.seconds.items())
     console.print(f"{seconds}; record: {planned.record_path}", highlight=False, soft_wrap=True)
 
 
-def _rows(record: Record) -> dict[tuple[str, str], dict[str, float | None]]:
-    """(metric, protocol) -> column -> value, of everything in the record that has a mean or is a number."""
-    rows: dict[tuple[str, str], dict[str, float | None]] = {}
+def _rows(record: Record) -> dict[str, dict[str, float | None]]:
+    """ "metric@threshold" or "metric name" -> protocol -> mean or number."""
+    rows: dict[str, dict[str, float | None]] = {}
     for metric, found in record.metrics.items():
-        flat: dict[str, float | None] = {key: value for key, value in found.items() if isinstance(value, float)}
-        if flat:
-            rows[metric, ""] = flat
-        for protocol, result in found.items():
-            if isinstance(result, dict) and result.get("thresholds"):
-                rows[metric, protocol] = {key: value["mean"] for key, value in result["thresholds"].items()}
+        for key, value in found.items():
+            if isinstance(value, float):
+                rows.setdefault(f"{metric} {key}", {})[found.get("protocol", "")] = value
+            for threshold, result in (value.get("thresholds") or {}).items() if isinstance(value, dict) else ():
+                rows.setdefault(f"{metric}@{threshold}", {})[key] = result["mean"]
     return rows
 
 

@@ -1,0 +1,245 @@
+"""Whole runs at smoke scale on generated videos: files, record, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+import ssldet
+from ssldet import runner
+from ssldet.cli import main
+from ssldet.config import RunConfig, resolve
+from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
+from ssldet.records import Record, read_log
+from ssldet.training import StepReport
+
+SMALL = {"train_per_class": 5, "test_per_class": 1}
+
+
+def config(results: Path, strategy: str = "dual_guidance", sets: tuple[str, ...] = (), **fields: Any) -> RunConfig:
+    wanted = {
+        "strategy": strategy,
+        "dataset": "synthetic",
+        "dataset_options": SMALL,
+        "ratio": 0.4,
+        "results": results,
+        "workers": 1,
+        **fields,
+    }
+    return resolve(wanted, preset="smoke", assignments=sets)
+
+
+class StopAt(runner.Reporter):
+    def __init__(self, step: int):
+        self.at, self.now, self.phases = step, 0, list[str]()
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        self.phases.append(name)
+
+    def step(self, report: StepReport) -> None:
+        self.now = report.step
+
+    def stop(self) -> bool:
+        return self.now == self.at
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    results = tmp_path_factory.mktemp("runs")
+    planned = runner.plan(config(results))
+    return planned.folder, runner.execute(planned, runner.Reporter())
+
+
+def test_a_run_leaves_its_files_and_no_checkpoint(finished: tuple[Path, Record]) -> None:
+    folder, record = finished
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "config.yaml",
+        "split.json",
+        "log.jsonl",
+        "detections.parquet",
+        "weights.safetensors",
+        "record.json",
+    }
+    assert set(record.files) == names - {"record.json"}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["experiment"]["strategy"] == "dual_guidance"
+
+
+def test_the_record_says_what_was_done(finished: tuple[Path, Record]) -> None:
+    folder, record = finished
+    assert Record.read(folder / "record.json") == record
+    assert record.status == "done"
+    assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (12, 18, 6)
+    assert record.training.steps == 16
+    # smoke: 4 labelled clips and 2 partners, from step 8 on as many unlabelled ones, each labelled by the teacher
+    assert record.training.gradient_clips == 8 * 6 + 8 * 12
+    assert record.training.teacher_clips == 8 * 4
+    assert set(record.training.seconds) == {"decode", "train", "detect", "score"}
+    assert {"ssldet", "torch", "torchvision"} <= set(record.provenance["distributions"])
+    assert record.peak_memory_bytes > 1e8
+    assert "diagnostics" in record.notes["hidden_truth"]
+
+
+def test_metrics_stand_where_readers_look(finished: tuple[Path, Record]) -> None:
+    metrics = json.loads((finished[0] / "record.json").read_text())["metrics"]
+    for protocol in ("yowo", "standard"):
+        assert set(metrics["frame_map"][protocol]["thresholds"]["0.5"]) == {"mean", "per_class"}
+        assert {"0.1", "0.2", "0.5"} <= set(metrics["video_map"][protocol]["thresholds"])
+    assert 0 <= metrics["recall"]["classification"] <= metrics["recall"]["localization"] <= 1
+
+
+def test_the_log_has_losses_and_pseudo_labels(finished: tuple[Path, Record]) -> None:
+    lines = read_log(finished[0] / "log.jsonl")
+    assert [line["stage"] for line in lines[:2]] == [1, 1]
+    assert lines[-1]["step"] == 16
+    assert {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"} == set(lines[-1]["losses"])
+    assert lines[-1]["pseudo_labels"]["frame_labels"] > 0
+
+
+def test_the_same_request_reads_the_finished_record(finished: tuple[Path, Record]) -> None:
+    folder, record = finished
+    listener = StopAt(99)
+    assert runner.execute(runner.plan(config(folder.parent)), listener) == record
+    assert listener.phases == []
+
+
+def test_the_kept_weights_are_the_scored_network(finished: tuple[Path, Record]) -> None:
+    folder, _ = finished
+    detector = ssldet.build_detector("yowo_nano", dataset="synthetic", weights=folder / "weights.safetensors")
+    stored = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in detector.state_dict().items())
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(finished: tuple[Path, Record], tmp_path: Path) -> None:
+    folder, whole = finished
+    planned = runner.plan(config(tmp_path))
+    for step in (5, 11):  # once in each stage
+        with pytest.raises(runner.Interrupted, match=f"after step {step} of 16"):
+            runner.execute(runner.plan(config(tmp_path)), StopAt(step))
+        assert not planned.record_path.exists()
+    record = runner.execute(runner.plan(config(tmp_path)), runner.Reporter())
+    one, two = (load_file(place / "weights.safetensors") for place in (folder, planned.folder))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert record.metrics == whole.metrics
+    assert [line["step"] for line in read_log(planned.folder / "log.jsonl")] == [
+        line["step"] for line in read_log(folder / "log.jsonl")
+    ]
+
+
+def test_the_run_id_names_the_experiment_and_not_the_machine(tmp_path: Path) -> None:
+    def run_id(**fields: Any) -> str:
+        return runner.plan(config(tmp_path, **fields)).id
+
+    same = run_id()
+    assert run_id(workers=2, threads=1, keep_checkpoints=True, sets=("train.checkpoint_every=5",)) == same
+    assert (
+        len(
+            {
+                same,
+                run_id(seed=1),
+                run_id(ratio=0.6),
+                run_id(sets=("strategy.f_th=0.5",)),
+                run_id(strategy="supervised"),
+            }
+        )
+        == 5
+    )
+
+
+def test_validation_videos_come_from_the_labelled_ones(tmp_path: Path) -> None:
+    planned = runner.plan(config(tmp_path, eval_on="val", val_fraction=0.5))
+    scored = {video.id for video in planned.evaluated}
+    assert scored and not scored & {*planned.split.labelled, *planned.split.unlabelled}
+    assert scored == set(planned.split.validation)
+
+
+def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
+    planned = runner.plan(config(tmp_path))
+    with runner._alone(planned.folder), pytest.raises(RequestError, match="another process"):
+        runner.execute(planned, runner.Reporter())
+
+
+def test_refusals_come_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SplitError, match="ratio"):
+        runner.plan(config(tmp_path, ratio=0.01))
+    with pytest.raises(RequestError, match="leaves no unlabelled video"):
+        runner.plan(config(tmp_path, ratio=1))
+    with pytest.raises(ConfigError, match="no pretrained weights"):
+        runner.plan(config(tmp_path, pretrained=True))
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        runner.plan(config(tmp_path, dataset_options={"seeds": 1}))
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        runner.plan(config(tmp_path, device="gpu"))
+    with pytest.raises(DataError, match="jhmdb"):
+        runner.plan(config(tmp_path, dataset="jhmdb", dataset_options={}, data_root=tmp_path / "nowhere"))
+
+
+def test_pretrained_weights_that_are_not_there(tmp_path: Path) -> None:
+    wanted = {"strategy": "supervised", "dataset": "ucf24", "ratio": 0.1, "pretrained": True, "weights_root": tmp_path}
+    asked = resolve(wanted)
+    with pytest.raises(WeightsError, match=r"yolo\.weights.*SSLDET_WEIGHTS.*--scratch"):
+        runner._weight_files(asked, asked.build_backbone())
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot write results"):
+        runner.execute(runner.plan(config(tmp_path / "file")), runner.Reporter())
+
+
+# ------------------------------------------------------------------------------------------ command line
+
+
+ARGUMENTS = ["run", "--strategy", "supervised", "--dataset", "synthetic", "--preset", "smoke", "--ratio", "0.4"]
+SETS = ["--set", "dataset.train_per_class=5", "--set", "dataset.test_per_class=1", "--set", "workers=1"]
+
+
+def test_the_command_prints_the_record(tmp_path: Path) -> None:
+    arguments = [*ARGUMENTS, *SETS, "--results", str(tmp_path), "--json"]
+    first = CliRunner().invoke(main, arguments)
+    assert first.exit_code == 0, first.stderr
+    record = json.loads(first.stdout)
+    assert record["status"] == "done"
+    assert record["training"]["teacher_clips"] == 0
+    again = CliRunner().invoke(main, arguments)
+    assert json.loads(again.stdout) == record
+    table = CliRunner().invoke(main, arguments[:-1])
+    assert "video_map@0.5" in table.stdout and "recall localization" in table.stdout
+    assert "record.json" in table.stdout
+
+
+def test_a_dry_run_says_what_it_would_take_and_does_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [*ARGUMENTS, *SETS, "--results", str(tmp_path), "--dry-run", "--json"])
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert shown["videos"] == {"labelled": 12, "unlabelled": 18, "validation": 0, "evaluated": 6}
+    assert shown["steps"] == 16
+    assert set(shown["estimate"]["seconds"]) == {"decode", "train", "detect"}
+    assert shown["estimate"]["seconds"]["train"] > 0
+    assert shown["estimate"]["parameters"] > 100_000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--strategy", "supervized"], "did you mean 'supervised'"),
+        (["--dataset", "jhmdb21"], "did you mean 'jhmdb'"),
+        (["--ratio", "2"], "ratio"),
+        (["--set", "train.stepz=2"], "did you mean 'train.steps'"),
+        (["--preset", "nan"], "did you mean 'nano'"),
+    ],
+)
+def test_wrong_requests_exit_2_and_say_what_exists(tmp_path: Path, change: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, [*ARGUMENTS, *SETS, "--results", str(tmp_path), *change])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
