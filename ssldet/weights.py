@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,18 @@ from ssldet.files import replacing
 SHOWN = 8
 """How many entry names an error message spells out per kind."""
 
+
+_scalar = np.float64(0).__reduce__()[0]
+
+NUMPY_SCALARS: list[Any] = [
+    _scalar,
+    (_scalar, "numpy.core.multiarray.scalar"),  # the name it has in older files
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+]
+"""Published checkpoints may hold a score as a NumPy number: plain data, but not on torch's own list."""
 
 COUNTER = "num_batches_tracked"
 """Entries of batch normalisation that older files lack and that change nothing: never counted as missing."""
@@ -81,7 +94,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here: pickle, zip, runtime, end of file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,6 +26,16 @@ def test_checkpoints_are_unwrapped(wrap: str | None, tmp_path: Path) -> None:
     read = read_weights(tmp_path / "checkpoint.pth")
     assert read.keys() == state.keys()
     assert all(torch.equal(read[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("score", [np.float64(0.8), np.float32(0.8), np.int64(3)])
+def test_numpy_numbers_beside_the_weights_are_no_obstacle(score: object, tmp_path: Path) -> None:
+    path = tmp_path / "yowo_ucf24_16f_best.pth"
+    content = {"epoch": 5, "state_dict": network().state_dict(), "score": score}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert read_weights(path).keys() == network().state_dict().keys()
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))  # as NumPy 1 wrote it
+    assert read_weights(path).keys() == network().state_dict().keys()
 
 
 def test_safetensors_round_trip(tmp_path: Path) -> None:
