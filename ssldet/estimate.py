@@ -36,7 +36,7 @@ class Estimate:
 
 def estimate(plan: Plan) -> Estimate:
     """Time, disk and memory of a plan. Takes a few seconds: it builds the network and runs clips through it."""
-    student = build_student(plan)
+    student, _ = build_student(plan)
     options, store = plan.config.experiment.train, FrameStore(plan.dataset, plan.config.experiment.clip.size)
     forward = _seconds_per_clip(student, plan)
     step = clips_per_step(plan)

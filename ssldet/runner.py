@@ -288,11 +288,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Run:
-    """A run under way: the plan, who listens, and the seconds of each phase."""
+    """A run under way: the plan, who listens, the seconds of each phase, and what weights were loaded."""
 
     plan: Plan
     reporter: Reporter
     seconds: dict[str, float] = field(default_factory=dict)
+    initial_weights: Mapping[str, Any] = field(default_factory=dict)
 
     def carry_out(self) -> records.Record:
         plan = self.plan
@@ -334,7 +335,7 @@ class _Run:
         """The training of this run, resumed where it was left."""
         plan, experiment = self.plan, self.plan.config.experiment
         facts, size = plan.dataset.facts, experiment.clip.size
-        student = build_student(plan)
+        student, self.initial_weights = build_student(plan)
         labelled = [video for video in plan.split.labelled if video not in skipped]
         table = TruthTable(facts, plan.train, plan.dataset.truth, size)
         options = experiment.train
@@ -460,7 +461,7 @@ class _Run:
         return record
 
     def _notes(self, prepared: PrepareReport, faults: dict[str, str]) -> dict[str, Any]:
-        notes: dict[str, Any] = {}
+        notes: dict[str, Any] = {"initial_weights": self.initial_weights or "random"}
         if self.plan.needs.unlabelled:
             notes["hidden_truth"] = "read by the pseudo-label diagnostics in the log; never by training"
         if self.plan.needs.unlabelled and self.plan.needs.unlabelled_extent == "action":
@@ -474,14 +475,13 @@ class _Run:
         return notes
 
 
-def build_student(plan: Plan) -> Detector:
-    """The network with its initial weights, drawn from the seed or loaded, on the plan's device."""
+def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
+    """The network with its initial weights on the plan's device, and what was loaded, part by part."""
     experiment, facts = plan.config.experiment, plan.dataset.facts
     torch.manual_seed(stream_seed(experiment.seed, "initial weights"))
     parts = plan.backbone.build(facts, frame_head=plan.needs.frame_head)
     student = Detector(parts, facts=facts, stride=plan.backbone.stride, region=experiment.loss)
-    if plan.weights:
-        plan.backbone.load_pretrained(student, plan.weights)
+    loaded = plan.backbone.load_pretrained(student, plan.weights) if plan.weights else {}
     if not any(p.requires_grad for p in student.parameters()):
         raise TrainingError("every part of the network is frozen; nothing would be trained")
-    return student.to(plan.device)
+    return student.to(plan.device), loaded

@@ -140,7 +140,7 @@ class Training:
         self.student.train()
         while self.counts.step < self.steps:
             began = time.perf_counter()
-            losses, clips = self.step()
+            losses, clips = self.step_once()
             seconds = time.perf_counter() - began
             self.counts.seconds += seconds
             on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
@@ -154,7 +154,7 @@ class Training:
                 break
         return self.counts.step == self.steps
 
-    def step(self) -> tuple[dict[str, float], int]:
+    def step_once(self) -> tuple[dict[str, float], int]:
         """One optimiser step: its mean loss terms, and how many clips had gradients."""
         step = self.counts.step
         if step >= self.burn_in and not self.started:

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import FACTS, TinyDataset, tiny_detector
-from ssldet_strategies.dual_guidance import DualGuidance
-from ssldet_strategies.supervised import Supervised
 from test_clips import source
 
 from ssldet.clips import TruthTable
@@ -18,6 +16,8 @@ from ssldet.contracts import Strategy
 from ssldet.diagnostics import PseudoLabelMeter
 from ssldet.errors import CheckpointError, TrainingError
 from ssldet.training import Training
+from ssldet_strategies.dual_guidance import DualGuidance
+from ssldet_strategies.supervised import Supervised
 
 OPTIONS = TrainOptions(
     batch=4,
@@ -121,7 +121,7 @@ def test_parts_give_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -
         run = training(Supervised(Supervised.Config()), OPTIONS.model_copy(update={"micro_batch": micro_batch}))
         run.student.eval()
         monkeypatch.setattr(run, "_move", lambda terms: None)
-        run.step()
+        run.step_once()
         return torch.cat([p.grad.flatten() for p in run.student.parameters() if p.grad is not None])
 
     torch.testing.assert_close(gradient(4), gradient(2), rtol=1e-4, atol=1e-5)
