@@ -174,9 +174,8 @@ def test_a_damaged_darknet_file_is_refused(darknet: Darknet19, change: Any, mess
         read_darknet(path, darknet)
 
 
-def test_pretrained_branches_are_loaded_and_reported(darknet: Darknet19, tmp_path: Path) -> None:
+def test_pretrained_branches_are_loaded_and_reported(detector: Detector, darknet: Darknet19, tmp_path: Path) -> None:
     backbone = YOWO(YOWOOptions())
-    detector = ssldet.build_detector(backbone, dataset=facts_of(3), frame_head=False)
     source = ResNeXt3D().state_dict()
     old = {f"module.{name}": value for name, value in source.items() if not name.endswith("num_batches_tracked")}
     torch.save({"state_dict": old | {"module.fc.weight": torch.zeros(400, 2048)}}, tmp_path / "resnext.pth")
@@ -189,10 +188,9 @@ def test_pretrained_branches_are_loaded_and_reported(darknet: Darknet19, tmp_pat
     assert torch.equal(loaded["backbone_2d.models.30.conv23.bias"], darknet.state_dict()["models.30.conv23.bias"])
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(detector: Detector, tmp_path: Path) -> None:
     backbone = YOWO(YOWOOptions())
-    detector = ssldet.build_detector(backbone, dataset=facts_of(3), frame_head=False)
-    state = ResNeXt3D().state_dict()
+    state = detector.features.backbone_3d.state_dict()
     del state["layer2.0.conv1.weight"]
     torch.save({"state_dict": state}, tmp_path / "resnext.pth")
     with pytest.raises(WeightsError, match=r"1 missing \(layer2\.0\.conv1\.weight\)"):
