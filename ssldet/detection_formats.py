@@ -65,15 +65,21 @@ def _is_header(line: str) -> bool:
 
 
 def rows_of_table(
-    table: pa.Table, facts: DatasetFacts, *, first_row: int = 0, lenient: bool = False, csv: bool = False
+    table: pa.Table,
+    facts: DatasetFacts,
+    *,
+    video: str | None = None,
+    first_row: int = 0,
+    lenient: bool = False,
+    csv: bool = False,
 ) -> Rows:
-    """The rows of a table in the wide or the long form.
+    """The rows of a table in the wide or the long form; of one `video`, where it is named.
 
     Raises:
         DetectionsError: names the column that is missing, unknown, or of another type.
     """
     _check_columns(table.column_names, lenient)
-    codes_n, names = _names(table["video"])
+    codes_n, names = _names(table["video"]) if video is None else (np.zeros(len(table), np.int64), [video])
     boxes_n4 = np.stack([_numbers(table, side) for side in SIDES], axis=1)
     ones_n = np.ones(len(table), np.float32)
     wide = "scores" in table.column_names
@@ -149,14 +155,17 @@ def _score_lists(column: pa.ChunkedArray, num_classes: int) -> np.ndarray:
     if not (lists or pa.types.is_fixed_size_list(column.type)):
         raise DetectionsError(f"column 'scores' holds {column.type}, expected a list of {num_classes} numbers")
     lengths_n = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    right_n = lengths_n == num_classes
+    right_n = (lengths_n == num_classes) & pc.is_valid(column).to_numpy()
     if len(right_n) and not right_n.any():
         raise DetectionsError(
             f"column 'scores' has {lengths_n[0]} numbers in a row, expected {num_classes}, one a class"
         )
+    flat = pc.list_flatten(column if right_n.all() else column.filter(pa.array(right_n)))
+    right_mk = pc.cast(flat, pa.float32(), safe=False).to_numpy().reshape(-1, num_classes)
+    if right_n.all():
+        return right_mk
     scores_nk = np.full((len(column), num_classes), np.nan, np.float32)
-    flat = pc.list_flatten(column.filter(pa.array(right_n)))
-    scores_nk[right_n] = pc.cast(flat, pa.float32(), safe=False).to_numpy().reshape(-1, num_classes)
+    scores_nk[right_n] = right_mk
     return scores_nk
 
 

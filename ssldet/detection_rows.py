@@ -181,7 +181,8 @@ def frame_indices(rows: Rows, facts: DatasetFacts) -> np.ndarray:
 
 def assemble(rows: Rows, facts: DatasetFacts, dropped: Counter[str] | None) -> VideoDetections:
     """The detections of one video from its sound rows, ordered by content; repeated rows are refused or dropped."""
-    rows = rows.take(_content_order(rows))
+    order = _content_order(rows)
+    rows = rows if order is None else rows.take(order)
     repeats_n = _repeats(rows)
     if repeats_n.any():
         if dropped is None:
@@ -209,9 +210,9 @@ def empty(facts: DatasetFacts) -> VideoDetections:
 def in_content_order(detections: VideoDetections) -> VideoDetections:
     """The same detections ordered by frame, box, confidence and scores, so that the order of rows never matters."""
     keys = [detections.frames_n, *detections.boxes_n4.T, detections.confidence_n]
-    if _in_order(keys):
-        return detections
     order = _lexicographic(keys, list(detections.scores_nk.T))
+    if order is None:
+        return detections
     return VideoDetections(
         detections.frames_n[order],
         detections.boxes_n4[order],
@@ -230,14 +231,16 @@ def _in_order(keys: Sequence[np.ndarray]) -> bool:
     return not undecided.any()
 
 
-def _lexicographic(keys: Sequence[np.ndarray], ties: Sequence[np.ndarray]) -> np.ndarray:
-    """The order of rows by the keys; the further keys are only looked at where the first ones tie."""
+def _lexicographic(keys: Sequence[np.ndarray], ties: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The order of rows by the keys, further keys where the first ones tie; None where they are in order already."""
+    if _in_order(keys):
+        return None
     order = np.lexsort(tuple(reversed(keys)))
     equal_n = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
     return np.lexsort((*reversed(ties), *reversed(keys))) if equal_n.any() else order
 
 
-def _content_order(rows: Rows) -> np.ndarray:
+def _content_order(rows: Rows) -> np.ndarray | None:
     keys = [rows.numbers_n, *rows.boxes_n4.T, rows.confidence_n]
     if rows.labels_n is not None:
         return _lexicographic([*keys, rows.labels_n, rows.scores], [])

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ssldet.contracts import DatasetFacts, Video, VideoDetections
 from ssldet.detection_formats import is_parquet, read_rows, rows_of_table
-from ssldet.detection_rows import Rows, assemble, check, empty
+from ssldet.detection_rows import Rows, assemble, check, empty, in_content_order
 from ssldet.errors import DetectionsError
 from ssldet.files import replacing
 
@@ -38,6 +38,9 @@ _SCHEMA = pa.schema(
     ],
     metadata={"written_by": "ssldet"},  # such a file may be empty: its writer closed it knowing that
 )
+
+_FORMAT = {"compression": "zstd", "use_dictionary": ["video"]}
+"""Numbers hardly repeat: a dictionary of them costs time and saves nothing."""
 
 
 class DetectionsWriter:
@@ -59,7 +62,7 @@ class DetectionsWriter:
     def __enter__(self) -> DetectionsWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
-            self._writer = stack.enter_context(pq.ParquetWriter(temporary, _SCHEMA, compression="zstd"))
+            self._writer = stack.enter_context(pq.ParquetWriter(temporary, _SCHEMA, **_FORMAT))
             self._stack = stack.pop_all()
         return self
 
@@ -73,14 +76,14 @@ class DetectionsWriter:
                 self._flush()
 
     def add(self, video_id: str, detections: VideoDetections) -> None:
-        """Append one video's detections, frames as indices from 0."""
+        """Append one video's detections, frames as indices from 0; they are put into the order of content."""
         if video_id in self._seen:
             raise DetectionsError(f"video {video_id!r} was already written to {self.path}")
         numbers = (detections.boxes_n4, detections.confidence_n, detections.scores_nk)
         if not all(np.isfinite(values).all() for values in numbers):
             raise DetectionsError(f"the detections of video {video_id!r} hold numbers that are not finite")
         self._seen.add(video_id)
-        self._tables.append(_table(video_id, detections, self.facts))
+        self._tables.append(_table(video_id, in_content_order(detections), self.facts))
         self._waiting += len(detections.frames_n)
         if self._waiting >= ROWS_PER_GROUP:
             self._flush()
@@ -113,8 +116,10 @@ class Detections(Mapping[str, VideoDetections]):
     def __init__(self, facts: DatasetFacts, videos: Mapping[str, Video], store: Store, *, lenient: bool) -> None:
         self._facts, self._videos, self._store, self._lenient = facts, videos, store, lenient
         self.dropped: Counter[str] = Counter()
+        self._sound = False
         for name in store.names:  # every row is checked before the first score is computed
             self._load(name, self.dropped)
+        self._sound = not self.dropped
 
     def __getitem__(self, video_id: str) -> VideoDetections:
         if video_id not in self._videos:
@@ -131,7 +136,9 @@ class Detections(Mapping[str, VideoDetections]):
 
     def _load(self, name: str, dropped: Counter[str]) -> VideoDetections:
         counts = dropped if self._lenient else None
-        rows = check(self._store.rows(name), self._facts, self._videos, counts)
+        rows = self._store.rows(name)
+        if not self._sound:
+            rows = check(rows, self._facts, self._videos, counts)
         return assemble(rows, self._facts, counts)
 
 
@@ -219,7 +226,8 @@ class _FileStore:
             if low >= stop:
                 break
             parts.append(self._group(group).slice(max(start - low, 0), min(stop, high) - max(start, low)))
-        return rows_of_table(pa.concat_tables(parts), self._facts, first_row=start, lenient=self._lenient)
+        table = pa.concat_tables(parts)
+        return rows_of_table(table, self._facts, video=name, first_row=start, lenient=self._lenient)
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:

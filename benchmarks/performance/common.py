@@ -1,0 +1,81 @@
+"""What the speed benchmarks share: a description of the machine, and the results file with its table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ssldet.files import write_json, write_text
+
+HERE = Path(__file__).parent
+RESULTS, README = HERE / "results.json", HERE / "README.md"
+
+INTRODUCTION = """\
+# Measured speed
+
+Each benchmark is a script of this folder that times a part of the suite against the obvious loops over boxes, written
+down in the same script, and checks that both give the same numbers. It writes its figures to `results.json` and this
+page anew. Times are processor seconds of all threads on the machine named beside them (`results.json` has wall-clock
+seconds and the load too); where the loops ran on a part only, their time is scaled up, and it says from what.
+
+| benchmark | suite | loops | ratio | aim | peak memory | machine |
+|---|---|---|---|---|---|---|
+"""
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and load, and the versions that decide the speed."""
+    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    packages = ("numpy", "numba", "pyarrow", "torch")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def peak_memory_mb() -> float:
+    """Highest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Timer:
+    """Processor seconds of a block, all threads, in `seconds`; and `wall_seconds`, which other processes lengthen."""
+
+    def __enter__(self) -> Timer:
+        self._start = time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.process_time() - self._start[0]
+        self.wall_seconds = time.perf_counter() - self._start[1]
+
+
+def record(name: str, figures: dict[str, Any]) -> None:
+    """Put a benchmark's figures into the results file and the table; they name `seconds`, `loops_seconds`, `aim`."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[name] = {**figures, "ratio": round(figures["loops_seconds"] / figures["seconds"], 1), "machine": machine()}
+    results = dict(sorted(results.items()))
+    write_json(RESULTS, results)
+    write_text(README, INTRODUCTION + "".join(_row(key, found) for key, found in results.items()))
+    print(json.dumps(results[name], indent=2))
+
+
+def _row(name: str, found: dict[str, Any]) -> str:
+    place = f"{found['machine']['processor']}, {found['machine']['cores']} cores"
+    memory = f"{found['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in found else ""
+    cells = [name, f"{found['seconds']:.3g}", f"{found['loops_seconds']:.4g}", f"{found['ratio']:.0f}x", found["aim"]]
+    return f"| {' | '.join([*cells, memory, place])} |\n"
