@@ -95,10 +95,16 @@ class TrainOptions(Options):
 
 
 class DetectOptions(Options):
-    """What goes into the detections file: filter and suppression of decoded boxes (evaluation protocol `yowo`)."""
+    """What goes into the detections file: filter and suppression of decoded boxes, as YOWO publishes them.
+
+    Attributes:
+        score_threshold: of confidence x best class; of confidence alone on multi-label data.
+        nms_iou: None means 0.4, or 0.5 on multi-label data.
+        batch: clips in one forward pass.
+    """
 
     score_threshold: float = Field(0.005, ge=0, le=1)
-    nms_iou: float = Field(0.4, gt=0, le=1)
+    nms_iou: float | None = Field(None, gt=0, le=1)
     batch: int = Field(16, ge=1)
 
 

@@ -1,17 +1,17 @@
 """The exception tree. Every error that a user can cause is one of these; anything else is a bug.
 
-    SsldetError                 exit code 1 unless a subclass says otherwise
-    ├── RequestError            the request cannot be carried out as given (exit 2)
-    │   ├── ConfigError         an option is unknown or out of range
-    │   ├── UnknownName         no such strategy, data set, backbone, metric
-    │   ├── SplitError          the labelled / unlabelled split cannot be drawn
-    │   ├── DataError           data absent, incomplete, or not what it claims to be
-    │   │   └── DecodeError     a video or image that does not decode
-    │   └── DetectionsError     a detections file that cannot be scored as it is
-    ├── WeightsError            a weights file that does not fit the network (exit 2)
-    ├── CheckpointError         a checkpoint that is damaged or belongs to another run
-    ├── PluginError             a plugin that is broken, duplicated or incompatible
-    └── TrainingError           training cannot go on (a loss that is not finite, say)
+- SsldetError: exit code 1 unless a subclass says otherwise
+    - RequestError: the request cannot be carried out as given (exit 2)
+        - ConfigError: an option is unknown or out of range
+        - UnknownName: no such strategy, data set, backbone, metric
+        - SplitError: the labelled / unlabelled split cannot be drawn
+        - DataError: data absent, incomplete, or not what it claims to be
+            - DecodeError: a video or image that does not decode
+        - DetectionsError: a detections file that cannot be scored as it is
+    - WeightsError: a weights file that does not fit the network (exit 2)
+    - CheckpointError: a checkpoint that is damaged or belongs to another run
+    - PluginError: a plugin that is broken, duplicated or incompatible
+    - TrainingError: training cannot go on (a loss that is not finite, say)
 """
 
 from __future__ import annotations

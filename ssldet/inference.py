@@ -54,6 +54,7 @@ def _detect(
     autocast: bool,
 ) -> VideoDetections:
     to_video = np.array([video.width, video.height] * 2, dtype=np.float32) / reader.options.size
+    multilabel = detector.facts.multilabel
     parts = []
     for start in range(0, len(frames), options.batch):
         some = frames[start : start + options.batch]
@@ -61,7 +62,10 @@ def _detect(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             predictions = detector(clips)
         found = detections(
-            detector.decode(predictions), score_threshold=options.score_threshold, nms_iou=options.nms_iou
+            detector.decode(predictions),
+            score_threshold=options.score_threshold,
+            nms_iou=options.nms_iou or (0.5 if multilabel else 0.4),
+            filter_by="confidence" if multilabel else "score",
         )
         parts.append(
             VideoDetections(

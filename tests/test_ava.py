@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ssldet_datasets import facts
-from ssldet_datasets.ava import AVA
 
 from ssldet.errors import DataError
+from ssldet_datasets import facts
+from ssldet_datasets.ava import AVA
 
 ROWS = """\
 film_a,0902,0.1,0.2,0.5,0.8,12,0

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from made_videos import write_mask, write_video
 from PIL import Image
-from ssldet_datasets.jhmdb import JHMDB, load_index, mask_extents, read_mask, save_index
 
 from ssldet.errors import DataError
 from ssldet.splits import draw
 from ssldet.video import read_frames
+from ssldet_datasets.jhmdb import JHMDB, load_index, mask_extents, read_mask, save_index
 
 ODD = "Odd & (name)!_#1'@+_catch_u_cm_np1"
 BOXES = [(3, 4, 20, 30), (5, 6, 22, 32), (0, 0, 64, 48)]

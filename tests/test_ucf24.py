@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from made_videos import write_video
-from ssldet_datasets.ucf24 import UCF24
 
 from ssldet.contracts import Subset
 from ssldet.errors import DataError
+from ssldet_datasets.ucf24 import UCF24
 
 LONG = "Diving/v_Diving_g01_c01"
 
