@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_detections import FACTS, detections, perfect, random_boxes, shuffled, truth, video
 
+from ssldet.average_precision import trapezoid
 from ssldet.contracts import Truth, VideoDetections
 from ssldet.errors import ConfigError, UnknownName
+from ssldet_metrics.errors import KINDS, Errors
 from ssldet_metrics.frame_map import FrameMAP
 from ssldet_metrics.protocols import THRESHOLDS
 from ssldet_metrics.recall import Recall
@@ -279,3 +281,51 @@ def test_recall_counts_frames_without_boxes_as_missed():
 def test_recall_does_not_depend_on_the_order_of_rows(seed):
     found, own = random_case(seed)
     assert recall(found, own) == recall(shuffled(found, seed), own)
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+def test_each_kind_of_error_is_told_from_the_others():
+    own = truth([(0, BOX, 0, 0), (1, BOX, 1, 1)])
+    run, kinds = (1, np.nan, np.nan), {}
+    cases = {
+        "correct": (0, BOX),
+        "localisation": (0, FAR),
+        "classification": (1, BOX),
+        "timing": (2, BOX),
+    }
+    for kind, (frame, box) in cases.items():
+        rows = [(frame, box, 0.9, run)] + [(0, BOX, 0.5, run)] * (kind != "correct")
+        kinds[kind] = {key: value.per_class["run"] for key, value in errors(detections(rows), own).items()}
+    assert kinds.pop("correct") == {key: float(key == "correct") for key in ERRORS}
+    for kind, areas in kinds.items():
+        assert {key for key, area in areas.items() if area} == {"correct", kind}
+
+
+def test_classes_that_are_nowhere_in_the_video_are_background():
+    here, elsewhere = truth([(0, BOX, 0, 0)]), truth([(0, FAR, 1, 0)])
+    found = detections([(3, FAR, 0.9, (np.nan, 1, np.nan))]), detections([(0, FAR, 0.5, (np.nan, 1, np.nan))])
+    value = result(Errors(FACTS, "standard"), (found[0], here), (found[1], elsewhere)).thresholds
+    assert value["background"].per_class["jump"] == 0.75 and value["correct"].per_class["jump"] == 0.25
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(Errors.protocols))
+def test_shares_add_up_and_the_correct_one_is_the_trapezoid_ap(seed, protocol):
+    found, own = random_case(seed)
+    areas = errors(found, own, protocol)
+    trapezoid_map = FrameMAP(FACTS, protocol)
+    trapezoid_map.rules = dataclasses.replace(trapezoid_map.rules, average_precision=trapezoid)
+    expected = at(trapezoid_map, (found, own)).per_class
+    for name in FACTS.classes:
+        if areas["correct"].per_class[name] is not None:
+            assert sum(value.per_class[name] for value in areas.values()) == pytest.approx(1.0)
+            assert areas["correct"].per_class[name] == pytest.approx(expected[name])
+
+
+ERRORS = (*KINDS, "missed")
+
+
+def errors(found, own, protocol="standard"):
+    return result(Errors(FACTS, protocol), (found, own)).thresholds

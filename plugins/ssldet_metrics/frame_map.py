@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
-from ssldet.detection_rows import in_content_order
 from ssldet_metrics.frame_matching import match_frames
-from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, choose
+from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, counted, frame_rules
 
 
 class FrameMAP(Metric):
@@ -22,24 +21,19 @@ class FrameMAP(Metric):
     columns: ClassVar = {key: f"F@{key}" for key in REPORTED}
 
     def __init__(self, facts: DatasetFacts, protocol: str) -> None:
-        self.protocol, self.rules = protocol, choose(FRAME, protocol)
-        self.pascal = self.rules.pascal or facts.multilabel
+        self.protocol, self.rules = protocol, frame_rules(facts, protocol)
         self.ranking = Ranking(facts)
 
     def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
-        detections = in_content_order(detections)
-        frames_m = truth.frames_n if self.rules.annotated_only else truth.key_frames_m
-        counted_n = np.isin(detections.frames_n, frames_m)
-        boxes_n4 = detections.boxes_n4[counted_n]
-        scores_nk = (detections.scores_nk * detections.confidence_n[:, None])[counted_n]
+        frames_n, boxes_n4, scores_nk = counted(detections, truth, self.rules)
         hits_nk = match_frames(
-            detections.frames_n[counted_n],
+            frames_n,
             boxes_n4,
             scores_nk,
             truth,
             np.array(THRESHOLDS),
             plus_one=self.rules.plus_one,
-            pascal=self.pascal,
+            pascal=self.rules.pascal,
         )
         self.ranking.add(video.id, scores_nk, hits_nk, truth.labels_nk.sum(axis=0))
 

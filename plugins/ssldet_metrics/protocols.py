@@ -15,14 +15,15 @@ AVA is matched as its own evaluation does (PASCAL: a box whose best truth is tak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ssldet.average_precision import every_point, trapezoid
-from ssldet.contracts import DatasetFacts, MetricResult, MetricValue
+from ssldet.contracts import DatasetFacts, MetricResult, MetricValue, Truth, VideoDetections
+from ssldet.detection_rows import in_content_order
 from ssldet.errors import UnknownName
 
 COCO = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -72,6 +73,24 @@ def choose(protocols: Mapping[str, Any], name: str) -> Any:
     return protocols[name]
 
 
+def frame_rules(facts: DatasetFacts, name: str) -> Protocol:
+    """How a protocol counts boxes on frames of a data set.
+
+    Raises:
+        UnknownName: there is no such protocol.
+    """
+    rules: Protocol = choose(FRAME, name)
+    return replace(rules, pascal=True) if facts.multilabel else rules
+
+
+def counted(detections: VideoDetections, truth: Truth, rules: Protocol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames, boxes and scores (confidence x class) of the detections on frames that count, in order of content."""
+    detections = in_content_order(detections)
+    rows = np.isin(detections.frames_n, truth.frames_n if rules.annotated_only else truth.key_frames_m)
+    scores_nk = detections.scores_nk * detections.confidence_n[:, None]
+    return detections.frames_n[rows], detections.boxes_n4[rows], scores_nk[rows]
+
+
 def evaluated_labels(facts: DatasetFacts) -> tuple[int, ...]:
     """The labels that are scored."""
     return tuple(range(facts.num_classes)) if facts.evaluated is None else facts.evaluated
@@ -90,9 +109,9 @@ class Ranking:
         self.without_truth: list[str] = []
         self._videos: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def add(self, video_id: str, scores_nk: np.ndarray, hits_nk: np.ndarray, truths_k: np.ndarray) -> None:
-        """Take in a video: scores (NaN: no such detection), uint16 bits of `THRESHOLDS`, truths per class."""
-        self._videos[video_id] = (scores_nk.astype(np.float32), hits_nk)
+    def add(self, video_id: str, scores_nk: np.ndarray, found_nk: np.ndarray, truths_k: np.ndarray) -> None:
+        """Take in a video: scores (NaN: no such detection), what each found (`THRESHOLDS` bits), truths per class."""
+        self._videos[video_id] = (scores_nk.astype(np.float32), found_nk)
         self.truths_k += truths_k
         if not truths_k.any():
             self.without_truth.append(video_id)
@@ -102,20 +121,28 @@ class Ranking:
         labels = evaluated_labels(self.facts)
         table = {label: self._precisions(label, rules) for label in labels}
         thresholds = {key: self._value(table, _columns_of(key), rules) for key in REPORTED}
+        return MetricResult(protocol, thresholds, notes=self.notes())
+
+    def ranked(self, label: int) -> np.ndarray:
+        """What was added for each detection of a class, in order of falling score."""
+        blocks = [self._videos[video_id] for video_id in sorted(self._videos)]
+        scores_n = np.concatenate([scores_nk[:, label] for scores_nk, _ in blocks])
+        found_n = np.concatenate([found_nk[:, label] for _, found_nk in blocks])
+        return found_n[np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]]
+
+    def notes(self) -> dict[str, list[str]]:
+        """Which videos and which of the scored classes had no truth, where there are any."""
+        labels = evaluated_labels(self.facts)
         empty = [self.facts.classes[label] for label in labels if not self.truths_k[label]]
         notes = {"videos_without_truth": sorted(self.without_truth), "classes_without_truth": empty}
-        return MetricResult(protocol, thresholds, notes={key: names for key, names in notes.items() if names})
+        return {key: names for key, names in notes.items() if names}
 
     def _precisions(self, label: int, rules: Protocol) -> np.ndarray:
         """AP of one class at each of `THRESHOLDS`."""
         truths = int(self.truths_k[label])
         if not truths:
             return np.zeros(len(THRESHOLDS))
-        blocks = [self._videos[video_id] for video_id in sorted(self._videos)]
-        scores_n = np.concatenate([scores_nk[:, label] for scores_nk, _ in blocks])
-        hits_n = np.concatenate([hits_nk[:, label] for _, hits_nk in blocks])
-        order = np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]
-        ranked_n = hits_n[order]
+        ranked_n = self.ranked(label)
         return np.array([rules.average_precision((ranked_n >> bit) & 1 == 1, truths) for bit in range(len(THRESHOLDS))])
 
     def _value(self, table: Mapping[int, np.ndarray], columns: Sequence[int], rules: Protocol) -> MetricValue:
@@ -132,6 +159,16 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """The mean of those that are numbers; None of none."""
     numbers = [value for value in values if value is not None]
     return float(np.mean(numbers)) if numbers else None
+
+
+def paired_iou(a_n4: np.ndarray, b_n4: np.ndarray, *, plus_one: bool = False) -> np.ndarray:
+    """(n,) IoU of boxes that stand beside each other."""
+    a_n4, b_n4 = a_n4.astype(np.float64), b_n4.astype(np.float64)
+    sides_n2 = np.minimum(a_n4[:, 2:], b_n4[:, 2:]) - np.maximum(a_n4[:, :2], b_n4[:, :2]) + plus_one
+    shared_n = sides_n2.clip(min=0).prod(axis=1)
+    areas = [(box[:, 2:] - box[:, :2] + plus_one).prod(axis=1) for box in (a_n4, b_n4)]
+    union_n = areas[0] + areas[1] - shared_n
+    return np.divide(shared_n, union_n, out=np.zeros(len(shared_n)), where=union_n > 0)
 
 
 def _columns_of(key: str) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.detection_rows import in_content_order
-from ssldet_metrics.protocols import choose
+from ssldet_metrics.protocols import choose, paired_iou
 
 
 class Recall(Metric):
@@ -32,7 +32,7 @@ class Recall(Metric):
         boxes_m4, labels_m, rows_m = _spokesmen(in_content_order(detections), frames_m)
         has_box_n = rows_m[np.searchsorted(frames_m, truth.frames_n)]
         frame_n = np.searchsorted(frames_m, truth.frames_n)
-        near_n = has_box_n & (_iou(boxes_m4[frame_n], truth.boxes_n4) > 0.5)
+        near_n = has_box_n & (paired_iou(boxes_m4[frame_n], truth.boxes_n4) > 0.5)
         right_n = near_n & truth.labels_nk[np.arange(len(frame_n)), labels_m[frame_n]]
         self.localised += len(np.unique(frame_n[near_n]))
         self.classified += len(np.unique(frame_n[right_n]))
@@ -56,12 +56,3 @@ def _spokesmen(detections: VideoDetections, frames_m: np.ndarray) -> tuple[np.nd
     boxes_m4[has_box_m] = detections.boxes_n4[rows]
     labels_m[has_box_m] = scores_nk[rows].argmax(axis=1) if len(rows) else 0
     return boxes_m4, labels_m, has_box_m
-
-
-def _iou(a_n4: np.ndarray, b_n4: np.ndarray) -> np.ndarray:
-    """IoU of boxes beside each other."""
-    a_n4, b_n4 = a_n4.astype(np.float64), b_n4.astype(np.float64)
-    sides_n2 = np.minimum(a_n4[:, 2:], b_n4[:, 2:]) - np.maximum(a_n4[:, :2], b_n4[:, :2])
-    shared_n = sides_n2.clip(min=0).prod(axis=1)
-    union_n = sum((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (a_n4, b_n4)) - shared_n
-    return np.divide(shared_n, union_n, out=np.zeros(len(shared_n)), where=union_n > 0)

@@ -1,0 +1,96 @@
+"""What a detector does wrong: the area that each kind of error takes from its precision-recall curve."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ssldet.contracts import DatasetFacts, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
+from ssldet_metrics.frame_matching import match_frames
+from ssldet_metrics.protocols import (
+    FRAME,
+    Ranking,
+    counted,
+    evaluated_labels,
+    frame_rules,
+    mean_of,
+    paired_iou,
+)
+
+IOU = 0.5
+KINDS = ("correct", "localisation", "classification", "timing", "background")
+CORRECT, LOCALISATION, CLASSIFICATION, TIMING, BACKGROUND = range(len(KINDS))
+
+
+class Errors(Metric):
+    """Error breakdown of frame detections at IoU 0.5, as ACT and MOC report it (Kalogeiton et al. 2017, Sec. 4.4).
+
+    A detection is correct, or the first of these that holds is what is wrong with it:
+    localisation: its class is in the frame, elsewhere or already found; classification: it is on a box of another
+    class; timing: its class is in the video, at another time; background: none of these.
+
+    Per class each kind scores the area below the curve of its share among the detections so far, over recall, by the
+    trapezoid rule; `missed` is the recall that is never reached. The six add up to 1, `correct` being the trapezoid AP.
+    """
+
+    protocols: ClassVar = tuple(FRAME)
+    columns: ClassVar = {key: key.capitalize() for key in (*KINDS, "missed")}
+
+    def __init__(self, facts: DatasetFacts, protocol: str) -> None:
+        self.facts, self.protocol, self.rules = facts, protocol, frame_rules(facts, protocol)
+        self.ranking = Ranking(facts)
+
+    def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
+        frames_n, boxes_n4, scores_nk = counted(detections, truth, self.rules)
+        plus_one, pascal = self.rules.plus_one, self.rules.pascal
+        hits_nk = match_frames(frames_n, boxes_n4, scores_nk, truth, np.array([IOU]), plus_one=plus_one, pascal=pascal)
+        class_in_frame_nk, on_a_truth_n = _surroundings(frames_n, boxes_n4, truth, plus_one)
+        kinds_nk = np.select(
+            [hits_nk == 1, class_in_frame_nk, on_a_truth_n[:, None], truth.labels_nk.any(axis=0)],
+            [CORRECT, LOCALISATION, CLASSIFICATION, TIMING],
+            BACKGROUND,
+        ).astype(np.uint8)
+        self.ranking.add(video.id, scores_nk, kinds_nk, truth.labels_nk.sum(axis=0))
+
+    def compute(self) -> MetricResult:
+        labels = evaluated_labels(self.facts)
+        shares = {label: self._shares(label) for label in labels}
+        values = {}
+        for place, key in enumerate((*KINDS, "missed")):
+            per_class = {self.facts.classes[label]: own and own[place] for label, own in shares.items()}
+            values[key] = MetricValue(mean_of(per_class.values()), per_class)
+        return MetricResult(self.protocol, values, notes=self.ranking.notes())
+
+    def _shares(self, label: int) -> list[float] | None:
+        """Area of each kind, and what is missed; None for a class without truth."""
+        truths = int(self.ranking.truths_k[label])
+        return breakdown(self.ranking.ranked(label), truths) if truths else None
+
+
+def breakdown(kinds_n: np.ndarray, truths: int) -> list[float]:
+    """Area of each of `KINDS` over recall, then the recall that is missed, from kinds in rank order; they sum to 1."""
+    ranks_m = np.flatnonzero(kinds_n == CORRECT) + 1
+    areas = []
+    for kind in range(len(KINDS)):
+        counts = np.concatenate(([0], np.cumsum(kinds_n == kind)))
+        before_m = np.where(ranks_m == 1, kind == CORRECT, counts[ranks_m - 1] / np.maximum(ranks_m - 1, 1))
+        areas.append(float((before_m + counts[ranks_m] / ranks_m).sum() / 2 / truths))
+    return [*areas, 1.0 - len(ranks_m) / truths]
+
+
+def _surroundings(
+    frames_n: np.ndarray, boxes_n4: np.ndarray, truth: Truth, plus_one: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) whether a class is in the detection's frame, and (n,) whether its box is on any truth box there."""
+    starts_m = np.searchsorted(frames_n, truth.frames_n, "left")
+    counts_m = np.searchsorted(frames_n, truth.frames_n, "right") - starts_m
+    truth_p = np.repeat(np.arange(len(counts_m)), counts_m)  # pairs of a truth and a detection of its frame
+    first_p = np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
+    found_p = np.repeat(starts_m, counts_m) + np.arange(len(truth_p)) - first_p
+    class_in_frame_nk = np.zeros((len(frames_n), truth.labels_nk.shape[1]), bool)
+    np.logical_or.at(class_in_frame_nk, found_p, truth.labels_nk[truth_p])
+    on_a_truth_n = np.zeros(len(frames_n), bool)
+    ious_p = paired_iou(boxes_n4[found_p], truth.boxes_n4[truth_p], plus_one=plus_one)
+    on_a_truth_n[found_p[ious_p >= IOU]] = True
+    return class_in_frame_nk, on_a_truth_n
