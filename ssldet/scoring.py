@@ -8,6 +8,7 @@ from typing import Any
 from ssldet import plugins
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.detection_rows import in_content_order
+from ssldet.errors import ConfigError, PluginError
 
 Results = dict[str, dict[str, MetricResult]]
 """Metric -> protocol -> its result."""
@@ -43,6 +44,20 @@ def score(
         name: {protocol: meter.compute() for protocol, meter in by_protocol.items()}
         for name, by_protocol in meters.items()
     }
+
+
+def applicable(facts: DatasetFacts) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """All installed metrics that apply to a data set, with all their protocols; and the others, with the reason."""
+    wanted: dict[str, Sequence[str]] = {}
+    reasons: dict[str, str] = {}
+    for name in plugins.names("metric"):
+        try:
+            kind: type[Metric] = plugins.load("metric", name)
+            kind(facts, kind.protocols[0])
+            wanted[name] = kind.protocols
+        except (PluginError, ConfigError) as error:  # one metric that does not fit must not cost the others
+            reasons[name] = str(error)
+    return wanted, reasons
 
 
 def _build(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Metric]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from ssldet import plugins
 from ssldet.contracts import VideoDetections
 from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.errors import UnknownName
-from ssldet.scoring import as_json, score
+from ssldet.scoring import applicable, as_json, score
 
 BOX = (10, 10, 50, 50)
 VIDEOS = [video("a"), video("b")]
@@ -53,6 +54,14 @@ def test_truth_and_detections_match_by_id():
     results = [scored({"video_map": []}, found)["video_map"]["standard"] for found in (reordered, swapped)]
     means = [result.thresholds["0.5"].mean for result in results]
     assert means == [1.0, 0.5]  # a box offered for a class with score 0 is offered still
+
+
+def test_metrics_that_do_not_fit_the_data_are_told_with_the_reason():
+    wanted, reasons = applicable(FACTS)
+    assert {"frame_map", "video_map", "recall"} <= set(wanted) and wanted["frame_map"][0] == "standard"
+    assert not reasons
+    wanted, reasons = applicable(dataclasses.replace(FACTS, multilabel=True))
+    assert "frame_map" in wanted and list(reasons) == ["video_map"]
 
 
 def test_unknown_metrics_are_named():

@@ -35,7 +35,9 @@ class Errors(Metric):
     """
 
     protocols: ClassVar = tuple(FRAME)
-    columns: ClassVar = {key: key.capitalize() for key in (*KINDS, "missed")}
+    columns: ClassVar = dict(
+        zip((*KINDS, "missed"), ("Correct", "E-loc", "E-cls", "E-time", "E-back", "Missed"), strict=True)
+    )
 
     def __init__(self, facts: DatasetFacts, protocol: str) -> None:
         self.facts, self.protocol, self.rules = facts, protocol, frame_rules(facts, protocol)
@@ -45,7 +47,8 @@ class Errors(Metric):
         frames_n, boxes_n4, scores_nk = counted(detections, truth, self.rules)
         plus_one, pascal = self.rules.plus_one, self.rules.pascal
         hits_nk = match_frames(frames_n, boxes_n4, scores_nk, truth, np.array([IOU]), plus_one=plus_one, pascal=pascal)
-        class_in_frame_nk, on_a_truth_n = _surroundings(frames_n, boxes_n4, truth, plus_one)
+        class_in_frame_nk = _classes_in_frame(frames_n, truth)
+        on_a_truth_n = _on_a_truth(frames_n, boxes_n4, truth, plus_one)
         kinds_nk = np.select(
             [hits_nk == 1, class_in_frame_nk, on_a_truth_n[:, None], truth.labels_nk.any(axis=0)],
             [CORRECT, LOCALISATION, CLASSIFICATION, TIMING],
@@ -79,18 +82,23 @@ def breakdown(kinds_n: np.ndarray, truths: int) -> list[float]:
     return [*areas, 1.0 - len(ranks_m) / truths]
 
 
-def _surroundings(
-    frames_n: np.ndarray, boxes_n4: np.ndarray, truth: Truth, plus_one: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) whether a class is in the detection's frame, and (n,) whether its box is on any truth box there."""
+def _classes_in_frame(frames_n: np.ndarray, truth: Truth) -> np.ndarray:
+    """(n, k) whether a class is anywhere in the detection's frame."""
+    frames_m, place = np.unique(truth.frames_n, return_inverse=True)
+    classes_mk = np.zeros((len(frames_m) + 1, truth.labels_nk.shape[1]), bool)  # the last row: frames without truth
+    np.logical_or.at(classes_mk, place, truth.labels_nk)
+    found_n = np.searchsorted(frames_m, frames_n)
+    return classes_mk[np.where(np.isin(frames_n, frames_m), found_n, len(frames_m))]
+
+
+def _on_a_truth(frames_n: np.ndarray, boxes_n4: np.ndarray, truth: Truth, plus_one: bool) -> np.ndarray:
+    """(n,) whether the detection's box is on any truth box of its frame."""
     starts_m = np.searchsorted(frames_n, truth.frames_n, "left")
     counts_m = np.searchsorted(frames_n, truth.frames_n, "right") - starts_m
     truth_p = np.repeat(np.arange(len(counts_m)), counts_m)  # pairs of a truth and a detection of its frame
     first_p = np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
     found_p = np.repeat(starts_m, counts_m) + np.arange(len(truth_p)) - first_p
-    class_in_frame_nk = np.zeros((len(frames_n), truth.labels_nk.shape[1]), bool)
-    np.logical_or.at(class_in_frame_nk, found_p, truth.labels_nk[truth_p])
     on_a_truth_n = np.zeros(len(frames_n), bool)
     ious_p = paired_iou(boxes_n4[found_p], truth.boxes_n4[truth_p], plus_one=plus_one)
     on_a_truth_n[found_p[ious_p >= IOU]] = True
-    return class_in_frame_nk, on_a_truth_n
+    return on_a_truth_n

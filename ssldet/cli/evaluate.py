@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
 @click.option("--split", type=int, default=1, show_default=True, help="Official split.")
 @click.option("--videos", "listed", help="Score these videos only: a file with one id a line, or ids with commas.")
-@click.option("--metric", "metrics", multiple=True, required=True, help="frame_map, video_map, recall, errors; repeatable.")
+@click.option("--metric", "metrics", multiple=True, required=True, help="frame_map, video_map, recall, errors.")
 @click.option("--protocol", help="standard, yowo or act.  [default: the metric's]")
 @click.option("--lenient", is_flag=True, help="Drop and count unsound rows instead of refusing the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, fractions 0-1, instead of tables of percent.")
@@ -127,7 +127,7 @@ def _show(results: Results) -> None:
     for metric, result in _single(results):
         titles = plugins.load("metric", metric).columns
         table = Table(title=f"{metric}, protocol {result.protocol}, percent", title_justify="left")
-        table.add_column("class")
+        table.add_column("class", no_wrap=True)
         for key in (*result.thresholds, *result.scalars):
             table.add_column(titles.get(key, key), justify="right")
         for label, values in _lines(result):
