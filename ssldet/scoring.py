@@ -7,7 +7,7 @@ from typing import Any
 
 from ssldet import plugins
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
-from ssldet.detection_rows import in_content_order
+from ssldet.detection_rows import empty, in_content_order
 from ssldet.errors import ConfigError, PluginError
 
 Results = dict[str, dict[str, MetricResult]]
@@ -27,7 +27,7 @@ def score(
         facts: the data set's facts.
         videos: the videos to score; detections of others are not looked at.
         truth: gives one video's annotation.
-        detections: by video id; every scored video has an entry, an empty one where nothing was detected.
+        detections: by video id; a video without an entry is one in which nothing was detected.
         metrics: metric name -> protocols; an empty sequence means the metric's default protocol.
 
     Raises:
@@ -36,7 +36,7 @@ def score(
     """
     meters = _build(facts, metrics)
     for video in videos:
-        own, found = truth(video.id), in_content_order(detections[video.id])
+        own, found = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
         for by_protocol in meters.values():
             for meter in by_protocol.values():
                 meter.update(video, found, own)

@@ -56,6 +56,11 @@ def test_truth_and_detections_match_by_id():
     assert means == [1.0, 0.5]  # a box offered for a class with score 0 is offered still
 
 
+def test_a_video_without_an_entry_has_no_detections():
+    value = scored({"frame_map": []}, {"a": FOUND["a"]})["frame_map"]["standard"].thresholds["0.5"]
+    assert value.per_class == {"run": 1.0, "jump": 0.0, "wave": None}
+
+
 def test_metrics_that_do_not_fit_the_data_are_told_with_the_reason():
     wanted, reasons = applicable(FACTS)
     assert {"frame_map", "video_map", "recall"} <= set(wanted) and wanted["frame_map"][0] == "standard"
