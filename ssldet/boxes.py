@@ -1,11 +1,14 @@
 """Box maths: pure functions of tensors.
 
 Boxes are xyxy unless a name says cxcywh. Letters: n, m boxes, b clips. Units are the caller's, as long as they agree.
+One loop, that of suppression on the CPU, is compiled by numba when it is first called.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -75,6 +78,17 @@ def suppress(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_t
     Returns:
         (b, n) bool: which boxes stay.
     """
+    if candidates_bn.device.type == "cpu":
+        order_bn = ranking_bn.argsort(dim=1, descending=True, stable=True)
+        kept_bn = torch.zeros_like(candidates_bn)
+        arrays = (tensor.detach().numpy() for tensor in (boxes_bn4.contiguous(), order_bn, candidates_bn, kept_bn))
+        _keep_greedily(*arrays, float(iou_threshold))
+        return kept_bn
+    return _suppress_on_device(boxes_bn4, ranking_bn, candidates_bn, iou_threshold)
+
+
+def _suppress_on_device(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
+    """`suppress` by torchvision's kernel: right anywhere, quick on a GPU."""
     clip_m, index_m = candidates_bn.nonzero(as_tuple=True)
     # float64: batched_nms may shift clips apart by an offset, which would round float32 coordinates
     chosen = batched_nms(
@@ -83,3 +97,34 @@ def suppress(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_t
     kept_bn = torch.zeros_like(candidates_bn)
     kept_bn[clip_m[chosen], index_m[chosen]] = True
     return kept_bn
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _keep_greedily(boxes_bn4, order_bn, candidates_bn, kept_bn, threshold):  # type: ignore[no-untyped-def]
+    """Mark in `kept_bn` what greedy suppression leaves. A box is compared with the kept ones only, in float64.
+
+    The kept ones lie side by side by coordinate, and an overlap is computed without branches: branches that
+    random boxes take at random cost more than the sums.
+    """
+    clips, boxes = candidates_bn.shape
+    left, top, right, bottom, areas = np.empty((5, boxes))
+    for clip in range(clips):
+        count = 0
+        for place in range(boxes):
+            index = order_bn[clip, place]
+            if not candidates_bn[clip, index]:
+                continue
+            x1, y1 = np.float64(boxes_bn4[clip, index, 0]), np.float64(boxes_bn4[clip, index, 1])
+            x2, y2 = np.float64(boxes_bn4[clip, index, 2]), np.float64(boxes_bn4[clip, index, 3])
+            area, stays = (x2 - x1) * (y2 - y1), True
+            for other in range(count):
+                width = (x2 if x2 < right[other] else right[other]) - (x1 if x1 > left[other] else left[other])
+                height = (y2 if y2 < bottom[other] else bottom[other]) - (y1 if y1 > top[other] else top[other])
+                overlap = (width if width > 0 else 0.0) * (height if height > 0 else 0.0)
+                if overlap / (area + areas[other] - overlap) > threshold:
+                    stays = False
+                    break
+            if stays:
+                left[count], top[count], right[count], bottom[count], areas[count] = x1, y1, x2, y2, area
+                count += 1
+                kept_bn[clip, index] = True

@@ -183,10 +183,9 @@ def detections(
     confidence_bn = decoded.confidence_bn
     score_bn = confidence_bn if filter_by == "confidence" else confidence_bn * decoded.scores_bnk.amax(dim=-1)
     kept_bn = suppress(decoded.boxes_bn4, confidence_bn, score_bn > score_threshold, nms_iou)
-    clip_n, index_n = kept_bn.nonzero(as_tuple=True)
-    order = confidence_bn[clip_n, index_n].argsort(descending=True, stable=True)
-    order = order[clip_n[order].argsort(stable=True)]
-    at = (clip_n[order], index_n[order])
+    order_bn = confidence_bn.argsort(dim=1, descending=True, stable=True)
+    clip_n, place_n = kept_bn.gather(1, order_bn).nonzero(as_tuple=True)
+    at = (clip_n, order_bn[clip_n, place_n])
     return Detections(at[0], decoded.boxes_bn4[at], confidence_bn[at], decoded.scores_bnk[at])
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from ssldet.boxes import (
+    _suppress_on_device,
     aligned_giou,
     box_areas,
     clip_boxes,
@@ -62,13 +65,14 @@ def greedy(boxes: Tensor, ranking: Tensor, candidates: Tensor, threshold: float)
     return sorted(kept)
 
 
+@pytest.mark.parametrize("form", [suppress, _suppress_on_device])
 @pytest.mark.parametrize(("clips", "boxes"), [(1, 12), (5, 60), (40, 50)])
-def test_suppression_equals_the_greedy_loop(clips: int, boxes: int) -> None:
+def test_suppression_equals_the_greedy_loop(form: Callable[..., Tensor], clips: int, boxes: int) -> None:
     boxes_bn4 = random_boxes(clips, boxes, seed=clips)
     generator = torch.Generator().manual_seed(1)
     ranking = (torch.rand(clips, boxes, generator=generator) * 20).round() / 20  # with ties
     candidates = torch.rand(clips, boxes, generator=generator) > 0.3
-    kept_bn = suppress(boxes_bn4, ranking, candidates, 0.4)
+    kept_bn = form(boxes_bn4, ranking, candidates, 0.4)
     for clip in range(clips):
         expected = greedy(boxes_bn4[clip], ranking[clip], candidates[clip], 0.4)
         assert kept_bn[clip].nonzero()[:, 0].tolist() == expected
@@ -86,3 +90,18 @@ def test_boxes_that_are_no_candidates_suppress_nothing() -> None:
     candidates = torch.tensor([[False, True]])
     assert suppress(boxes, torch.tensor([[0.9, 0.1]]), candidates, 0.4).tolist() == [[False, True]]
     assert not suppress(boxes, torch.tensor([[0.9, 0.1]]), torch.zeros_like(candidates), 0.4).any()
+
+
+def test_boxes_without_area_neither_go_nor_suppress() -> None:
+    boxes = torch.tensor([[[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 0, 10, 10]]])
+    kept = suppress(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.bool), 0.0)
+    assert kept.tolist() == [[True, True, True]]
+
+
+def test_suppression_reads_any_layout_and_leaves_gradients_alone() -> None:
+    boxes = random_boxes(3, 20).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    ranking = torch.rand(20, 3, generator=torch.Generator().manual_seed(2)).T.requires_grad_()
+    everything = torch.ones(3, 20, dtype=torch.bool)
+    kept_bn = suppress(boxes, ranking, everything, 0.3)
+    assert torch.equal(kept_bn, _suppress_on_device(boxes, ranking, everything, 0.3))
+    assert suppress(boxes[:0], ranking[:0], everything[:0], 0.3).shape == (0, 20)
