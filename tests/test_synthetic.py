@@ -9,14 +9,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
+from ssldet.contracts import Video
+from ssldet.errors import ConfigError, DataError, UnknownName
 from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_sizes
 from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, FACTS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.scene import Scene
 from ssldet_datasets.synthetic.storage import Recipe, make_scene, truth_table
-
-from ssldet.contracts import Video
-from ssldet.errors import ConfigError, DataError, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_background_frames_show_people() -> None:
 def test_background_leans_to_the_class_without_deciding_it() -> None:
     recipe = Recipe(train_per_class=100)
     hits = [scene.background == label for scene, (_, label, _) in zip(scenes(recipe), recipe.clips(), strict=True)]
-    assert 0.3 < np.mean(hits) < 0.45
+    assert 0.38 < np.mean(hits) < 0.53
 
 
 def test_each_look_and_each_motion_belongs_to_two_classes() -> None:

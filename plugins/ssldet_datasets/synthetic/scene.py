@@ -12,15 +12,18 @@ import numpy as np
 from ssldet_datasets.synthetic.facts import CLASSES, FPS, HEIGHT, LOOKS, MOTIONS, WIDTH
 
 FRAMES = (30, 50)
-SHORT_EVERY = 8
+SHORT_EVERY = 6
 """One video in so many, of each class alike, shows its action in a small part only; the others in most of it."""
-ACTION_SHARE = {True: (0.2, 0.4), False: (0.82, 0.96)}
+ACTION_SHARE = {True: (0.15, 0.35), False: (0.88, 0.98)}
 """Shares of the frames, by whether the action is short. Tubes are linked over whole videos: a short one is missed."""
 TWO_ACTORS = 0.35
 BYSTANDERS = (0.3, 0.45, 0.25)
 """Chances of no, one and two bystanders."""
+MOST_FIGURES = 3
 ABSENT = 0.25
 """Chance that an actor is away, not idle, outside its action (only where a bystander is there)."""
+BODY = (0.45, 0.64)
+"""Height of a body, as a share of the frame's."""
 FAVOURITE = 0.35
 """Chance that a class gets its own background; else one is drawn among those of all classes."""
 OCCLUDED = 0.4
@@ -82,7 +85,7 @@ def draw_scene(rng: np.random.Generator, label: int, short: bool) -> Scene:
     """Make up a video of one class: one or two actors, up to two bystanders, a short or a long action."""
     num_frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     actors = 2 if rng.random() < TWO_ACTORS else 1
-    bystanders = int(rng.choice(3, p=BYSTANDERS))
+    bystanders = min(int(rng.choice(3, p=BYSTANDERS)), MOST_FIGURES - actors)
     window = _window(rng, num_frames, short)
     figures = [
         _figure(rng, num_frames, window, place, label if i < actors else None, alone=bystanders == 0)
@@ -108,17 +111,16 @@ def _figure(
     rng: np.random.Generator, num_frames: int, window: tuple[int, int], place: float, label: int | None, alone: bool
 ) -> Figure:
     times = np.arange(num_frames)
-    height = HEIGHT * rng.uniform(0.40, 0.62)
-    start, stop = window[0] + int(rng.integers(3)), window[1] - int(rng.integers(3))
+    height = HEIGHT * rng.uniform(*BODY)
+    start, stop = window[0] + int(rng.integers(2)), window[1] - int(rng.integers(2))
     acts = np.zeros(num_frames, bool) if label is None else (times >= start) & (times < stop)
     motion = None if label is None else CLASSES[label][1]
     look = int(rng.integers(len(LOOKS))) if label is None else LOOKS.index(CLASSES[label][0])
     stroke = {name: _stroke(rng, times, start, stop, DRIVEN.get(motion or "") == name) for name in SWING}
     drift = rng.uniform(-0.35, 0.35) * (times - num_frames / 2) if label is None else 0.0
-    reach = height * (SWING["shift"] + 0.3) + JITTER
-    centre = np.clip(place * WIDTH, reach, WIDTH - reach)
+    sway = SWING["shift"] * height * stroke["shift"]
     ground = rng.uniform(height * (1 + 2 * SWING["lift"]) + JITTER + 2, HEIGHT - JITTER - 2)
-    x = centre + drift + SWING["shift"] * height * stroke["shift"]
+    x = _within_frame(place * WIDTH + drift + sway, 0.4 * height + JITTER)
     y = ground - SWING["lift"] * height * (1 + stroke["lift"])
     away = label is not None and not alone and rng.random() < ABSENT
     return Figure(
@@ -134,8 +136,13 @@ def _figure(
     )
 
 
+def _within_frame(x_t: np.ndarray, reach: float) -> np.ndarray:
+    """A course along x, moved as a whole so that it stays `reach` away from the sides."""
+    return x_t + max(reach - x_t.min(), 0) - max(x_t.max() - (WIDTH - reach), 0)
+
+
 def _window(rng: np.random.Generator, num_frames: int, short: bool) -> tuple[int, int]:
-    """Start and stop (exclusive) of what happens in a video; its actors begin and end within 2 frames of it."""
+    """Start and stop (exclusive) of what happens in a video; its actors begin and end within a frame of it."""
     length = round(num_frames * rng.uniform(*ACTION_SHARE[short]))
     start = int(rng.integers(num_frames - length + 1))
     return start, start + length
