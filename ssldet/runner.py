@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
-from ssldet import plugins, records, scoring, splits
+from ssldet import records, scoring, splits
 from ssldet.clips import (
     BatchSource,
     ClipReader,
@@ -37,7 +37,7 @@ from ssldet.datasets import load_dataset
 from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.detector import Detector
 from ssldet.diagnostics import PseudoLabelMeter
-from ssldet.errors import ConfigError, DataError, PluginError, RequestError, TrainingError, WeightsError
+from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
 from ssldet.files import content_hash, file_hash, replacing, write_text
 from ssldet.frame_store import FrameStore, PrepareReport
 from ssldet.inference import detect_videos
@@ -312,8 +312,8 @@ class _Run:
             detector = plan.strategy.evaluated(training.student)
             self._detect(detector, evaluated, reader)
         with self._timed("score"):
-            metrics, faults = self._score(evaluated)
-        return self._finish(training, detector, prepared, metrics, faults)
+            metrics, unscored = self._score(evaluated)
+        return self._finish(training, detector, prepared, metrics, unscored)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -403,19 +403,13 @@ class _Run:
                 self.reporter.advance(done)
 
     def _score(self, videos: Sequence[Video]) -> tuple[dict[str, Any], dict[str, str]]:
-        """All installed metrics under all their protocols, from the file just written; and the broken ones."""
+        """All metrics that apply, under all their protocols, from the file just written; and why others do not."""
         plan = self.plan
-        wanted: dict[str, Sequence[str]] = {}
-        faults: dict[str, str] = {}
-        for name in plugins.names("metric"):
-            try:
-                wanted[name] = plugins.load("metric", name).protocols
-            except PluginError as error:  # somebody's broken metric must not cost a finished training
-                faults[name] = str(error)
+        wanted, reasons = scoring.applicable(plan.dataset.facts)
         self.reporter.phase("score", len(wanted), "metrics")
         detections = read_detections(plan.folder / DETECTIONS, plan.dataset.facts, videos)
         results = scoring.score(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted)
-        return scoring.as_json(results), faults
+        return scoring.as_json(results), reasons
 
     def _finish(
         self,
@@ -423,7 +417,7 @@ class _Run:
         detector: Detector,
         prepared: PrepareReport,
         metrics: dict[str, Any],
-        faults: dict[str, str],
+        unscored: dict[str, str],
     ) -> records.Record:
         """Keep inference weights only, then write the record, last."""
         plan, counts = self.plan, training.counts
@@ -453,14 +447,14 @@ class _Run:
             provenance=records.provenance(),
             peak_memory_bytes=records.peak_memory_bytes(),
             files={name: file_hash(plan.folder / name) for name in (CONFIG, SPLIT, LOG, DETECTIONS, WEIGHTS)},
-            notes=self._notes(prepared, faults),
+            notes=self._notes(prepared, unscored),
         )
         record.write(plan.record_path)
         if not plan.config.machine.keep_checkpoints:
             (plan.folder / CHECKPOINT).unlink(missing_ok=True)
         return record
 
-    def _notes(self, prepared: PrepareReport, faults: dict[str, str]) -> dict[str, Any]:
+    def _notes(self, prepared: PrepareReport, unscored: dict[str, str]) -> dict[str, Any]:
         notes: dict[str, Any] = {"initial_weights": self.initial_weights or "random"}
         if self.plan.needs.unlabelled:
             notes["hidden_truth"] = "read by the pseudo-label diagnostics in the log; never by training"
@@ -470,8 +464,8 @@ class _Run:
             notes["short_videos"] = prepared.short
         if prepared.skipped:
             notes["skipped_videos"] = list(prepared.skipped)
-        if faults:
-            notes["broken_metrics"] = faults
+        if unscored:
+            notes["metrics_left_out"] = unscored
         return notes
 
 
