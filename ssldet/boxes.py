@@ -81,8 +81,10 @@ def suppress(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_t
     if candidates_bn.device.type == "cpu":
         order_bn = ranking_bn.argsort(dim=1, descending=True, stable=True)
         kept_bn = torch.zeros_like(candidates_bn)
-        arrays = (tensor.detach().numpy() for tensor in (boxes_bn4.contiguous(), order_bn, candidates_bn, kept_bn))
-        _keep_greedily(*arrays, float(iou_threshold))
+        boxes, order, candidates, kept = (
+            tensor.detach().numpy() for tensor in (boxes_bn4.contiguous(), order_bn, candidates_bn, kept_bn)
+        )
+        _keep_greedily(boxes, order, candidates, kept, float(iou_threshold))
         return kept_bn
     return _suppress_on_device(boxes_bn4, ranking_bn, candidates_bn, iou_threshold)
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ssldet.errors import WeightsError
+
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from torch import Tensor, nn
 
@@ -249,12 +251,13 @@ class Backbone(ABC):
     Attributes:
         Config: typed options; its fields become `--set backbone.NAME=VALUE`.
         stride: pixels of the input per cell of the grid.
-        weight_files: initial-weights names per data set name ("" = any), searched below the weights root.
+        parts: the parts that have weights files of their own: name -> path of the module in a Detector.
     """
 
     api_version: ClassVar[str] = API_VERSION
     Config: ClassVar[type[Options]] = Options
     stride: ClassVar[int]
+    parts: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Options) -> None:
         self.config = config
@@ -266,6 +269,14 @@ class Backbone(ABC):
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """Part name -> file name below the weights root that `--pretrained` loads; empty: it has none."""
         return {}
+
+    def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
+        """The tensors of a weights file of one of `parts`, by the names they have in its module.
+
+        Raises:
+            WeightsError: there is no such part, or the file is not what it should be.
+        """
+        raise WeightsError(f"this backbone has no part {part!r} with weights of its own")
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickletools
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +35,9 @@ NUMPY_SCALARS: list[Any] = [
     np.dtypes.Int64DType,
 ]
 """Published checkpoints may hold a score as a NumPy number: plain data, but not on torch's own list."""
+
+WRAPPERS = ("state_dict", "model")
+"""Under which names checkpoints keep their weights."""
 
 COUNTER = "num_batches_tracked"
 """Entries of batch normalisation that older files lack and that change nothing: never counted as missing."""
@@ -73,8 +80,28 @@ def _shorten(names: Sequence[str]) -> str:
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """What a weights file holds.
+
+    Attributes:
+        kind: of what form it is, in words.
+        state: its tensors by name, on the CPU.
+        metadata: the words and numbers beside them, such as epoch and score.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    metadata: dict[str, str | int | float]
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file or torch checkpoint by name, on the CPU.
+    """Every tensor of a safetensors file or torch checkpoint by name, on the CPU; see `open_weights`."""
+    return open_weights(path).state
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Read a safetensors file or torch checkpoint.
 
     A checkpoint's `state_dict` (or `model`) is unwrapped and the prefix `module.` of data-parallel training removed.
     Torch files are read with `weights_only`, which runs none of the code that a pickle may carry.
@@ -85,26 +112,66 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
-    return _named_tensors(path, _read_torch(path))
+        return _open_safetensors(path)
+    content = _read_torch(path)
+    form = "zip" if zipfile.is_zipfile(path) else "older"
+    return WeightsFile(f"torch checkpoint, {form} form", _named_tensors(path, content), _metadata(content))
+
+
+def _open_safetensors(path: Path) -> WeightsFile:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return WeightsFile("safetensors", load_file(path), metadata)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle's protocol before it refuses it
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here: pickle, zip, runtime, end of file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{path} is not a torch checkpoint that can be read without running code from it: {reason}"
+            f"{path} is not a torch checkpoint that can be read without running code from it: {_reason(path, error)}"
         ) from error
 
 
+def _reason(path: Path, error: Exception) -> str:
+    """Why torch refused a file: the name that its pickle asks for, where that is it. Torch's advice is left out."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked or (names := _names_asked_for(path)):
+        return f"it asks for {asked[1] if asked else names}, which is refused"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0] if lines else type(error).__name__
+
+
+def _names_asked_for(path: Path) -> str:
+    """The first name that a bare pickle imports, from its instructions alone; "" where there is none."""
+    texts: list[str] = []
+    try:
+        for instruction, argument, _ in pickletools.genops(path.read_bytes()):
+            if instruction.name in ("GLOBAL", "INST"):
+                return str(argument).replace(" ", ".")
+            if instruction.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            texts += [argument] if isinstance(argument, str) else []
+    except ValueError:  # it is no pickle
+        pass
+    return ""
+
+
+def _metadata(content: Any) -> dict[str, str | int | float]:
+    """The plain entries beside a checkpoint's weights."""
+    if not any(isinstance(content.get(key), Mapping) for key in WRAPPERS):
+        return {}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in content.items()}
+    return {str(name): value for name, value in plain.items() if isinstance(value, str | int | float)}
+
+
 def _named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
+    for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
@@ -113,6 +180,34 @@ def _named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
     if strangers:
         raise WeightsError(f"{path} holds entries that are no tensors: {_shorten(list(map(str, strangers)))}")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class DarknetHeader:
+    """The beginning of a Darknet weights file; `size` in bytes is 16, or 20 from version 0.2 on."""
+
+    version: str
+    seen: int
+    size: int
+
+
+def darknet_header(path: Path) -> DarknetHeader:
+    """Version (3 x int32) and number of images seen (int32; int64 from version 0.2 on). Then float32 values follow.
+
+    Raises:
+        WeightsError: the file is absent or does not begin so.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    with path.open("rb") as file:
+        start = file.read(20)
+    if len(start) < 16:
+        raise WeightsError(f"{path} is no Darknet weights file: it is shorter than its header")
+    major, minor, revision = np.frombuffer(start, dtype="<i4", count=3).tolist()
+    size = 20 if major * 10 + minor >= 2 else 16
+    if not (0 <= major < 1000 and 0 <= minor < 1000) or len(start) < size:
+        raise WeightsError(f"{path} is no Darknet weights file: it begins with version {major}.{minor}")
+    return DarknetHeader(f"{major}.{minor}.{revision}", int.from_bytes(start[12:size], "little"), size)
 
 
 def apply_weights(
@@ -156,7 +251,21 @@ def compare_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, s
     )
 
 
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole or not at all. Tensors that share memory are written apart."""
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all, and read them back. Those that share memory are written apart.
+
+    Raises:
+        WeightsError: what was read back differs; nothing is left at `path` that was not there.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
+        save_file(tensors, temporary, dict(metadata) if metadata else None)
+        written = load_file(temporary)
+        if written.keys() != tensors.keys() or not all(_same(written[name], tensors[name]) for name in tensors):
+            raise WeightsError(f"{path} could not be written: what was read back differs; is the disk sound?")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit."""
+    same_kind = one.dtype == other.dtype and one.shape == other.shape
+    return same_kind and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

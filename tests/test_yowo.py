@@ -152,7 +152,7 @@ def test_both_forms_of_darknet_files_are_read(
     path = tmp_path / "yolo.weights"
     path.write_bytes(darknet_bytes(darknet, version))
     assert path.stat().st_size == size  # the published file has the older form
-    state = read_darknet(path, Darknet19())
+    state = read_darknet(path)
     wanted = {name: value for name, value in darknet.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[name], value) for name, value in wanted.items())
@@ -171,7 +171,7 @@ def test_a_damaged_darknet_file_is_refused(darknet: Darknet19, change: Any, mess
     path = tmp_path / "yolo.weights"
     path.write_bytes(change(darknet_bytes(darknet, (0, 1))))
     with pytest.raises(WeightsError, match=message):
-        read_darknet(path, darknet)
+        read_darknet(path)
 
 
 def test_pretrained_branches_are_loaded_and_reported(detector: Detector, darknet: Darknet19, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ssldet.errors import WeightsError
+from ssldet.weights import darknet_header
 
 OUTPUT_CHANNELS = 425
 """The 2D feature is YOLOv2's detection output on COCO: 5 anchors x (5 + 80 classes)."""
@@ -77,39 +78,28 @@ def _last_block(number: int, inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict([(f"conv{number}", nn.Conv2d(inputs, outputs, 1))]))
 
 
-def read_darknet(path: Path, network: Darknet19) -> dict[str, Tensor]:
-    """Tensors of a Darknet weights file (`yolo.weights`) by the names of `network`, which is not changed.
+def read_darknet(path: Path) -> dict[str, Tensor]:
+    """Tensors of a Darknet weights file (`yolo.weights`) by the names of `Darknet19`.
 
-    The header is version (3 x int32) and images seen (int32; int64 from version 0.2 on). Then float32 per layer:
-    bias, and with batch normalisation scale, mean and variance; kernel.
+    Float32 per layer after the header: bias, and with batch normalisation scale, mean and variance; kernel.
 
     Raises:
         WeightsError: the file is absent, has no such header, or its length is not that of this network.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}")
-    content = path.read_bytes()
-    header = _header_bytes(path, content)
+    header = darknet_header(path)
+    with torch.device("meta"):  # names and shapes are all that is wanted
+        network = Darknet19()
     own = network.state_dict()
     names = [name for index, block in enumerate(network.models) for name in _file_order(f"models.{index}", block)]
-    expected = sum(own[name].numel() for name in names)
-    if len(content) - header != 4 * expected:
+    sizes = [own[name].numel() for name in names]
+    expected, came = 4 * sum(sizes), path.stat().st_size - header.size
+    if came != expected:
         raise WeightsError(
-            f"{path} does not hold Darknet-19 with {OUTPUT_CHANNELS} outputs: {4 * expected:,} bytes of values are "
-            f"expected after a header of {header}, {len(content) - header:,} came"
+            f"{path} does not hold Darknet-19 with {OUTPUT_CHANNELS} outputs: {expected:,} bytes of values are "
+            f"expected after a header of {header.size}, {came:,} came"
         )
-    values = torch.from_numpy(np.frombuffer(content, dtype="<f4", offset=header).astype(np.float32))
-    pieces = values.split([own[name].numel() for name in names])
+    pieces = torch.from_numpy(np.fromfile(path, dtype="<f4", offset=header.size).astype(np.float32)).split(sizes)
     return {name: piece.view(own[name].shape).clone() for name, piece in zip(names, pieces, strict=True)}
-
-
-def _header_bytes(path: Path, content: bytes) -> int:
-    if len(content) < 16:
-        raise WeightsError(f"{path} is no Darknet weights file: it is shorter than its header")
-    major, minor, _ = np.frombuffer(content, dtype="<i4", count=3).tolist()
-    if not (0 <= major < 1000 and 0 <= minor < 1000):
-        raise WeightsError(f"{path} is no Darknet weights file: it begins with version {major}.{minor}")
-    return 20 if major * 10 + minor >= 2 else 16
 
 
 def _file_order(prefix: str, block: nn.Module) -> list[str]:

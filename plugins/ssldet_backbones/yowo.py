@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -56,6 +56,7 @@ class YOWO(Backbone):
 
     Config = YOWOOptions
     stride = 32
+    parts: ClassVar[Mapping[str, str]] = {"2d": "features.backbone_2d", "3d": "features.backbone_3d"}
     config: YOWOOptions
 
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
@@ -83,21 +84,20 @@ class YOWO(Backbone):
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         return PRETRAINED.get(dataset, {})
 
+    def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
+        if part not in self.parts:
+            raise WeightsError(f"yowo takes weights of the parts 2d and 3d, not {part}")
+        if part == "2d" and file.suffix != ".safetensors":
+            return darknet.read_darknet(file)
+        # as converted, entries bear their names in a Detector; the classifier over Kinetics or HMDB-51 is no part
+        state = {name.removeprefix(f"{self.parts[part]}."): value for name, value in read_weights(file).items()}
+        return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
-        if unknown := sorted(set(files) - {"2d", "3d"}):
-            raise WeightsError(f"yowo takes weights of the parts 2d and 3d, not {', '.join(unknown)}")
-        features = detector.features
-        assert isinstance(features, YOWOFeatures)
         report: dict[str, Any] = {}
         for part, path in files.items():
-            if part == "2d":
-                branch: nn.Module = features.backbone_2d
-                state = darknet.read_darknet(path, features.backbone_2d)
-            else:
-                branch = features.backbone_3d
-                # the classifier over Kinetics or HMDB-51 is not part of the branch
-                state = {name: value for name, value in read_weights(path).items() if not name.startswith("fc.")}
-            report[part] = apply_weights(branch, state, source=str(path)).as_dict()
+            state = self.read_part(part, path)
+            report[part] = apply_weights(detector.get_submodule(self.parts[part]), state, source=str(path)).as_dict()
         return report
 
     def translate_weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -36,6 +36,7 @@ class Verb:
 VERBS = {
     "run": Verb("ssldet.cli.run:command", "Train a detector, score it and leave a record.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
+    "weights": Verb("ssldet.cli.weights:command", "Inspect, verify and convert weights files.", "Installation"),
     "plugins": Verb("ssldet.cli.plugins:command", "Show what plugins are installed.", "Installation"),
 }
 """The verbs in the order of help."""
