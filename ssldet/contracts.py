@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ssldet.errors import WeightsError
+from ssldet.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from torch import Tensor, nn
@@ -102,10 +102,15 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class VideoSource:
-    """Where frames lie: one container file, or one image per frame in order."""
+    """Where frames lie: one container file, or one image per frame in order.
+
+    `rate` is the frames a second that the annotation counts; a file of another rate is sampled by presentation time.
+    None takes the file's frames as they come.
+    """
 
     file: Path | None = None
     images: tuple[Path, ...] = ()
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,11 +144,15 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a data set: what, where it was looked for, and how to mend it."""
+    """One thing wrong with a data set: what, where it was looked for, and how to mend it.
+
+    `video` is the id of the one video that it concerns; "" where it concerns more.
+    """
 
     what: str
     where: str = ""
     remedy: str = ""
+    video: str = ""
 
     def __str__(self) -> str:
         return "; ".join(part for part in (self.what, self.where and f"looked in {self.where}", self.remedy) if part)
@@ -154,10 +163,18 @@ class Dataset(ABC):
 
     A plugin sets `facts` on the class (so that it is known without data) and takes the root in `__init__`.
     Raises `DataError` from any method when files are absent or damaged.
+
+    Attributes:
+        splits: numbers of its official splits.
+        frozen_splits: package or folder inside one ("package:folder") with its published splits; "" where it has none.
+        reported: what a published table says of it (column -> entry), to be shown beside what is counted.
     """
 
     api_version: ClassVar[str] = API_VERSION
     facts: DatasetFacts
+    splits: ClassVar[tuple[int, ...]] = (1,)
+    frozen_splits: ClassVar[str] = ""
+    reported: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def __init__(self, root: Path | None = None) -> None:
@@ -182,6 +199,24 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of what defines the data (annotation, and names and sizes of video files), not of where it lies."""
+
+    def layout(self) -> str:
+        """Which of the layouts that it knows was found, in words, one line per kind of file."""
+        return ""
+
+    @classmethod
+    def guide(cls) -> str:
+        """Where to get it, its licence, the expected folders and sizes."""
+        return ""
+
+    @classmethod
+    def write_stand_in(cls, folder: Path, seed: int = 0) -> None:
+        """Write small made-up data into `folder`, in the layout and formats of the real data.
+
+        Raises:
+            ConfigError: this data set has no stand-in.
+        """
+        raise ConfigError(f"no stand-in data can be made like {cls.facts.name!r}")
 
 
 # --------------------------------------------------------------------------------------------- detectors

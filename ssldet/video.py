@@ -8,9 +8,11 @@ where there are too few; then each gap repeats the frame before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,8 @@ def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | No
         raise DecodeError(f"{_name(source)}: asked for {num_frames} frames; the annotation must count at least one")
     if source.file is None:
         return _read_images(source.images, num_frames, size)
+    if source.rate is not None:
+        return _read_at_rate(source.file, num_frames, size, source.rate)
     return _read_container(source.file, num_frames, size)
 
 
@@ -79,6 +83,19 @@ def probe(source: VideoSource) -> VideoInfo:
         except av.FFmpegError as error:
             raise DecodeError(f"{source.file}: cannot be read to its end: {error}") from error
         return VideoInfo(stream.codec_context.width, stream.codec_context.height, packets)
+
+
+def frame_size(source: VideoSource) -> tuple[int, int]:
+    """(width, height) of the frames; a container is opened, not read through.
+
+    Raises:
+        DecodeError: a file that cannot be opened or holds no video.
+    """
+    if source.file is None:
+        info = probe(source)
+        return info.width, info.height
+    with _open_container(source.file) as (_, stream):
+        return stream.codec_context.width, stream.codec_context.height
 
 
 def align(positions: Sequence[int], num_frames: int) -> np.ndarray:
@@ -116,14 +133,48 @@ def _read_container(file: Path, num_frames: int, size: tuple[int, int] | None) -
     return DecodedVideo(frames_thwc, decoded)
 
 
-def _decode(file: Path, num_frames: int) -> Iterator[tuple[av.VideoFrame, int | None]]:
-    """Frames with their number by presentation time; damage behind the last frame needed does not count."""
+def _read_at_rate(file: Path, num_frames: int, size: tuple[int, int] | None, rate: float) -> DecodedVideo:
+    """The frames that show at 0, 1/rate, 2/rate ... seconds; each gap repeats the frame before it."""
+    frames_thwc = np.empty((0, 0, 0, 3), np.uint8)
+    reformatter, end = VideoReformatter(), 0  # frames before `end` are there
+    for frame, position in _decode(file, num_frames, rate):
+        at = end if position is None else max(position, end - 1, 0)
+        if at >= num_frames and end:
+            return DecodedVideo(_repeat_last(frames_thwc, end), num_frames)
+        if not end:
+            size, at = size or (frame.width, frame.height), 0
+            frames_thwc = np.empty((num_frames, size[1], size[0], 3), np.uint8)
+        assert size is not None
+        scaled = reformatter.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA)
+        frames_thwc[end:at] = frames_thwc[max(end - 1, 0)]
+        frames_thwc[at], end = scaled.to_ndarray(), at + 1
+    if end == 0:
+        raise DecodeError(f"{file}: holds no frames (expected {num_frames})")
+    return DecodedVideo(_repeat_last(frames_thwc, end), end)
+
+
+def _first_at(position: Fraction) -> int:
+    """The first sample at or after a position; containers that keep milliseconds are a little off."""
+    return math.ceil(position - Fraction(1, 20))
+
+
+def _repeat_last(frames_thwc: np.ndarray, end: int) -> np.ndarray:
+    frames_thwc[end:] = frames_thwc[end - 1]
+    return frames_thwc
+
+
+def _decode(file: Path, num_frames: int, rate: float | None = None) -> Iterator[tuple[av.VideoFrame, int | None]]:
+    """Frames with their number by presentation time at `rate` (None: the file's own).
+
+    Damage behind the last frame needed does not count.
+    """
     with _open_container(file) as (container, stream):
-        rate, start, count = stream.average_rate, stream.start_time or 0, 0
+        place = round if rate is None else _first_at
+        rate, start, count = rate or stream.average_rate, stream.start_time or 0, 0
         try:
             for frame in container.decode(stream):
                 timed = frame.pts is not None and frame.time_base is not None and rate
-                yield frame, round((frame.pts - start) * frame.time_base * rate) if timed else None
+                yield frame, place((frame.pts - start) * frame.time_base * rate) if timed else None
                 count += 1
         except av.FFmpegError as error:
             if count < num_frames:

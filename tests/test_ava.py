@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ssldet.errors import DataError
+from ssldet.video import read_frames
 from ssldet_datasets import facts
 from ssldet_datasets.ava import AVA
 
@@ -111,6 +112,56 @@ def test_facts_without_data() -> None:
     assert list(facts.JHMDB.classes) == sorted(facts.JHMDB.classes)
     assert list(facts.UCF24.classes) == sorted(facts.UCF24.classes)
     assert len(facts.AVA.evaluated or ()) == 60
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ava")
+    AVA.write_stand_in(folder)
+    return folder
+
+
+def test_stand_in_has_frame_folders_and_films(stand_in: Path) -> None:
+    dataset = AVA(stand_in)
+    assert dataset.verify() == []
+    assert "frames/" in dataset.layout() and "videos/" in dataset.layout()
+    (train, *_), (test, *_) = dataset.videos("train"), dataset.videos("test")
+    assert (train.num_frames, test.num_frames) == (121, 121)
+    assert dataset.truth(test.id).key_frames_m.tolist() == [60, 90, 120]
+    assert len(dataset.source(train.id).images) == 150
+    film = dataset.source(test.id)
+    assert (film.rate, read_frames(film, 121).decoded) == (30, 121)
+
+
+def test_frame_lists_say_where_frames_lie(stand_in: Path, tmp_path: Path) -> None:
+    for path in stand_in.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    film = AVA(stand_in).videos("train")[0].id
+    (tmp_path / "frames/elsewhere").mkdir(parents=True)
+    rows = ["original_vido_id video_id frame_id path labels\n"]
+    for number in range(121):
+        Image.new("RGB", (8, 6), (number,) * 3).save(tmp_path / f"frames/elsewhere/{number}.png")
+        rows.append(f'{film} 0 {number} elsewhere/{number}.png ""\n')
+    (tmp_path / "frame_lists").mkdir()
+    (tmp_path / "frame_lists/train.csv").write_text("".join(rows))
+    frames = read_frames(AVA(tmp_path).source(film), 121).frames_thwc
+    assert frames[:, 0, 0, 0].tolist() == list(range(121))
+
+
+@pytest.mark.parametrize("path", ["../x.png", "/etc/passwd"])
+def test_frame_lists_do_not_lead_out(root: Path, path: str) -> None:
+    (root / "frame_lists").mkdir()
+    (root / "frame_lists/val.csv").write_text(f'film_a 0 0 {path} ""\n')
+    with pytest.raises(DataError, match="leave the data folder"):
+        AVA(root).source("film_a")
+    assert any(problem.video == "film_a" for problem in AVA(root).verify())
+
+
+def test_version_2_1_is_read_where_2_2_is_not(root: Path) -> None:
+    for path in root.glob("*.csv"):
+        path.rename(path.with_name(path.name.replace("v2.2", "v2.1")))
+    assert len(AVA(root).truth("film_a").key_frames_m) == 895
+    assert "ava_val_v2.1.csv" in AVA(root).layout()
 
 
 @pytest.mark.real

@@ -131,3 +131,18 @@ def test_a_truncated_mp4_names_file_and_frame(shared: Path) -> None:
     with pytest.raises(DecodeError, match=r"decord_corrupted\.mp4: frame 28 of 50"):
         read_frames(source, 50, (32, 24))
     assert len(read_frames(source, 20, (32, 24)).frames_thwc) == 20
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(60, [20, 20, 80, 80, 140, 140, 200]), (15, [20, 140, 200])])
+def test_a_file_of_another_rate_is_sampled_by_time(tmp_path: Path, rate: float, expected: list[int]) -> None:
+    source = VideoSource(file=write_video(tmp_path / "a.avi", [20, 80, 140, 200]), rate=rate)
+    video = read_frames(source, len(expected))
+    assert video.decoded == len(expected)
+    assert np.allclose(levels_of(video.frames_thwc), expected, atol=4)
+
+
+def test_a_file_of_another_rate_that_ends_early_says_so(tmp_path: Path) -> None:
+    source = VideoSource(file=write_video(tmp_path / "a.avi", [20, 80, 140, 200]), rate=60)
+    video = read_frames(source, 20)
+    assert video.decoded == 7
+    assert np.allclose(levels_of(video.frames_thwc[7:]), 200, atol=4)

@@ -13,56 +13,65 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from scipy.io import loadmat
 
 from ssldet.cache import cache_root
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
-from ssldet.errors import DataError, DecodeError
-from ssldet.files import replacing
-from ssldet.video import probe
+from ssldet.errors import DataError
+from ssldet.video import frame_size, probe
 from ssldet_datasets import facts
+from ssldet_datasets.jhmdb_boxes import (
+    BoxesOfTubes,
+    BoxSource,
+    MaskBoxes,
+    PuppetMasks,
+    load_index,
+    mask_extents,
+    read_mask,
+    save_index,
+)
 from ssldet_datasets.layouts import (
     ImageFolders,
     LayoutRow,
     VideoFiles,
     checked_id,
+    describe,
     find_source,
     frame_layouts,
     open_root,
     source_bytes,
 )
+from ssldet_datasets.tube_files import ActTubes, LabelFolders, read_list
+
+__all__ = ["JHMDB", "load_index", "mask_extents", "read_mask", "save_index"]
 
 FRAMES: tuple[LayoutRow, ...] = (
     ("ReCompress_Videos", VideoFiles),
     ("videos", VideoFiles),
     ("Rename_Images", ImageFolders),
     ("Frames", ImageFolders),
+    ("rgb-images", ImageFolders),
 )
+ACT_FILES = ("JHMDB-GT.pkl", "splitfiles/JHMDB-GT.pkl", "annots/JHMDB-GT.pkl")
+LISTS = {"train": ("trainlist.txt",), "test": ("testlist_video.txt", "testlist.txt")}
+WIDTH, HEIGHT = 320, 240
 
 GUIDE = """\
 How to get J-HMDB-21: at jhmdb.is.tue.mpg.de, "Downloads", take the videos (or frames), the puppet masks and the
-splits, and unpack them into one folder jhmdb/:
+splits (about 220 MB with videos; 5 GB with frames; for research, see there for the terms), and unpack them into one
+folder jhmdb/:
     jhmdb/ReCompress_Videos/<class>/<name>.avi     (or videos/, or Rename_Images/<class>/<name>/00001.png)
     jhmdb/puppet_mask/<class>/<name>/puppet_mask.mat   (or puppet_mask/<class>/<name>.mat)
     jhmdb/splits/<class>_test_split1.txt
-then name it, or the folder that holds it, with --data-root (or SSLDET_DATA)."""
+Also read: JHMDB-GT.pkl with Frames/<class>/<name>/, and rgb-images/ with labels/<class>/<name>/00001.txt, trainlist.txt
+and testlist.txt or testlist_video.txt.
+Then name it, or the folder that holds it, with --data-root (or SSLDET_DATA)."""
 
 INDEX_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MaskBoxes:
-    """The boxes of one video: `boxes_t4` float32 xyxy per frame, NaN where the mask is empty."""
-
-    width: int
-    height: int
-    boxes_t4: np.ndarray
 
 
 class JHMDB(Dataset):
@@ -74,20 +83,41 @@ class JHMDB(Dataset):
 
     facts: DatasetFacts = facts.JHMDB
     splits: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    frozen_splits: ClassVar[str] = "ssldet_datasets:frozen"
+    reported: ClassVar[Mapping[str, str]] = {
+        "annotated actions per frame": "one",
+        "actions per frame": "one",
+        "background people": "no",
+        "densely annotated": "yes",
+    }
 
     def __init__(self, root: Path | None = None) -> None:
-        marks = ("puppet_mask", "splits", *(name for name, _ in FRAMES))
+        marks = ("puppet_mask", "splits", "labels", *ACT_FILES, *(name for name, _ in FRAMES))
         self.root = open_root(root, ("jhmdb", "JHMDB", "jhmdb21", "JHMDB-21"), marks, GUIDE)
         self.layouts = frame_layouts(self.root, FRAMES)
 
+    @classmethod
+    def guide(cls) -> str:
+        return GUIDE
+
+    @classmethod
+    def write_stand_in(cls, folder: Path, seed: int = 0) -> None:
+        from ssldet_datasets.stand_ins import write_jhmdb
+
+        write_jhmdb(folder, seed)
+
+    def layout(self) -> str:
+        where = self._boxes.folder.relative_to(self.root)
+        return f"annotation: {self._boxes.form} at {where}\n{describe(self.layouts, self.root)}"
+
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
-        """The videos of a subset that have a readable mask; `verify` names those that have none."""
+        """The videos of a subset that have readable boxes; `verify` names those that have none."""
         listed = self._split(split)[subset]
         return [self._video(video_id, self._index[video_id]) for video_id in listed if video_id in self._index]
 
     def truth(self, video_id: str) -> Truth:
         index = self.__dict__.get("_index", {})  # one video does not pay for the boxes of all
-        boxes_t4 = (index.get(video_id) or read_mask(self._mask_path(video_id))).boxes_t4
+        boxes_t4 = (index.get(video_id) or self._boxes.read(video_id)).boxes_t4
         frames_n = np.flatnonzero(~np.isnan(boxes_t4[:, 0]))
         labels_nk = np.zeros((len(frames_n), self.facts.num_classes), bool)
         labels_nk[:, self._label(video_id)] = True
@@ -127,25 +157,58 @@ class JHMDB(Dataset):
     def _split(self, split: int) -> Mapping[Subset, list[str]]:
         if split not in self.splits:
             raise DataError(f"J-HMDB has the splits 1, 2 and 3; asked for {split}")
+        if (self.root / "splits").is_dir() or not self._has_lists:
+            return self._official_split(split)
+        if isinstance(self._boxes, BoxesOfTubes) and isinstance(file := self._boxes.file, ActTubes):
+            return {"train": sorted(file.listed("train", split)), "test": sorted(file.listed("test", split))}
+        if split != 1:
+            raise DataError(f"{self.root}: trainlist.txt and testlist.txt are of split 1; asked for {split}")
+        return {"train": self._listed("train"), "test": self._listed("test")}
+
+    def _official_split(self, split: int) -> Mapping[Subset, list[str]]:
         listed: dict[Subset, list[str]] = {"train": [], "test": []}
         for name in self.facts.classes:
             for video_id, mark in read_split_file(self._split_path(name, split), name):
                 listed["train" if mark == 1 else "test"].append(video_id)
         return {subset: sorted(ids) for subset, ids in listed.items()}
 
+    @property
+    def _has_lists(self) -> bool:
+        """Whether lists came with the annotation, in place of the official split files."""
+        stored = isinstance(self._boxes, BoxesOfTubes) and isinstance(self._boxes.file, ActTubes)
+        return stored or any((self.root / name).is_file() for names in LISTS.values() for name in names)
+
+    def _listed(self, subset: Subset) -> list[str]:
+        path = next((path for name in LISTS[subset] if (path := self.root / name).is_file()), None)
+        if path is None:
+            raise DataError(f"no {' or '.join(LISTS[subset])} in {self.root}")
+        return sorted(read_list(path))
+
     def _split_path(self, class_name: str, split: int) -> Path:
         return self.root / "splits" / f"{class_name}_test_split{split}.txt"
 
-    def _mask_path(self, video_id: str) -> Path:
-        masks = self.root / "puppet_mask"
-        flat = masks / f"{checked_id(video_id, self.root)}.mat"
-        return flat if flat.is_file() else masks / video_id / "puppet_mask.mat"
+    @cached_property
+    def _boxes(self) -> BoxSource:
+        """The masks, else what else says where boxes are."""
+        found = next((path for name in ACT_FILES if (path := self.root / name).is_file()), None)
+        if (self.root / "puppet_mask").is_dir() or (found is None and not (self.root / "labels").is_dir()):
+            return PuppetMasks(self.root / "puppet_mask", self.facts.classes)
+        if found is not None:
+            return BoxesOfTubes(ActTubes(found), self._size_on_disk)
+        return BoxesOfTubes(LabelFolders(self.root / "labels", self._frames_on_disk), self._size_on_disk)
+
+    def _frames_on_disk(self, video_id: str) -> int | None:
+        source = find_source(self.layouts, video_id)
+        return probe(source).frames if source else None
+
+    def _size_on_disk(self, video_id: str) -> tuple[int, int]:
+        source = find_source(self.layouts, video_id)
+        return frame_size(source) if source else (WIDTH, HEIGHT)
 
     @cached_property
     def _ids(self) -> list[str]:
-        """Every video that has a mask, or is in a split."""
-        folders = [folder for name in self.facts.classes if (folder := self.root / "puppet_mask" / name).is_dir()]
-        found = {f"{folder.name}/{name.removesuffix('.mat')}" for folder in folders for name in _names(folder)}
+        """Every video that has boxes, or is in a split."""
+        found = set(self._boxes.ids())
         for split in self.splits:
             try:
                 found.update(*self._split(split).values())
@@ -157,7 +220,7 @@ class JHMDB(Dataset):
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(b"jhmdb")
         for video_id in self._ids:
-            mask = self._mask_path(video_id)
+            mask = self._boxes.path(video_id)
             sizes = [("mask", mask.stat().st_size if mask.is_file() else -1)]
             sizes += source_bytes(find_source(self.layouts, video_id))
             digest.update(repr((video_id, sizes)).encode())
@@ -169,23 +232,25 @@ class JHMDB(Dataset):
 
     @cached_property
     def _index(self) -> Mapping[str, MaskBoxes]:
-        """Boxes of all videos, from the cache or from the masks (about 8 s)."""
+        """Boxes of all videos; those from masks (about 8 s) are kept in the cache."""
+        if not isinstance(self._boxes, PuppetMasks):
+            return self._read_boxes()[0]
         path = cache_root() / "index" / f"jhmdb-v{INDEX_VERSION}-{self._fingerprint[:32]}.npz"
         index = load_index(path)
         if index is None:
-            index, damaged = self._read_masks()
+            index, damaged = self._read_boxes()
             if not damaged:  # a mended mask may have the size of the damaged one
                 save_index(path, index)
         return index
 
-    def _read_masks(self) -> tuple[dict[str, MaskBoxes], dict[str, DataError]]:
+    def _read_boxes(self) -> tuple[dict[str, MaskBoxes], dict[str, DataError]]:
         def read(video_id: str) -> MaskBoxes | DataError:
             try:
-                return read_mask(self._mask_path(video_id))
+                return self._boxes.read(video_id)
             except DataError as error:
                 return error
 
-        ids = [video_id for video_id in self._ids if self._mask_path(video_id).is_file()]
+        ids = [video_id for video_id in self._ids if self._boxes.path(video_id).exists()]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # inflating masks releases the interpreter
             results = dict(zip(ids, pool.map(read, ids), strict=True))
         return (
@@ -199,20 +264,25 @@ class JHMDB(Dataset):
         if not self.layouts:
             yield Problem("no folder with videos or frames", f"{self.root}", GUIDE)
         ids: list[str] = []
-        for name in self.facts.classes:
-            path = self._split_path(name, split)
+        if (self.root / "splits").is_dir() or not self._has_lists:
+            for name in self.facts.classes:
+                path = self._split_path(name, split)
+                try:
+                    ids += [video_id for video_id, _ in read_split_file(path, name)]
+                except DataError as error:
+                    remedy = "take splits.zip from the official site"
+                    yield Problem(f"split {split} of class {name}: {error}", f"{path}", remedy)
+                yield from self._missing_folders(name)
+        else:
             try:
-                ids += [video_id for video_id, _ in read_split_file(path, name)]
+                ids = [video_id for listed in self._split(split).values() for video_id in listed]
             except DataError as error:
-                yield Problem(
-                    f"split {split} of class {name}: {error}", f"{path}", "take splits.zip from the official site"
-                )
-            yield from self._missing_folders(name)
+                yield Problem(str(error), f"{self.root}", GUIDE)
         for video_id in ids:
             yield from self._problems_of(video_id)
 
     def _missing_folders(self, class_name: str) -> Iterator[Problem]:
-        if not (self.root / "puppet_mask" / class_name).is_dir():
+        if isinstance(self._boxes, PuppetMasks) and not (self._boxes.folder / class_name).is_dir():
             yield Problem(
                 f"no masks of class {class_name}", f"{self.root / 'puppet_mask' / class_name}", "unpack puppet_mask.zip"
             )
@@ -222,36 +292,40 @@ class JHMDB(Dataset):
             )
 
     def _problems_of(self, video_id: str) -> Iterator[Problem]:
+        mask = self._index.get(video_id)
+        if mask is None:
+            yield from self._missing_boxes(video_id)
+        try:
+            source = find_source(self.layouts, video_id)
+            frames = probe(source).frames if source else 0
+        except DataError as error:
+            what = f"{video_id} cannot be opened: {error}"
+            yield Problem(what, f"{self.layouts[0].expected(video_id)}", "unpack the videos again", video_id)
+            return
         class_name = video_id.partition("/")[0]
-        mask_path, mask = self._mask_path(video_id), self._index.get(video_id)
-        if mask is None and mask_path.parent.is_dir():
-            what = f"the mask of {video_id} is damaged" if mask_path.is_file() else f"no mask of {video_id}"
-            yield Problem(what, f"{mask_path}", "unpack puppet_mask.zip again")
-        elif mask is None and (self.root / "puppet_mask" / class_name).is_dir():
-            yield Problem(f"no mask of {video_id}", f"{mask_path}", "unpack puppet_mask.zip again")
-        source = find_source(self.layouts, video_id)
         if source is None:
             if any((layout.folder / class_name).is_dir() for layout in self.layouts):
-                yield Problem(
-                    f"no frames of {video_id}", f"{self.layouts[0].expected(video_id)}", "unpack the videos again"
-                )
-            return
-        where = f"{source.file or source.images[0].parent}"
-        try:
-            frames = probe(source).frames
-        except DecodeError as error:
-            yield Problem(f"{video_id} cannot be opened: {error}", where, "unpack the videos again")
-            return
-        if mask is not None and frames != len(mask.boxes_t4):
-            what = f"{video_id} has {frames} frames and its mask {len(mask.boxes_t4)}"
-            yield Problem(what, f"{where} and {mask_path}", "both must come from the same release")
+                expected = f"{self.layouts[0].expected(video_id)}"
+                yield Problem(f"no frames of {video_id}", expected, "unpack the videos again", video_id)
+        elif mask is not None and frames != len(mask.boxes_t4):
+            what = f"{video_id} has {frames} frames and its {self._noun} {len(mask.boxes_t4)}"
+            where = f"{source.file or source.images[0].parent} and {self._boxes.path(video_id)}"
+            yield Problem(what, where, "both must come from the same release", video_id)
+
+    @property
+    def _noun(self) -> str:
+        return "mask" if isinstance(self._boxes, PuppetMasks) else "annotation"
+
+    def _missing_boxes(self, video_id: str) -> Iterator[Problem]:
+        path = self._boxes.path(video_id)
+        if not isinstance(self._boxes, PuppetMasks):
+            yield Problem(f"no sound boxes of {video_id}", f"{path}", "get the annotation again", video_id)
+        elif path.parent.is_dir() or (self._boxes.folder / video_id.partition("/")[0]).is_dir():
+            what = f"the mask of {video_id} is damaged" if path.is_file() else f"no mask of {video_id}"
+            yield Problem(what, f"{path}", "unpack puppet_mask.zip again", video_id)
 
 
 # -------------------------------------------------------------------------------------------------------- files
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def read_split_file(path: Path, class_name: str) -> list[tuple[str, int]]:
@@ -273,68 +347,3 @@ def read_split_file(path: Path, class_name: str) -> list[tuple[str, int]]:
             raise DataError(f'{path}, line {number}: expected "<name>.avi 1|2", got {line!r}')
         rows.append((checked_id(f"{class_name}/{name.strip().removesuffix('.avi')}", path), int(mark)))
     return rows
-
-
-def read_mask(path: Path) -> MaskBoxes:
-    """The boxes of a puppet mask file.
-
-    Raises:
-        DataError: it is absent, damaged, or holds no mask of (height, width, frames).
-    """
-    try:
-        with path.open("rb") as stream:
-            mask = loadmat(stream, variable_names=["part_mask"])["part_mask"]
-    except FileNotFoundError as error:
-        raise DataError(f"no mask at {path}") from error
-    except Exception as error:  # a damaged file makes scipy raise nearly anything
-        raise DataError(f"{path}: not a readable puppet mask ({type(error).__name__}: {error})") from error
-    if mask.ndim == 2:  # MATLAB drops the axis of a single frame
-        mask = mask[:, :, None]
-    if mask.ndim != 3 or mask.size == 0 or mask.dtype.kind not in "buif":
-        raise DataError(f"{path}: expected a mask of (height, width, frames), got {mask.shape} {mask.dtype}")
-    return MaskBoxes(mask.shape[1], mask.shape[0], mask_extents(mask))
-
-
-def mask_extents(mask_hwt: np.ndarray) -> np.ndarray:
-    """Extent of what is not zero in each frame: (t, 4) float32 xyxy pixel edges, NaN where all is zero."""
-    edges = []
-    for axis in (0, 1):  # seen along y: columns, hence x; then the other way round
-        seen = np.asarray(mask_hwt.any(axis))
-        edges.append((seen.argmax(0), len(seen) - seen[::-1].argmax(0)))
-    (x1, x2), (y1, y2) = edges
-    boxes_t4 = np.stack([x1, y1, x2, y2], 1).astype(np.float32)
-    boxes_t4[~mask_hwt.any((0, 1))] = np.nan
-    return boxes_t4
-
-
-def save_index(path: Path, index: Mapping[str, MaskBoxes]) -> None:
-    """Write the boxes of all videos as one .npz."""
-    masks = list(index.values())
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                ids=np.array(list(index)),
-                shapes_n3=np.array([(mask.width, mask.height, len(mask.boxes_t4)) for mask in masks], np.int64).reshape(
-                    -1, 3
-                ),
-                boxes_n4=np.concatenate([mask.boxes_t4 for mask in masks]) if masks else np.empty((0, 4), np.float32),
-            )
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path} ({error.strerror}); set SSLDET_CACHE to a folder that can be written"
-        ) from error
-
-
-def load_index(path: Path) -> dict[str, MaskBoxes] | None:
-    """What `save_index` wrote; None where it is absent or damaged."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            ids, shapes_n3, boxes_n4 = stored["ids"], stored["shapes_n3"], stored["boxes_n4"]
-    except Exception:  # absent, cut off, of another kind: it is computed anew
-        return None
-    ends = np.cumsum(shapes_n3[:, 2])
-    return {
-        str(video_id): MaskBoxes(int(width), int(height), boxes_n4[end - frames : end])
-        for video_id, (width, height, frames), end in zip(ids, shapes_n3, ends, strict=True)
-    }

@@ -5,6 +5,7 @@ A data set lists those that it may be found in as rows (folder, layout); the one
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,7 @@ class FrameLayout(Protocol):
         ...
 
     def source(self, video_id: str) -> VideoSource | None:
-        """Where the frames of a video lie; None where there are none."""
+        """Where the frames of a video lie; None where there are none. Raises DataError for a link that leads out."""
         ...
 
     def expected(self, video_id: str) -> Path:
@@ -35,14 +36,16 @@ class FrameLayout(Protocol):
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """`<folder>/<id>.avi`, or another suffix of a container file."""
+    """`<folder>/<id>.avi`, or another suffix of a container file; `rate` as in `VideoSource`."""
 
     folder: Path
     suffixes: tuple[str, ...] = (".avi", ".mp4", ".mkv", ".webm")
+    rate: float | None = None
 
     def source(self, video_id: str) -> VideoSource | None:
         paths = (self.folder / f"{video_id}{suffix}" for suffix in self.suffixes)
-        return next((VideoSource(file=path) for path in paths if path.is_file()), None)
+        path = next((path for path in paths if path.is_file()), None)
+        return VideoSource(file=inside(path, self.folder), rate=self.rate) if path else None
 
     def expected(self, video_id: str) -> Path:
         return self.folder / f"{video_id}{self.suffixes[0]}"
@@ -58,8 +61,11 @@ class ImageFolders:
         folder = self.expected(video_id)
         if not folder.is_dir():
             return None
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        return VideoSource(images=tuple(images)) if images else None
+        with os.scandir(inside(folder, self.folder)) as entries:
+            images = sorted((e.name, e.is_symlink()) for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES))
+        for name, _ in filter(lambda image: image[1], images):
+            inside(folder / name, self.folder)
+        return VideoSource(images=tuple(folder / name for name, _ in images)) if images else None
 
     def expected(self, video_id: str) -> Path:
         return self.folder / video_id
@@ -94,10 +100,35 @@ def checked_id(video_id: str, where: Path) -> str:
     Raises:
         DataError: it is empty, absolute, or climbs up.
     """
-    parts = PurePosixPath(video_id).parts
-    if not parts or video_id.startswith("/") or ".." in parts or "\\" in video_id or "\0" in video_id:
-        raise DataError(f"{where}: {video_id!r} is no name of a video: it would leave the data folder")
+    parts = PurePosixPath(video_id).parts if isinstance(video_id, str) else ()
+    if (
+        not parts
+        or len(video_id) > 400
+        or video_id.startswith("/")
+        or ".." in parts
+        or "\\" in video_id
+        or "\0" in video_id
+    ):
+        raise DataError(f"{where}: {video_id!r:.200} is no name of a video: it would leave the data folder")
     return video_id
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """`path`, if all links in it stay below `folder` (which may be a link itself).
+
+    Raises:
+        DataError: it leads out.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{path}: leads out of {folder}; put the file itself there, or link the whole folder")
+    return path
+
+
+def describe(layouts: Sequence[FrameLayout], root: Path) -> str:
+    """Which frames were found, in words."""
+    kinds = {VideoFiles: "video files", ImageFolders: "one image per frame"}
+    found = (f"{kinds.get(type(at), 'frames')} in {at.folder.relative_to(root)}/" for at in layouts)
+    return "frames: " + (", ".join(found) or "none")
 
 
 def open_root(root: Path | None, names: Sequence[str], marks: Sequence[str], guide: str) -> Path:
