@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector import Detector, FrameHead
+from ssldet.detector import Detector, FrameHead, FramePool
 from ssldet.errors import WeightsError
 from ssldet.weights import apply_weights, read_weights
 from ssldet_backbones import darknet, resnext3d
@@ -41,6 +41,7 @@ class YOWOOptions(Options):
         frame_hidden: width of the frame head.
         frame_scale: initial inverse temperature of its cosine classifier.
         learn_frame_scale: whether training moves it.
+        frame_pool: how the frame head pools the grid, "mean" or "max".
     """
 
     freeze_2d: bool = False
@@ -49,6 +50,7 @@ class YOWOOptions(Options):
     frame_hidden: int = Field(512, ge=1)
     frame_scale: float = Field(10.0, gt=0)
     learn_frame_scale: bool = True
+    frame_pool: FramePool = "mean"
 
 
 class YOWO(Backbone):
@@ -78,6 +80,7 @@ class YOWO(Backbone):
                 hidden=options.frame_hidden,
                 scale=options.frame_scale,
                 learn_scale=options.learn_frame_scale,
+                pool=options.frame_pool,
             )
         return DetectorParts(features, box_head, head)
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector import FrameHead
+from ssldet.detector import FrameHead, FramePool
 from ssldet_backbones.cfam import CFAM
 from ssldet_backbones.convolution import Conv3d
 
@@ -26,6 +26,7 @@ class NanoOptions(Options):
         frame_hidden: width of the frame head.
         frame_scale: initial inverse temperature of its cosine classifier.
         learn_frame_scale: whether training moves it.
+        frame_pool: how the frame head pools the grid, "mean" or "max".
     """
 
     width: int = Field(16, ge=4, multiple_of=2)
@@ -34,6 +35,7 @@ class NanoOptions(Options):
     frame_hidden: int = Field(128, ge=1)
     frame_scale: float = Field(10.0, gt=0)
     learn_frame_scale: bool = True
+    frame_pool: FramePool = "max"
 
 
 class YOWONano(Backbone):
@@ -52,6 +54,7 @@ class YOWONano(Backbone):
             hidden=options.frame_hidden,
             scale=options.frame_scale,
             learn_scale=options.learn_frame_scale,
+            pool=options.frame_pool,
         )
         box_head = nano_box_head(features.channels, facts, options.objectness_bias)
         return DetectorParts(features, box_head, head if frame_head else None)
