@@ -202,11 +202,19 @@ def region_loss(
     `yowo`: the published code's sums over the batch, not divided by anything (on multi-label data the class term is a
     mean over assigned cells), so its scale grows with the batch. Terms x, y, w, h, conf, cls.
 
-    `paper`: Eqs. 1-4, alpha * (L_x + L_y + L_w + L_h + L_conf) + L_focal, summed over cells and **divided by the number
-    of clips**, masked ones included, so that neither batch size nor accumulation changes the gradient's scale.
-    Deviations from the print, which leaves these open or contradicts itself: the focal term carries the minus that
-    Eq. 3 lacks, and is a function of the decoded class probability at assigned cells; the parametrisation (sigmoid
-    x, y; raw w, h), the assignment, the ignore rule, the object weight 5 and IoU as confidence target are YOWO's.
+    `paper`: Eqs. 1-4, alpha * (L_x + L_y + L_w + L_h + L_conf) + L_focal, with these deviations from the print, which
+    leaves much open (docs/paper-map.md has the same list):
+
+    - it is summed over cells and **divided by the number of clips**, masked ones included, so that neither batch
+      size nor accumulation changes the gradient's scale;
+    - the focal term carries the minus that Eq. 3 lacks;
+    - the focal term is a function of the decoded class probability (`class_probabilities`), cut to 1e-6 .. 1 - 1e-6;
+      at assigned cells only, summed over classes; `class_form` offers the softmax form instead of the printed one;
+    - coordinates count at assigned cells only, as sigmoid x, y and raw w, h, YOWO's parametrisation;
+    - assignment is YOWO's: the anchor of best shape IoU at the cell of the centre, later truths over earlier ones;
+    - the confidence target is the IoU of predicted box and truth at assigned cells, without gradient, 0 elsewhere;
+    - confidence weighs `object_scale` = 5 at assigned cells and 0 where a box overlaps a truth by more than
+      `ignore_iou` = 0.6, as in YOWO.
 
     `giou`: box_weight * (1 - GIoU) and the class cross-entropy (binary on multi-label data) of assigned cells, and the
     binary cross-entropy of objectness (1 at assigned cells, ignored where a box overlaps a truth by more than

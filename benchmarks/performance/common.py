@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: a description of the machine, and the results file with its table."""
+"""What the speed benchmarks share: a description of the machine, and the results file with its tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import resource
+import statistics
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,17 @@ from ssldet.files import write_json, write_text
 
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+"""The page for readers: what stands in it above the table is kept, the table is the same."""
 
 INTRODUCTION = """\
 # Measured speed
 
 Each benchmark is a script of this folder that times a part of the suite against the obvious loops over boxes, written
-down in the same script, and checks that both give the same numbers. It writes its figures to `results.json` and this
-page anew. Times are processor seconds of all threads on the machine named beside them (`results.json` has wall-clock
-seconds and the load too); where the loops ran on a part only, their time is scaled up, and it says from what.
+down in the same script, and checks that both give the same numbers. It writes its figures to `results.json`, this page
+and the table of `docs/performance.md` anew. Times are processor seconds of all threads on the machine named beside them
+(`results.json` has wall-clock seconds and the load too); where the loops ran on a part only, their time is scaled up,
+and it says from what.
 
 | benchmark | suite | loops | ratio | aim | peak memory | machine |
 |---|---|---|---|---|---|---|
@@ -64,13 +69,31 @@ class Timer:
         self.wall_seconds = time.perf_counter() - self._start[1]
 
 
+def typical(function: Callable[[], object], repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """Median seconds of a call, on the processor and on the wall, after `warm_up` calls that are not counted."""
+    for _ in range(warm_up):
+        function()
+    timers = [Timer() for _ in range(repeats)]
+    for timer in timers:
+        with timer:
+            function()
+    return {
+        "seconds": statistics.median(timer.seconds for timer in timers),
+        "wall_seconds": statistics.median(timer.wall_seconds for timer in timers),
+        "repeats": repeats,
+    }
+
+
 def record(name: str, figures: dict[str, Any]) -> None:
     """Put a benchmark's figures into the results file and the table; they name `seconds`, `loops_seconds`, `aim`."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[name] = {**figures, "ratio": round(figures["loops_seconds"] / figures["seconds"], 1), "machine": machine()}
     results = dict(sorted(results.items()))
     write_json(RESULTS, results)
-    write_text(README, INTRODUCTION + "".join(_row(key, found) for key, found in results.items()))
+    rows = "".join(_row(key, found) for key, found in results.items())
+    write_text(README, INTRODUCTION + rows)
+    heading = INTRODUCTION[INTRODUCTION.index("| benchmark") :]
+    write_text(PAGE, PAGE.read_text().split("| benchmark")[0] + heading + rows)
     print(json.dumps(results[name], indent=2))
 
 
