@@ -108,7 +108,7 @@ def test_background_frames_show_people() -> None:
 def test_background_leans_to_the_class_without_deciding_it() -> None:
     recipe = Recipe(train_per_class=100)
     hits = [scene.background == label for scene, (_, label, _) in zip(scenes(recipe), recipe.clips(), strict=True)]
-    assert 0.38 < np.mean(hits) < 0.53
+    assert 0.27 < np.mean(hits) < 0.45
 
 
 def test_each_look_and_each_motion_belongs_to_two_classes() -> None:

@@ -34,7 +34,7 @@ class Capsule(NamedTuple):
 def body(figure: Figure) -> list[Capsule]:
     """The parts of a figure from back to front, in pixels of the scene.
 
-    Torso, legs, and arms with head carry one colour each; the three cover about the same area.
+    Torso with arms, legs, and head carry one colour each.
     """
     h, feet = figure.height, figure.feet_t2
 
@@ -48,7 +48,7 @@ def body(figure: Figure) -> list[Capsule]:
     for side in (-1, 1):
         hip, shoulder = at(0.055 * side, -0.42), at(0.12 * side, -0.71)
         parts.append(Capsule(hip, limb(hip, side, figure.leg_t, 0.36), 0.06 * h, 1))
-        parts.append(Capsule(shoulder, limb(shoulder, side, figure.arm_t, 0.32), 0.05 * h, 2))
+        parts.append(Capsule(shoulder, limb(shoulder, side, figure.arm_t, 0.32), 0.05 * h, 0))
     parts.append(Capsule(at(0, -0.66), at(0, -0.46), 0.13 * h, 0))
     parts.append(Capsule(at(0, -0.90), at(0, -0.89), 0.10 * h, 2))
     return parts
@@ -180,7 +180,7 @@ def _texture(rng: np.random.Generator, kind: int, x: np.ndarray, y: np.ndarray) 
 
 def _clutter(rng: np.random.Generator, width: int, height: int) -> Iterator[tuple[int, int, int, int, np.ndarray]]:
     """Furniture: rectangles in the colours of the clothes, dulled."""
-    for _ in range(rng.integers(2, 6)):
+    for _ in range(rng.integers(3, 8)):
         w, h = rng.integers(6, 30, 2)
         left, top = int(rng.integers(width - w)), int(rng.integers(height - h))
         colour = COLOURS[rng.integers(len(COLOURS))] * rng.uniform(0.6, 1.1)

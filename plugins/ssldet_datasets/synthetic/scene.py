@@ -24,13 +24,13 @@ ABSENT = 0.25
 """Chance that an actor is away, not idle, outside its action (only where a bystander is there)."""
 BODY = (0.45, 0.64)
 """Height of a body, as a share of the frame's."""
-FAVOURITE = 0.35
+FAVOURITE = 0.2
 """Chance that a class gets its own background; else one is drawn among those of all classes."""
 OCCLUDED = 0.4
 JITTER = 4
 """Most pixels that the camera strays from where it points."""
 
-SWING = {"arm": np.radians(62), "lift": 0.17, "shift": 0.28}
+SWING = {"arm": np.radians(62), "lift": 0.2, "shift": 0.34}
 """Half the stroke of each motion: arms (angle), body up and down, body sideways (shares of the height)."""
 DRIVEN = {"wave": "arm", "jump": "lift", "dash": "shift"}
 
@@ -129,7 +129,7 @@ def _figure(
         look=look,
         feet_t2=np.stack([x, y], 1),
         arm_t=np.radians(92) + SWING["arm"] * stroke["arm"],
-        leg_t=np.radians(18) * (1 + stroke["shift"]) / 2 + np.radians(6),
+        leg_t=np.radians(20 + 14 * stroke["shift"]),
         visible_t=acts if away else np.ones(num_frames, bool),
         acts_t=acts,
         tint=rng.uniform(0.85, 1.15) * rng.uniform(0.93, 1.07, 3),
