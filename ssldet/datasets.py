@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ssldet import plugins
-from ssldet.contracts import Dataset
-from ssldet.errors import ConfigError, did_you_mean
+from ssldet.contracts import Dataset, Subset
+from ssldet.errors import ConfigError, DataError, PluginError, did_you_mean
 
 ROOT_VARIABLE = "SSLDET_DATA"
 
@@ -33,3 +33,29 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
     dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **options)
     return dataset
+
+
+def identify(folder: Path) -> dict[str, Dataset]:
+    """Which data sets lie in a folder: name -> opened, of all installed ones that users hold on their disks."""
+    found = {}
+    for name in plugins.names("dataset"):
+        try:
+            plugin = plugins.load("dataset", name)
+            if plugin.guide():  # others are made on the spot, not found
+                dataset: Dataset = plugin(folder)
+                if _holds_videos(dataset):
+                    found[name] = dataset
+        except (DataError, PluginError):
+            continue
+    return found
+
+
+def _holds_videos(dataset: Dataset) -> bool:
+    subsets: tuple[Subset, ...] = get_args(Subset)
+    for subset in subsets:
+        try:
+            if dataset.videos(subset, dataset.splits[0]):
+                return True
+        except DataError:
+            continue
+    return False

@@ -36,6 +36,9 @@ class Verb:
 VERBS = {
     "run": Verb("ssldet.cli.run:command", "Train a detector, score it and leave a record.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
+    "data": Verb("ssldet.cli.data:command", "Find, check, count and prepare data sets.", "Data"),
+    "split": Verb("ssldet.cli.split:command", "Make, show and check labelled / unlabelled splits.", "Data"),
+    "cache": Verb("ssldet.cli.cache:command", "Show and remove decoded frames.", "Data"),
     "weights": Verb("ssldet.cli.weights:command", "Inspect, verify and convert weights files.", "Installation"),
     "plugins": Verb("ssldet.cli.plugins:command", "Show what plugins are installed.", "Installation"),
 }

@@ -1,0 +1,330 @@
+"""`ssldet data`: what data sets are here, what is missing, what they hold; prepared frames and stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ssldet.contracts import Dataset, Problem, Subset, Video
+    from ssldet.decoding import DecodeReport
+    from ssldet.statistics import Statistics
+
+data_root = click.option(
+    "--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set."
+)
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+split_number = click.option("--split", type=int, default=1, show_default=True, help="Official split.")
+options_of = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Option of the data set.")
+workers_option = click.option("--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: cores]")
+
+
+@click.group()
+def command() -> None:
+    """Find, check, count and prepare data sets. D is a data set's name, or a folder to be recognised."""
+
+
+@command.command("list")
+@data_root
+@json_flag
+def list_data(data_root: Path | None, as_json: bool) -> None:
+    """List the data sets that can be read, and which of them lie below the data root.
+
+    Example: ssldet data list --data-root data
+    """
+    from ssldet import plugins
+    from ssldet.datasets import identify
+
+    found = identify(data_root) if data_root else {}
+    rows = [{"name": name, "layout": found[name].layout() if name in found else None} for name in _readable(plugins)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        layout = row["layout"]
+        lines = layout.splitlines() if layout else ["not found below the data root" if data_root else ""]
+        click.echo(f"{row['name']:<12}{('; '.join(lines))}".rstrip())
+
+
+@command.command("verify")
+@click.argument("name", metavar="D")
+@data_root
+@split_number
+@options_of
+@click.option("--decode", is_flag=True, help="Decode every video, which finds damage inside the files.")
+@workers_option
+@json_flag
+def verify(
+    name: str,
+    data_root: Path | None,
+    split: int,
+    assignments: tuple[str, ...],
+    decode: bool,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Say what layout was found, what it holds, and every file that is missing or damaged; exit 1 if incomplete.
+
+    Example: ssldet data verify jhmdb --data-root data --decode
+    """
+    dataset = open_data(name, data_root, assignments)
+    problems = [_as_json(problem) for problem in dataset.verify(split)]
+    videos = _videos(dataset, split)
+    decoded = _decode(dataset, [video for found in videos.values() for video in found], workers) if decode else None
+    if decoded:
+        problems += [{"what": text, "video": video_id} for video_id, text in sorted(decoded.damaged.items())]
+    counts = {subset: len(found) for subset, found in videos.items()}
+    if as_json:
+        report: dict[str, Any] = {
+            "dataset": dataset.facts.name,
+            "layout": _layout(dataset),
+            "videos": counts,
+            "problems": problems,
+        }
+        if decoded:
+            report |= {"decoded": decoded.videos, "short": decoded.short}
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _show_check(dataset, counts, problems, decoded)
+    sys.exit(1 if problems else 0)
+
+
+@command.command("stats")
+@click.argument("name", metavar="D")
+@data_root
+@split_number
+@options_of
+@json_flag
+def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Count videos, tubes, boxes, frames and background per class, from the annotation; and the paper's Table 1.
+
+    Example: ssldet data stats ucf24 --data-root data --json
+    """
+    from ssldet.statistics import count, table_1
+
+    dataset = open_data(name, data_root, assignments)
+    found = count(dataset, split)
+    rows = table_1(found, dataset.reported)
+    if as_json:
+        content = {"dataset": dataset.facts.name, "split": split, "subsets": found.as_json(), "table_1": rows}
+        click.echo(json.dumps({**content, "absent": found.absent}, indent=2))
+    else:
+        _show_stats(dataset, found, rows)
+
+
+@command.command("prepare")
+@click.argument("name", metavar="D")
+@data_root
+@split_number
+@options_of
+@click.option("--size", type=int, default=224, show_default=True, help="Side of the frames: clip.size of the runs.")
+@click.option("--skip-damaged", is_flag=True, help="Leave out videos that do not decode.")
+@workers_option
+def prepare(
+    name: str,
+    data_root: Path | None,
+    split: int,
+    assignments: tuple[str, ...],
+    size: int,
+    skip_damaged: bool,
+    workers: int,
+) -> None:
+    """Decode all videos to frames at the training size, which runs then share; goes on where it was stopped.
+
+    Example: ssldet data prepare jhmdb --data-root data --size 112
+    """
+    from ssldet.frame_store import FrameStore
+
+    dataset = open_data(name, data_root, assignments)
+    videos = [video for found in _videos(dataset, split).values() for video in found]
+    store = FrameStore(dataset, size)
+    click.echo(f"{len(store.missing(videos))} of {len(videos)} videos to decode", err=True)
+    with bar("decode", len(videos)) as advance:
+        report = store.prepare(
+            videos, workers=workers, progress=lambda done, _: advance(done), skip_damaged=skip_damaged
+        )
+    click.echo(f"{report.decoded} videos decoded into {store.folder}")
+    for video_id, (decoded, annotated) in sorted(report.short.items()):
+        click.echo(f"short: {video_id} has {decoded} of {annotated} frames; the others repeat those before them")
+    for video_id in report.skipped:
+        click.echo(f"skipped: {video_id} does not decode")
+
+
+@command.command("synth")
+@click.argument("folder", metavar="D", type=click.Path(path_type=Path))
+@click.option("--like", required=True, help="Data set to imitate: ucf24, jhmdb or ava.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes other videos.")
+def synth(folder: Path, like: str, seed: int) -> None:
+    """Write small made-up data into folder D, in the layout and formats of a real data set.
+
+    Example: ssldet data synth stand-ins/ucf24 --like ucf24
+    """
+    from ssldet import plugins
+
+    plugin: type[Dataset] = plugins.load("dataset", like)
+    plugin.write_stand_in(folder, seed)
+    click.echo(f"{folder}: stand-in data like {like}; numbers made on it mean nothing")
+
+
+@command.command("guide")
+@click.argument("name", metavar="D")
+def guide(name: str) -> None:
+    """Say where to get a data set, under which licence, and which folders are expected.
+
+    Example: ssldet data guide ava
+    """
+    from ssldet import plugins
+
+    plugin: type[Dataset] = plugins.load("dataset", name)
+    click.echo(plugin.guide() or f"{name} needs nothing: it is made on first use")
+
+
+# ------------------------------------------------------------------------------------------------- opening
+
+
+def open_data(name: str, data_root: Path | None, assignments: Sequence[str] = ()) -> Dataset:
+    """A data set by name, or the one that lies in a folder.
+
+    Raises:
+        UnknownName, DataError: no such data set; or the folder holds none that is known, or several.
+    """
+    from ssldet import plugins
+    from ssldet.datasets import identify, load_dataset
+    from ssldet.errors import DataError
+
+    if name in plugins.names("dataset") or not Path(name).is_dir():
+        return load_dataset(name, data_root, **_options(assignments))
+    found = identify(Path(name))
+    if len(found) != 1:
+        known = ", ".join(_readable(plugins))
+        what = f"{' and '.join(found)} were found" if found else "no data set was recognised"
+        raise DataError(
+            f"{name}: {what}; name one of {known} with --data-root {name} to see what is missing, "
+            "or see `ssldet data guide` for the folders expected"
+        )
+    return next(iter(found.values()))
+
+
+def _options(assignments: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    from ssldet.errors import ConfigError
+
+    options = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: expected key=value, such as annotations=boxes.csv")
+        try:
+            options[key.removeprefix("dataset.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
+    return options
+
+
+def _readable(plugins: Any) -> list[str]:
+    """Installed data sets that can be imported."""
+    broken = {fault.distribution for fault in plugins.faults()}
+    return sorted({p.name for p in plugins.available("dataset") if p.distribution not in broken})
+
+
+def _videos(dataset: Dataset, split: int) -> dict[str, Sequence[Video]]:
+    from ssldet.errors import DataError
+
+    videos: dict[str, Sequence[Video]] = {}
+    subsets: tuple[Subset, ...] = ("train", "test")
+    for subset in subsets:
+        try:
+            videos[subset] = dataset.videos(subset, split)
+        except DataError:
+            videos[subset] = []  # verify says why
+    return videos
+
+
+# ------------------------------------------------------------------------------------------------- showing
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; gives what sets how much is done. Draws nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _decode(dataset: Dataset, videos: Sequence[Video], workers: int) -> DecodeReport:
+    from ssldet.decoding import decode_all
+
+    with bar("decode", len(videos)) as advance:
+        return decode_all(dataset, videos, workers, advance)
+
+
+def _layout(dataset: Dataset) -> list[str]:
+    from ssldet.errors import DataError
+
+    try:
+        return dataset.layout().splitlines()
+    except DataError as error:
+        return [f"none: {str(error).splitlines()[0]}"]
+
+
+def _as_json(problem: Problem) -> dict[str, str]:
+    fields = ("what", "where", "remedy", "video")
+    return {name: value for name in fields if (value := getattr(problem, name))}
+
+
+def _show_check(
+    dataset: Dataset, counts: dict[str, int], problems: Sequence[dict[str, str]], decoded: DecodeReport | None
+) -> None:
+    click.echo("\n".join([f"data set: {dataset.facts.name}", *_layout(dataset)]))
+    click.echo("videos: " + ", ".join(f"{count} {subset}" for subset, count in counts.items()))
+    if decoded:
+        click.echo(f"decoded: {decoded.videos} videos, {len(decoded.damaged)} damaged, {len(decoded.short)} short")
+        for video_id, (found, annotated) in sorted(decoded.short.items()):
+            click.echo(f"  short: {video_id} has {found} of {annotated} frames; frames are repeated")
+    for problem in problems:
+        parts = (problem["what"], f"looked in {problem['where']}" if "where" in problem else "", problem.get("remedy"))
+        click.echo("  " + "; ".join(part for part in parts if part))
+    click.echo(f"incomplete: {len(problems)} problems" if problems else "complete")
+
+
+def _show_stats(dataset: Dataset, found: Statistics, rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    columns = ("videos", "tubes", "boxes", "labels", "frames", "annotated_frames", "background")
+    for subset, counts in found.subsets.items():
+        table = Table(title=f"{dataset.facts.name}, {subset}", title_justify="left")
+        table.add_column("class", no_wrap=True)
+        for column in columns:
+            table.add_column(column.replace("_", " "), justify="right")
+        for name, part in [*found.classes[subset].items(), (subset, counts)]:
+            if part.videos:
+                values = part.as_json()
+                table.add_row(name, *(_cell(values[column]) for column in columns))
+        console.print(table)
+    for subset, why in found.absent.items():
+        console.print(f"{subset}: not counted: {why}", highlight=False, soft_wrap=True)
+    for row in rows:
+        words = f"{row['column']}: {row['counted'] or row['detail']}"
+        detail = f" ({row['detail']})" if row["counted"] else ""
+        printed = f"; Table 1 prints {row['printed']!r}" if row["differs"] else ""
+        console.print(words + detail + printed, highlight=False, soft_wrap=True)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
