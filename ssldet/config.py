@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssldet import plugins
 from ssldet.clips import ClipOptions
@@ -109,13 +109,17 @@ class DetectOptions(Options):
 
 
 class Experiment(Options):
-    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id."""
+    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id.
+
+    `videos` restricts training and test to a list of ids, sorted; None means all.
+    """
 
     strategy: str
     strategy_options: dict[str, Any] = Field(default_factory=dict)
     dataset: str
     dataset_options: dict[str, Any] = Field(default_factory=dict)
     split: int = Field(1, ge=1)
+    videos: tuple[str, ...] | None = None
     ratio: float = Field(gt=0, le=1)
     seed: int = Field(0, ge=0)
     backbone: str = "yowo"
@@ -128,6 +132,11 @@ class Experiment(Options):
     loss: RegionOptions = RegionOptions()
     train: TrainOptions = TrainOptions()
     detect: DetectOptions = DetectOptions()
+
+    @field_validator("videos")
+    @classmethod
+    def _one_order(cls, videos: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if videos is None else tuple(sorted(set(videos)))
 
     @model_validator(mode="after")
     def _validation_needs_videos(self) -> Self:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ from ssldet.clips import (
     key_frames,
     stream_seed,
 )
-from ssldet.config import RunConfig, resolve
-from ssldet.contracts import Backbone, Dataset, Needs, Strategy, Video
+from ssldet.config import Experiment, RunConfig, resolve
+from ssldet.contracts import Backbone, Dataset, Needs, Problem, Strategy, Subset, Video
 from ssldet.datasets import load_dataset
 from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.detector import Detector
@@ -121,8 +121,10 @@ def plan(config: RunConfig) -> Plan:
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
     dataset = load_dataset(experiment.dataset, machine.data_root, **experiment.dataset_options)
-    _refuse_incomplete(dataset, experiment.split, skip=machine.skip_damaged)
-    train = {video.id: video for video in dataset.videos("train", experiment.split)}
+    _refuse_incomplete(dataset, experiment, skip=machine.skip_damaged)
+    if experiment.videos is not None:
+        _refuse_unknown_videos(dataset, experiment)
+    train = {video.id: video for video in _listed(dataset, "train", experiment)}
     split = splits.draw(
         experiment.dataset,
         list(train.values()),
@@ -173,14 +175,40 @@ def _check_clip(config: RunConfig, backbone: Backbone) -> None:
         )
 
 
-def _refuse_incomplete(dataset: Dataset, split: int, *, skip: bool, shown: int = 10) -> None:
-    problems = dataset.verify(split)
+def _listed(dataset: Dataset, subset: Subset, experiment: Experiment) -> list[Video]:
+    """The videos of a subset, or those of them that `experiment.videos` lists."""
+    videos = dataset.videos(subset, experiment.split)
+    if experiment.videos is None:
+        return list(videos)
+    wanted = set(experiment.videos)
+    found = [video for video in videos if video.id in wanted]
+    if not found:
+        raise RequestError(f"none of the {len(wanted)} listed videos is a {subset} video of {experiment.dataset}")
+    return found
+
+
+def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
+    subsets: tuple[Subset, ...] = get_args(Subset)
+    known = {video.id for subset in subsets for video in dataset.videos(subset, experiment.split)}
+    if unknown := sorted(set(experiment.videos or ()) - known):
+        raise RequestError(
+            f"{len(unknown)} listed videos are not in {experiment.dataset}, such as {unknown[0]!r}; "
+            f"its ids look like {min(known)!r}"
+        )
+
+
+def _refuse_incomplete(dataset: Dataset, experiment: Experiment, *, skip: bool, shown: int = 10) -> None:
+    problems = [p for p in dataset.verify(experiment.split) if _concerns(p, experiment.videos)]
     if not problems or skip:
         return
     lines = [f"  {problem}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  and {len(problems) - shown} more")
     raise DataError("\n".join([f"data set {dataset.facts.name!r} is incomplete ({len(problems)} problems):", *lines]))
+
+
+def _concerns(problem: Problem, videos: tuple[str, ...] | None) -> bool:
+    return videos is None or not problem.video or problem.video in videos
 
 
 def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
@@ -201,7 +229,9 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
 
 
 def _run_id(config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Mapping[str, Path]) -> str:
-    unnumbered = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}  # these move no number
+    unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}  # move no number
+    if config.experiment.videos is None:
+        unnumbered["videos"] = True
     identity = {
         "experiment": config.experiment.model_dump(mode="json", exclude=unnumbered),
         "data": dataset.fingerprint(),
@@ -219,7 +249,7 @@ def _folder_name(config: RunConfig, run_id: str) -> str:
 def _evaluated(config: RunConfig, dataset: Dataset, split: LabelSplit, train: Mapping[str, Video]) -> list[Video]:
     if config.experiment.eval_on == "val":
         return [train[video] for video in split.validation]
-    return list(dataset.videos("test", config.experiment.split))
+    return _listed(dataset, "test", config.experiment)
 
 
 def _steps(config: RunConfig, dataset: Dataset, split: LabelSplit, train: Mapping[str, Video]) -> int:
@@ -456,6 +486,9 @@ class _Run:
 
     def _notes(self, prepared: PrepareReport, unscored: dict[str, str]) -> dict[str, Any]:
         notes: dict[str, Any] = {"initial_weights": self.initial_weights or "random"}
+        if listed := self.plan.config.experiment.videos:
+            sizes = {"train": len(self.plan.train), "evaluated": len(self.plan.evaluated)}
+            notes["subset"] = {"listed": len(listed), **sizes}
         if self.plan.needs.unlabelled:
             notes["hidden_truth"] = "read by the pseudo-label diagnostics in the log; never by training"
         if self.plan.needs.unlabelled and self.plan.needs.unlabelled_extent == "action":

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 LONG_RUN_SECONDS = 6 * 3600
 
 
+def _ids(context: click.Context, option: click.Parameter, listed: str | None) -> list[str] | None:
+    from ssldet.cli.evaluate import read_ids
+
+    return read_ids(listed) if listed else None
+
+
 @click.command(
     "run",
     epilog="Example: ssldet run --strategy dual_guidance --dataset jhmdb --ratio 0.2 --preset nano --data-root data",
@@ -27,6 +33,7 @@ LONG_RUN_SECONDS = 6 * 3600
 @click.option("--dataset", help="Data set.")
 @click.option("--ratio", type=float, help="Share of training videos that keep their labels, in (0, 1].")
 @click.option("--split", type=int, help="Official split.  [default: 1]")
+@click.option("--videos", callback=_ids, help="Use these videos only: a file of ids, or ids with commas.")
 @click.option("--backbone", help="Network.  [default: the preset's]")
 @click.option("--pretrained/--scratch", default=None, help="Start from published weights or from none.")
 @click.option("--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.")
