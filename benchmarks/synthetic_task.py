@@ -37,10 +37,10 @@ from ssldet.detections import read_detections
 SHARE = 0.6
 """Linear accuracy must stay below this share of the network's."""
 LEAST_MAP = 0.5
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 PIXELS = (14, 28)
 """Sizes of the whole key frame, shrunk to a square, that the pixel classifiers see."""
-EVERY = 4
+EVERY = 6
 """One training frame in so many: neighbours hardly differ."""
 
 

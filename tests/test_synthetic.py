@@ -145,6 +145,14 @@ def test_idle_and_acting_figures_hold_the_same_poses() -> None:
     assert np.abs(np.quantile(acting, quantiles) - np.quantile(still, quantiles)).max() < np.radians(12)
 
 
+def test_output_of_this_version_is_known() -> None:
+    """When this fails because the generator was changed on purpose, raise VERSION and refit ANCHORS as well."""
+    scene, rng = make_scene(0, "train", 3, 7)
+    assert (VERSION, scene.num_frames, len(scene.figures)) == (5, 40, 3)
+    assert drawing.render(scene, rng).mean() == pytest.approx(117.94, abs=0.05)
+    assert training_sizes(Recipe()).mean(0) == pytest.approx([2.3287, 3.7308], abs=1e-3)
+
+
 def test_truth_does_not_depend_on_other_videos() -> None:
     alone = truth_table(make_scene(0, "test", 3, 1)[0], 0)["box"]
     np.random.default_rng(5).normal(size=10)

@@ -30,7 +30,7 @@ OCCLUDED = 0.4
 JITTER = 4
 """Most pixels that the camera strays from where it points."""
 
-SWING = {"arm": np.radians(62), "lift": 0.2, "shift": 0.34}
+SWING = {"arm": np.radians(62), "lift": 0.17, "shift": 0.26}
 """Half the stroke of each motion: arms (angle), body up and down, body sideways (shares of the height)."""
 DRIVEN = {"wave": "arm", "jump": "lift", "dash": "shift"}
 
@@ -153,7 +153,7 @@ def _stroke(rng: np.random.Generator, times: np.ndarray, start: int, stop: int, 
 
     It is held before and after, too, and drawn from the same distribution, so that one frame cannot tell.
     """
-    phase, hertz = rng.uniform(0, 2 * np.pi), rng.uniform(1.7, 2.5)
+    phase, hertz = rng.uniform(0, 2 * np.pi), rng.uniform(2.2, 3.0)
     moving = np.clip(times, start, stop - 1) - start if driven else np.zeros(len(times))
     return np.sin(phase + 2 * np.pi * hertz / FPS * moving)
 
