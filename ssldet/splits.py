@@ -2,7 +2,8 @@
 
 The rule, the same on every machine and for every order of the videos:
 
-1. Labelled in all: ratio x N, rounded half up, counted exactly in decimals.
+1. Labelled in all: ratio x N, rounded half up, counted exactly in decimals. N counts the annotated videos; those
+   without any class (nobody annotated them) are always unlabelled.
 2. Shared out over the classes in proportion to their sizes by largest remainder, at least one each; of equal
    remainders the class that comes first in label order takes it. A video of several classes counts for the first
    that it lists, which by convention is the one with most boxes.
@@ -76,16 +77,17 @@ def draw(
         classes: class names in label order. Those without a video are not required.
 
     Raises:
-        SplitError: ratio outside (0, 1], val_fraction outside [0, 1), no videos, an id twice, a video without a class
-            of the list, or fewer labelled videos than classes.
+        SplitError: ratio outside (0, 1], val_fraction outside [0, 1), no annotated videos, an id twice, a video whose
+            class is not in the list, or fewer labelled videos than classes.
     """
     ratio, val_fraction = _checked(ratio, val_fraction)
     strata = _strata(videos, classes, seed)
-    total = round_half_up(ratio, len(videos))
+    annotated = sum(map(len, strata.values()))
+    total = round_half_up(ratio, annotated)
     if total < len(strata):
         raise SplitError(
-            f"ratio {ratio:g} of {len(videos)} {dataset_name} videos labels {total}, fewer than its {len(strata)} "
-            f"classes; the smallest ratio that works is {_smallest_ratio(len(strata), len(videos)):g}"
+            f"ratio {ratio:g} of {annotated} {dataset_name} videos labels {total}, fewer than its {len(strata)} "
+            f"classes; the smallest ratio that works is {_smallest_ratio(len(strata), annotated):g}"
         )
     sizes = {label: len(ids) for label, ids in strata.items()}
     quotas = share_out(sizes, total, least=dict.fromkeys(sizes, 1))
@@ -178,12 +180,14 @@ def _strata(videos: Iterable[Video], classes: Sequence[str], seed: int) -> dict[
     for video in videos:
         if video.id in seen:
             raise SplitError(f"video {video.id} is listed twice")
-        if not video.classes or not 0 <= video.classes[0] < len(classes):
-            raise SplitError(f"video {video.id} has no class of the {len(classes)} known; it cannot be stratified")
         seen.add(video.id)
+        if not video.classes:
+            continue
+        if not 0 <= video.classes[0] < len(classes):
+            raise SplitError(f"video {video.id} has no class of the {len(classes)} known; it cannot be stratified")
         strata[video.classes[0]].append(video.id)
     if not strata:
-        raise SplitError("there are no training videos to draw labelled ones from")
+        raise SplitError("there are no annotated training videos to draw labelled ones from")
     return {label: sorted(strata[label], key=lambda video_id: _rank(seed, video_id)) for label in sorted(strata)}
 
 

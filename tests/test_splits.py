@@ -134,9 +134,18 @@ def test_videos_that_cannot_be_stratified_are_refused() -> None:
     with pytest.raises(SplitError, match="listed twice"):
         draw("made", [*videos_of([2]), *videos_of([1])], NAMES, split=1, ratio=1, seed=0)
     with pytest.raises(SplitError, match="no class"):
-        draw("made", [Video("x", 1, 8, 8, ())], NAMES, split=1, ratio=1, seed=0)
-    with pytest.raises(SplitError, match="no training videos"):
-        draw("made", [], NAMES, split=1, ratio=1, seed=0)
+        draw("made", [Video("x", 1, 8, 8, (99,))], NAMES, split=1, ratio=1, seed=0)
+    for videos in ([], [Video("x", 1, 8, 8, ())]):
+        with pytest.raises(SplitError, match="no annotated training videos"):
+            draw("made", videos, NAMES, split=1, ratio=1, seed=0)
+
+
+def test_videos_that_nobody_annotated_are_always_unlabelled() -> None:
+    rest = [Video(f"raw/{number}", 1, 8, 8, ()) for number in range(30)]
+    split = draw("made", [*rest, *videos_of([4, 4])], NAMES, split=1, ratio=0.5, seed=0)
+    assert len(split.labelled) == 4
+    assert {video.id for video in rest} <= set(split.unlabelled)
+    assert split.labelled == draw("made", videos_of([4, 4]), NAMES, split=1, ratio=0.5, seed=0).labelled
 
 
 def test_a_frozen_split_reads_back_equal(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def write_video(path: Path, frames_thwc: np.ndarray) -> None:
 def write_ucf24(folder: Path, seed: int = 0) -> None:
     """UCF-101/<Class>/<video>.avi, annots/pyannot.pkl and lists: untrimmed, some videos with two tubes."""
     folder = new_folder(folder)
-    size, annotation, lists = (320, 240), {}, {"train": [], "test": []}
+    size, annotation = (320, 240), {}
+    lists: dict[str, list[str]] = {"train": [], "test": []}
     for label, name, group in _each(UCF24_CLASSES, UCF24_TRAIN + UCF24_TEST):
         video_id = f"{name}/v_{name}_g{group + 1:02d}_c01"
         rng = np.random.default_rng([seed, label, group])
@@ -195,3 +196,26 @@ def _ava_film(folder: Path, part: str, name: str, rng: np.random.Generator) -> l
             actions = (AVA_STAND, AVA_TALK) if person == 0 else (AVA_STAND, AVA_WALK)[second % 2 :]
             rows += [f"{name},{second:04d},{text},{action},{person}\n" for action in actions]
     return rows
+
+
+# ------------------------------------------------------------------------------------------------ own videos
+
+
+def write_folder(folder: Path, seed: int = 0) -> None:
+    """videos/*.mp4, annotations.csv of half of the training videos and of the test videos, test.txt."""
+    folder = new_folder(folder)
+    size, frames = (160, 120), 20
+    rows, test = ["video,frame,x1,y1,x2,y2,label,tube\n"], []
+    for label, name, number in _each(("left", "right"), 8):
+        rng = np.random.default_rng([seed, label, number])
+        boxes_t4 = walk(rng, frames, size)
+        video = f"{name}_{number}"
+        write_video(folder / "videos" / f"{video}.mp4", film(rng, [boxes_t4], frames, size))
+        if number < 2:
+            test.append(f"{video}.mp4\n")
+        if number < 5:
+            boxes = enumerate(boxes_t4[:-2].tolist(), 1)
+            rows += [f"{video}.mp4,{frame},{','.join(map(str, box))},{name},0\n" for frame, box in boxes]
+            rows += [f"{video}.mp4,{frame},,,,,,\n" for frame in (frames - 1, frames)]
+    write_text(folder / "annotations.csv", "".join(rows))
+    write_text(folder / "test.txt", "".join(test))

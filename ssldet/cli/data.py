@@ -159,7 +159,7 @@ def prepare(
 
 @command.command("synth")
 @click.argument("folder", metavar="D", type=click.Path(path_type=Path))
-@click.option("--like", required=True, help="Data set to imitate: ucf24, jhmdb or ava.")
+@click.option("--like", required=True, help="Data set to imitate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes other videos.")
 def synth(folder: Path, like: str, seed: int) -> None:
     """Write small made-up data into folder D, in the layout and formats of a real data set.
