@@ -45,7 +45,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
     config = resolve({**NEEDED, "seed": 4}, file=file, assignments=["train.lr=0.25", "strategy.f_th=0.6"])
     experiment = config.experiment
     assert (experiment.seed, experiment.train.steps, experiment.train.lr) == (4, 50, 0.25)
-    assert experiment.train.batch == 16  # the preset's, untouched
+    assert experiment.train.batch == 32  # the preset's, untouched
     assert experiment.strategy_options["f_th"] == 0.6
     assert experiment.strategy_options["o_th"] == 0.3
     assert experiment.strategy_options["ema_decay"] == 0.99

@@ -26,10 +26,10 @@ from ssldet_metrics.recall import Recall
 
 CLASSES = ("golf", "pullup", "pour", "shoot_bow")
 SETTINGS = [
-    "train.steps=140",
+    "train.steps=100",
     "train.burn_in=0.6",
-    "train.warmup=20",
-    "train.epochs=7",
+    "train.warmup=15",
+    "train.epochs=5",
     "strategy.f_th=0.5",
     "strategy.o_th=0.3",
 ]
@@ -80,11 +80,11 @@ def test_dual_guidance_learns_where_and_what(shared: Path) -> None:
 
     assert lines[-1]["losses"]["box"] < 0.6 * lines[0]["losses"]["box"]
     assert untrained < 0.1
-    assert located > 0.25  # seen: 0.36 to 0.41
-    assert classified > 0.12  # seen: 0.28
+    assert located > 0.3  # seen: 0.48
+    assert classified > 0.15  # seen: 0.31
     pseudo = lines[-1]["pseudo_labels"]
-    assert pseudo["boxes"] > 20  # seen: 78 of 320 clips
-    assert pseudo["box_precision"] > 0.5  # seen: 0.85
+    assert pseudo["boxes"] > 20  # seen: 114 of 320 clips
+    assert pseudo["box_precision"] > 0.5  # seen: 0.92
     assert lines[-1]["losses"]["box_u"] > 0
 
 
