@@ -98,7 +98,15 @@ def _from_bytes(raw: Any, kind: Any, shape: Any) -> np.ndarray:
         raise DataError("an array whose shape is not a tuple of sizes")
     if len(shape) > 8 or prod(shape) * kind.dtype.itemsize != len(raw):
         raise DataError(f"an array whose shape and dtype {kind.dtype} do not fit its {len(raw)} bytes")
+    if kind.dtype.kind == "U" and not _are_characters(raw, kind.dtype):
+        raise DataError("text with characters that do not exist")
     return np.frombuffer(raw, kind.dtype) if raw else np.empty(0, kind.dtype)
+
+
+def _are_characters(raw: bytes | bytearray, kind: np.dtype[Any]) -> bool:
+    """NumPy would make strings of any number, and Python fails on those far away from where they were read."""
+    codes = np.frombuffer(raw, np.dtype("u4").newbyteorder(kind.byteorder))
+    return bool((codes < 0x110000).all())
 
 
 def _ndarray(*_: object) -> Any:

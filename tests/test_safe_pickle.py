@@ -46,6 +46,14 @@ def test_python_2_strings_are_latin1() -> None:
     assert safe_pickle.loads(b"U\x02a\xe9.") == "a\xe9"
 
 
+@pytest.mark.parametrize("text", [np.str_("abc"), np.array(["abc", "d"])])
+def test_text_of_impossible_characters_is_refused(text: Any) -> None:
+    content = pickle.dumps(text, 4)
+    assert np.array_equal(safe_pickle.loads(content), text)
+    with pytest.raises(DataError, match="characters that do not exist"):
+        safe_pickle.loads(content.replace(b"a\0\0\0b", b"a\0\0\x80b"))
+
+
 class Harm:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("exit 1",)

@@ -92,13 +92,13 @@ class StoredTubes(TubeFile):
     @classmethod
     def from_mat(cls, path: Path) -> StoredTubes:
         """Read finalAnnots.mat. Raises DataError."""
-        content = load_mat(path, ["annot"], simple=True)["annot"]
+        content = load_mat(path, ["annot"])["annot"]
         videos = {}
         for video in _as_list(content):
             if not isinstance(video, dict) or not {"name", "num_imgs", "tubes"} <= set(video):
                 raise DataError(f"{path}: expected annot(n) of num_imgs, name and tubes")
-            tubes = [_with_rows(tube) for tube in _as_list(video["tubes"])]
-            videos[checked_id(video["name"], path)] = {"numf": video["num_imgs"], "annotations": tubes}
+            entry = {"numf": video["num_imgs"], "annotations": _as_list(video["tubes"])}
+            videos[checked_id(video["name"], path)] = entry
         return cls(path, "finalAnnots.mat", _dictionary(videos, path), first=1)
 
     @property
@@ -117,7 +117,7 @@ class StoredTubes(TubeFile):
 
     def _tube(self, tube: Any, video_id: str, num_frames: int) -> Tube:
         try:
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 start, end, xywh_n4 = tube["sf"], tube["ef"], np.asarray(tube["boxes"], np.float32)
         except (TypeError, KeyError, ValueError, IndexError) as error:
             raise DataError(f"{video_id}: expected tubes of sf, ef and boxes ({error!r:.80})") from error
@@ -187,7 +187,8 @@ class ActTubes(TubeFile):
 
     def _tube(self, tube: Any, video_id: str, num_frames: int) -> Tube:
         try:
-            rows_n5 = np.asarray(tube, np.float64)
+            with np.errstate(invalid="ignore"):
+                rows_n5 = np.asarray(tube, np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{video_id}: a tube that is no array ({error!r:.80})") from error
         if rows_n5.ndim != 2 or rows_n5.shape[1] != 5 or not len(rows_n5) or np.isnan(rows_n5).any():
@@ -195,7 +196,7 @@ class ActTubes(TubeFile):
         start = int(np.clip(rows_n5[0, 0], 0, MAX_FRAMES)) - 1
         if not np.array_equal(rows_n5[:, 0], np.arange(start + 1, start + 1 + len(rows_n5))):
             raise DataError(f"{video_id}: a tube whose frames are not one after another")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             boxes_n4 = (rows_n5[:, 1:] + self._shift).astype(np.float32)
         return checked_tube((start, boxes_n4), video_id, num_frames)
 
@@ -350,6 +351,8 @@ def checked_tube(tube: Tube, video_id: str, num_frames: int) -> Tube:
 
 def whole(value: Any, what: str, least: int) -> int:
     """A count of the annotation as Python's int: small integer types overflow in the next sum. Raises DataError."""
+    if isinstance(value, np.floating) and value.is_integer():  # MATLAB's numbers are doubles
+        value = int(value)
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= int(value) <= MAX_FRAMES:
         raise DataError(f"{what} is a {type(value).__name__}, or no sensible count")
     return int(value)
@@ -368,10 +371,3 @@ def _as_list(value: Any) -> list[Any]:
     if isinstance(value, np.ndarray):
         return list(value.ravel())
     return value if isinstance(value, list) else [value]
-
-
-def _with_rows(tube: Any) -> Any:
-    """A tube of one frame has lost the axis of frames."""
-    if isinstance(tube, dict) and np.ndim(tube.get("boxes")) == 1 and np.size(tube["boxes"]) == 4:
-        return {**tube, "boxes": np.reshape(tube["boxes"], (1, 4))}
-    return tube
