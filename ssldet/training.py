@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ class Meters:
         self.terms.clear()
         self.seen.clear()
         return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the next line of a resumed run speaks of the same steps."""
+        return {"terms": dict(self.terms), "seen": dict(self.seen)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.terms = defaultdict(float, state["terms"])
+        self.seen = Counter(state["seen"])
 
 
 def build_optimizer(student: Detector, options: TrainOptions) -> Optimizer:
@@ -240,7 +249,9 @@ class Training:
         if self.started:
             tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
-        checkpoints.save(path, tensors, {"run_id": self.run_id, "counts": counts, "optimizer": meta})
+        meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
+        about = {"run_id": self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
+        checkpoints.save(path, tensors, about)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError."""
@@ -248,6 +259,9 @@ class Training:
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
         checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         self.counts = Counts(**meta["counts"])
+        self.meters.restore(meta["meters"])
+        if self.meter:
+            self.meter.counts = Counter(meta["meters"]["pseudo_labels"])
         if self.counts.step > self.burn_in:
             self.strategy.start(self.student)
             self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))

@@ -108,6 +108,24 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, strategy: str,
     assert second.counts.gradient_clips == whole.counts.gradient_clips
 
 
+@pytest.mark.parametrize("stop_at", [3, 5])
+def test_the_log_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    """Stopped between two lines, one every second step: the line that follows must speak of both steps."""
+
+    def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+    whole: list[dict[str, Any]] = []
+    training(dual_guidance(), log=whole.append).run()
+    cut: list[dict[str, Any]] = []
+    first = training(dual_guidance(), log=cut.append)
+    first.run(tmp_path / "c", stop=lambda: first.counts.step == stop_at)
+    second = training(dual_guidance(), log=cut.append)
+    second.resume(tmp_path / "c")
+    second.run(tmp_path / "c")
+    assert untimed(cut) == untimed(whole)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     training(Supervised(Supervised.Config()), run_id="one").save(tmp_path / "c")
     with pytest.raises(CheckpointError, match="belongs to run 'one'"):
