@@ -32,7 +32,7 @@ from ssldet.contracts import (
     Video,
 )
 from ssldet.errors import DataError
-from ssldet.views import Geometry, ViewOptions, draw_geometry, identity, visible
+from ssldet.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity, visible
 
 
 class ClipOptions(Options):
@@ -169,6 +169,11 @@ class TruthTable:
             self._read[video] = self._truth_of(video)
         return self._read[video]
 
+    def annotated(self, videos: Sequence[str], frames: Sequence[int]) -> Tensor:
+        """(b,) bool: whether the annotation speaks about these frames, with boxes or as background."""
+        spoken = [bool((self.truth(v).key_frames_m == f).any()) for v, f in zip(videos, frames, strict=True)]
+        return torch.tensor(spoken, dtype=torch.bool)
+
     def targets(self, videos: Sequence[str], frames: Sequence[int]) -> Targets:
         """Targets of the weak views of these key frames: every clip's losses count."""
         clip_n, boxes, labels = [], [], []
@@ -281,7 +286,17 @@ class BatchSource:
         videos, frames = self.labelled.at(rows)
         targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
         clips = self._input(geometry.apply(self.reader.read(videos, frames)))
-        return LabelledBatch(clips, targets_to(targets, self.device), self._following(self.labelled, rows, geometry))
+        following = self._following(self.labelled, rows, geometry)
+        if self.views.labelled_colour:
+            colours = self._colours(step, part, parts)
+            clips = change_colours(clips, colours)
+            following = None if following is None else change_colours(following, colours[: len(following)])
+        return LabelledBatch(clips, targets_to(targets, self.device), following)
+
+    def _colours(self, step: int, part: int, parts: int) -> Tensor:
+        count = self.sampling.labelled
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "labelled", "colour", step))
+        return draw_colours(count, self.views.labelled_colour, generator)[_own(part, parts, count)]
 
     def _unlabelled_batch(self, table: KeyFrames, step: int, part: int, parts: int) -> tuple[UnlabelledBatch, Places]:
         assert self._unlabelled_order is not None
@@ -306,18 +321,24 @@ class BatchSource:
         size = self.reader.options.size
         generator = torch.Generator().manual_seed(stream_seed(self.seed, order.stream, "view", step))
         geometry = draw_geometry(count, size, self.views, generator) if strong else identity(count, size)
-        own = slice(part * count // parts, (part + 1) * count // parts)
+        own = _own(part, parts, count)
         return order.at(step * count, count)[own], geometry.part(own)
 
     def _following(self, table: KeyFrames, rows: np.ndarray, geometry: Geometry) -> Tensor | None:
         """The partners of the first `pair_share` of the rows, in the same draw of the view."""
-        pairs = round(len(rows) * self.sampling.pair_share) if self.needs.temporal else 0
-        if pairs == 0:
+        share = self.sampling.pair_share
+        if not self.needs.temporal or share == 0:
             return None
+        pairs = max(1, round(len(rows) * share))  # a small part of a step must not lose the temporal term
         return self._input(geometry.part(slice(pairs)).apply(self.reader.read(*table.following(rows[:pairs]))))
 
     def _input(self, clips_bthwc: Tensor) -> Tensor:
         return to_input(clips_bthwc, self.device)
+
+
+def _own(part: int, parts: int, count: int) -> slice:
+    """Which of a step's `count` clips a part takes."""
+    return slice(part * count // parts, (part + 1) * count // parts)
 
 
 def targets_to(targets: Targets, device: torch.device) -> Targets:

@@ -15,6 +15,8 @@ from ssldet.contracts import PseudoLabels, Targets
 class PseudoLabelMeter:
     """Counts since the last `compute`.
 
+    Frames about which the hidden annotation says nothing count towards coverage, and are neither right nor wrong.
+
     Args:
         hidden: the truth of unlabelled videos, which nothing but this meter reads.
         min_iou: a pseudo-box is right when it overlaps a truth of its class by at least this much.
@@ -27,18 +29,21 @@ class PseudoLabelMeter:
     def update(self, pseudo: PseudoLabels, places: Places) -> None:
         """Take in one batch: its pseudo-labels in the weak view, and which key frames it shows."""
         truth = self.hidden.targets(places.videos, places.frames)
+        judged = self.hidden.annotated(places.videos, places.frames)
         found = targets_to(pseudo.targets, torch.device("cpu"))
         accepted = found.frame_mask_b
         self.counts["clips"] += len(accepted)
         self.counts["frames_accepted"] += int(accepted.sum())
-        self.counts["frames_right"] += int((accepted & _frames_agree(found, truth)).sum())
+        self.counts["frames_judged"] += int((accepted & judged).sum())
+        self.counts["frames_right"] += int((accepted & judged & _frames_agree(found, truth)).sum())
         self.counts["candidates"] += pseudo.candidates
-        self._count_boxes(found, truth)
+        self._count_boxes(found, truth, judged)
 
-    def _count_boxes(self, found: Targets, truth: Targets) -> None:
+    def _count_boxes(self, found: Targets, truth: Targets, judged_b: Tensor) -> None:
         hit = (found.clip_n[:, None] == truth.clip_n) & (pairwise_iou(found.boxes_n4, truth.boxes_n4) >= self.min_iou)
         right = hit & ((found.labels_nk @ truth.labels_nk.T) > 0)
         self.counts["boxes"] += len(found.clip_n)
+        self.counts["boxes_judged"] += int(judged_b[found.clip_n].sum())
         self.counts["boxes_localised"] += int(hit.any(dim=1).sum())
         self.counts["boxes_right"] += int(right.any(dim=1).sum())
         self.counts["truths"] += len(truth.clip_n)
@@ -51,11 +56,11 @@ class PseudoLabelMeter:
             "clips": c["clips"],
             "frame_labels": c["frames_accepted"],
             "frame_coverage": _ratio(c["frames_accepted"], c["clips"]),
-            "frame_precision": _ratio(c["frames_right"], c["frames_accepted"]),
+            "frame_precision": _ratio(c["frames_right"], c["frames_judged"]),
             "candidates": c["candidates"],
             "boxes": c["boxes"],
-            "box_localised": _ratio(c["boxes_localised"], c["boxes"]),
-            "box_precision": _ratio(c["boxes_right"], c["boxes"]),
+            "box_localised": _ratio(c["boxes_localised"], c["boxes_judged"]),
+            "box_precision": _ratio(c["boxes_right"], c["boxes_judged"]),
             "box_recall": _ratio(c["truths_found"], c["truths"]),
         }
         self.counts = Counter()

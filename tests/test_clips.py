@@ -20,7 +20,7 @@ from ssldet.clips import (
 )
 from ssldet.contracts import Needs, Truth
 from ssldet.errors import DataError
-from ssldet.views import ViewOptions
+from ssldet.views import ViewOptions, change_colours
 
 CLIP = ClipOptions(frames=4, stride=1, size=32)
 
@@ -123,6 +123,31 @@ def test_pairs_show_the_next_key_frame_in_the_same_view() -> None:
     expected = to_input(batches.reader.read([places.videos[0]], [after]), torch.device("cpu"))
     assert torch.equal(batch.unlabelled.following[0], expected[0])
     assert torch.equal(batch.unlabelled.weak_bcthw, batch.unlabelled.strong_bcthw)
+
+
+def test_a_part_of_one_clip_keeps_its_pair() -> None:
+    """Half of one clip rounds to none, and the temporal term would be gone without a word."""
+    batch, _ = source().batch(0, 0, 4, unlabelled=True)
+    assert batch.unlabelled and batch.labelled.following is not None and batch.unlabelled.following is not None
+    assert len(batch.labelled.clips_bcthw) == len(batch.labelled.following) == 1
+    nothing = source()
+    nothing.sampling = Sampling(4, 4, 0.0)
+    assert nothing.batch(0, unlabelled=True)[0].labelled.following is None
+
+
+def test_colours_of_labelled_clips_alone_are_changed_and_shared_by_pairs() -> None:
+    still = ViewOptions(flip=0, scale=(1, 1), crop=0)
+    plain, _ = source(views=still).batch(0, unlabelled=True)
+    coloured = source(views=still.model_copy(update={"labelled_colour": 0.5}))
+    batch, _ = coloured.batch(0, unlabelled=True)
+    assert batch.unlabelled and plain.unlabelled
+    assert torch.equal(batch.unlabelled.strong_bcthw, plain.unlabelled.strong_bcthw)
+    assert not torch.equal(batch.labelled.clips_bcthw, plain.labelled.clips_bcthw)
+    colours = coloured._colours(0, 0, 1)
+    assert torch.equal(torch.cat([coloured._colours(0, part, 2) for part in range(2)]), colours)
+    assert batch.labelled.following is not None and plain.labelled.following is not None
+    expected = change_colours(plain.labelled.following, colours[:2])
+    assert torch.equal(batch.labelled.following, expected)
 
 
 def test_targets_are_in_pixels_of_the_view_and_name_the_background() -> None:

@@ -1,0 +1,77 @@
+"""What the log says of pseudo-labels, counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from helpers import FACTS, MULTILABEL
+
+from ssldet.clips import Places, TruthTable
+from ssldet.contracts import DatasetFacts, PseudoLabels, Targets, Truth, Video
+from ssldet.diagnostics import PseudoLabelMeter
+
+TRUE_BOX = [10.0, 10, 40, 50]
+
+
+def hidden(facts: DatasetFacts = FACTS) -> TruthTable:
+    """Video "known": class 0 in frame 1, background in frame 0, nothing said of frame 2. "unknown": nothing said."""
+    boxes, labels = np.array([TRUE_BOX], np.float32), np.array([[True, False, False]])
+    truths = {
+        "known": Truth(np.array([1]), boxes, labels, np.zeros(1, np.int64), np.array([0, 1])),
+        "unknown": Truth(np.empty(0, np.int64), boxes[:0], labels[:0], np.empty(0, np.int64), np.empty(0, np.int64)),
+    }
+    return TruthTable(facts, {name: Video(name, 3, 64, 64, ()) for name in truths}, truths.__getitem__, size=64)
+
+
+def pseudo(
+    clips: list[int], boxes: list[list[float]], classes: list[int], frames: list[int], mask: list[bool]
+) -> PseudoLabels:
+    labels = torch.eye(3)[classes]
+    found = torch.tensor(boxes).reshape(-1, 4)
+    accepted = torch.tensor(mask)
+    return PseudoLabels(
+        Targets(torch.tensor(clips, dtype=torch.int64), found, labels, accepted, torch.tensor(frames), accepted), 7
+    )
+
+
+def test_coverage_precision_and_recall_by_hand() -> None:
+    meter = PseudoLabelMeter(hidden())
+    off = [40.0, 10, 60, 50]
+    labels = pseudo([0, 0, 1], [TRUE_BOX, off, TRUE_BOX], [0, 0, 1], [0, 1, 3, 2], [True, True, True, False])
+    meter.update(labels, Places(("known",) * 4, (1, 1, 0, 1)))
+    assert meter.compute() == {
+        "clips": 4,
+        "frame_labels": 3,
+        "frame_coverage": 3 / 4,
+        "frame_precision": 2 / 3,  # class 0 and the background are right, class 1 is not
+        "candidates": 7,
+        "boxes": 3,
+        "box_localised": 2 / 3,
+        "box_precision": 1 / 3,
+        "box_recall": 1 / 3,  # three of the clips show the actor
+    }
+    assert meter.compute()["clips"] == 0
+
+
+def test_what_the_annotation_does_not_speak_of_is_neither_right_nor_wrong() -> None:
+    meter = PseudoLabelMeter(hidden())
+    labels = pseudo([0, 1, 2], [TRUE_BOX] * 3, [0, 0, 0], [0, 0, 0], [True, True, True])
+    meter.update(labels, Places(("known", "known", "unknown"), (1, 2, 2)))
+    found = meter.compute()
+    assert (found["frame_labels"], found["frame_coverage"], found["boxes"]) == (3, 1, 3)
+    assert (found["frame_precision"], found["box_localised"], found["box_precision"], found["box_recall"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
+    meter.update(labels, Places(("unknown",) * 3, (0, 1, 2)))
+    assert meter.compute()["frame_precision"] is None
+
+
+def test_multilabel_frames_are_right_when_all_labels_given_are() -> None:
+    meter = PseudoLabelMeter(hidden(MULTILABEL))
+    labels = pseudo([], [], [], [0, 0], [True, True])
+    labels.targets.frame_labels_b = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    meter.update(labels, Places(("known", "known"), (1, 1)))
+    assert meter.compute()["frame_precision"] == 1 / 2
