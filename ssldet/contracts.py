@@ -38,9 +38,12 @@ Subset = Literal["train", "test"]
 
 
 class Options(BaseModel):
-    """Base of every plugin's typed options: unknown keys are errors, values are checked, instances frozen."""
+    """Base of every plugin's typed options: unknown keys are errors, values are checked, instances frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Numbers must be finite: NaN would pass every bound.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------------------------- data sets

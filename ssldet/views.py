@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +27,8 @@ class ViewOptions(Options):
         crop: each edge of the crop window moves by up to this share of the frame, in or out.
         min_visible: a box is dropped when less than this share of its area stays inside the strong view.
         labelled: the view that labelled clips are trained in.
+        labelled_colour: how far brightness, contrast and saturation of labelled clips are changed, each by a factor
+            within 1 +- this; unlabelled views keep their colours.
     """
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -34,6 +36,14 @@ class ViewOptions(Options):
     crop: float = Field(0.2, ge=0, lt=0.5)
     min_visible: float = Field(0.25, ge=0, le=1)
     labelled: Literal["weak", "strong"] = "strong"
+    labelled_colour: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("scale")
+    @classmethod
+    def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("expected a range [low, high] with 0 < low <= high")
+        return scale
 
 
 @dataclass(slots=True)
@@ -112,6 +122,19 @@ def draw_geometry(count: int, size: int, options: ViewOptions, generator: torch.
     centre, extent = (1 + near - far) / 2 * size, (1 - near - far) / zoom * size
     corners = torch.cat([centre - extent / 2, centre + extent / 2], dim=1)
     return Geometry(corners.round().long(), flip_b, size)
+
+
+def draw_colours(count: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Factors of brightness, contrast and saturation for `count` clips, (b, 3), each within 1 +- strength."""
+    return 1 + strength * (2 * torch.rand(count, 3, generator=generator) - 1)
+
+
+def change_colours(clips_bcthw: Tensor, colours_b3: Tensor) -> Tensor:
+    """Clips in [0, 1] with their light, distance to the clip's mean and distance to grey multiplied."""
+    brightness, contrast, saturation = colours_b3.to(clips_bcthw).view(-1, 3, 1, 1, 1, 1).unbind(1)
+    grey = (clips_bcthw * brightness).mean(dim=1, keepdim=True)
+    clips_bcthw = torch.lerp(grey, clips_bcthw * brightness, saturation)
+    return torch.lerp(grey.mean(dim=(2, 3, 4), keepdim=True), clips_bcthw, contrast).clamp_(0, 1)
 
 
 def visible(boxes_n4: Tensor, size: int, min_visible: float) -> tuple[Tensor, Tensor]:

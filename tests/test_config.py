@@ -79,6 +79,12 @@ def test_a_ratio_outside_its_range_is_refused(ratio: object) -> None:
         resolve({**NEEDED, "ratio": ratio})
 
 
+@pytest.mark.parametrize("value", [".nan", ".inf"])
+def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.lr: input should be a finite number"):
+        resolve(NEEDED, assignments=[f"train.lr={value}"])
+
+
 def test_missing_settings_are_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"strategy is needed[\s\S]*dataset is needed[\s\S]*ratio is needed"):
         resolve({})

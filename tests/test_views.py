@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssldet.views import Geometry, ViewOptions, draw_geometry, identity, visible
+from ssldet.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity, visible
 
 SIZE = 32
 
@@ -80,6 +80,23 @@ def test_no_draw_without_augmentation() -> None:
     geometry = draw_geometry(5, SIZE, off, generator())
     assert geometry.window_b4.tolist() == [[0, 0, SIZE, SIZE]] * 5
     assert not geometry.flip_b.any()
+
+
+@pytest.mark.parametrize("scale", [(0, 1), (-1, 1), (1.2, 0.8), (0.5, float("inf"))])
+def test_a_scale_that_is_no_range_is_refused(scale: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        ViewOptions(scale=scale)
+
+
+def test_colours_by_hand() -> None:
+    clip = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1, 1)
+    lighter, flat, grey = (torch.tensor([factors]) for factors in ([1.5, 1, 1], [1, 0, 1], [1, 1, 0]))
+    torch.testing.assert_close(change_colours(clip, lighter), 1.5 * clip)
+    torch.testing.assert_close(change_colours(clip, flat), torch.full_like(clip, 0.4))
+    torch.testing.assert_close(change_colours(clip, grey), torch.full_like(clip, 0.4))
+    drawn = draw_colours(500, 0.3, generator())
+    assert drawn.shape == (500, 3)
+    assert drawn.min() >= 0.7 and drawn.max() <= 1.3 and drawn.std() > 0.1
 
 
 def test_visible_drops_boxes_that_left() -> None:
