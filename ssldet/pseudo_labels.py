@@ -48,7 +48,8 @@ def candidate_boxes(
     found = Candidates(
         clip_n, decoded.boxes_bn4[clip_n, place_n], score_bn[clip_n, place_n], decoded.scores_bnk[clip_n, place_n]
     )
-    kept = batched_nms(found.boxes_n4.float(), found.confidence_n.float(), found.clip_n, nms_iou)
+    # float64: batched_nms may shift clips apart by an offset as large as the largest box, which would round float32
+    kept = batched_nms(found.boxes_n4.double(), found.confidence_n.double(), found.clip_n, nms_iou)
     return found.where(kept)
 
 

@@ -10,10 +10,10 @@ from helpers import FACTS, MULTILABEL, tiny_detector
 from test_clips import source
 from torch import Tensor
 
-from ssldet.contracts import Batch, DatasetFacts, Progress, StepLosses, Targets
+from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
 from ssldet.detector import Detector
 from ssldet.objectives import temporal_term
-from ssldet.pseudo_labels import Candidates, carry_to_strong
+from ssldet.pseudo_labels import Candidates, candidate_boxes, carry_to_strong
 from ssldet.teachers import Teacher
 from ssldet.views import Geometry
 from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
@@ -99,6 +99,33 @@ def candidates(rows: list[tuple[int, int]], classes: int = 3) -> Candidates:
         scores[row, best] = 0.8
     boxes = torch.tensor([[4.0, 4, 20, 20]]).repeat(len(rows), 1)
     return Candidates(torch.tensor([clip for clip, _ in rows]), boxes, torch.full((len(rows),), 0.9), scores)
+
+
+def decoded(boxes: list[list[float]], confidence: list[float], classes: list[float]) -> Decoded:
+    """Boxes of one clip, their confidence and the probability of their best class."""
+    scores = torch.zeros(1, len(boxes), 3)
+    scores[0, :, 1] = torch.tensor(classes)
+    return Decoded(torch.tensor([boxes]), torch.tensor([confidence]), scores)
+
+
+def test_candidates_stand_above_the_threshold_and_are_suppressed() -> None:
+    boxes = [[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 0, 30, 10], [20, 20, 30, 30]]
+    some = decoded(boxes, [0.5, 0.75, 0.25, 0.5], [0.9, 0.5, 0.9, 0.4])
+    found = candidate_boxes(some, threshold=0.25, nms_iou=0.4)
+    assert found.boxes_n4.tolist() == [boxes[1], boxes[3]]  # 0 overlaps 1 by 0.8; 2 is at the threshold, not above
+    assert found.confidence_n.tolist() == [0.75, 0.5]
+    found = candidate_boxes(some, threshold=0.25, nms_iou=0.4, confidence="objectness_class")
+    assert found.boxes_n4.tolist() == [boxes[0]]  # 0.45 beats 0.375; 0.2 is too little
+    apart = candidate_boxes(some, threshold=0.25, nms_iou=0.85)
+    assert len(apart) == 3
+
+
+def test_one_enormous_box_does_not_round_the_boxes_of_other_clips() -> None:
+    near = [[0.0, 0, 10, 10], [4.5, 0, 14.5, 10]]  # IoU 0.38
+    giant = [[0.0, 0, 3e7, 3e7], [0, 0, 3e7, 3e7]]
+    both = Decoded(torch.tensor([giant, near]), torch.tensor([[0.9, 0.9], [0.9, 0.8]]), torch.ones(2, 2, 3))
+    found = candidate_boxes(both, threshold=0.4, nms_iou=0.4)
+    assert found.clip_n.bincount().tolist() == [1, 2]
 
 
 def test_a_box_needs_an_accepted_frame_of_its_own_class() -> None:
