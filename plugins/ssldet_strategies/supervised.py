@@ -6,6 +6,8 @@ gain of the guidance.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ssldet.contracts import Batch, Needs, Options, Progress, StepLosses, Strategy
 from ssldet.detector import Detector
 from ssldet.objectives import supervised_terms
@@ -23,7 +25,7 @@ class Supervised(Strategy):
         """
 
         frame_head: bool = False
-        beta: float = 1.0
+        beta: float = Field(1.0, ge=0)
 
     config: Config
 
