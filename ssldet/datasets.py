@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from ssldet import plugins
 from ssldet.contracts import Dataset, Subset
@@ -23,16 +25,27 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         options: keyword arguments that this data set knows.
 
     Raises:
-        UnknownName: no such data set. ConfigError: an option that it does not know. DataError: data that is absent.
+        UnknownName: no such data set. ConfigError: an option that it does not know, or of another type.
+        DataError: data that is absent.
     """
     plugin = plugins.load("dataset", name)
     known = [key for key in inspect.signature(plugin).parameters if key != "root"]
     for option in options:
         if option not in known:
             raise ConfigError(f"unknown option 'dataset.{option}' of data set {name!r}{did_you_mean(option, known)}")
+    hints = get_type_hints(plugin.__init__)
+    options = {option: _typed(option, value, hints.get(option, Any)) for option, value in options.items()}
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
     dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **options)
     return dataset
+
+
+def _typed(option: str, value: Any, annotation: Any) -> Any:
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise ConfigError(f"dataset.{option}: {message[0].lower()}{message[1:]}, not {value!r}") from error
 
 
 def identify(folder: Path) -> dict[str, Dataset]:

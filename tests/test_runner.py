@@ -175,6 +175,8 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
         runner.plan(config(tmp_path, pretrained=True))
     with pytest.raises(ConfigError, match="did you mean 'seed'"):
         runner.plan(config(tmp_path, dataset_options={"seeds": 1}))
+    with pytest.raises(ConfigError, match=r"dataset\.train_per_class: input should be a valid integer.*'many'"):
+        runner.plan(config(tmp_path, dataset_options={"train_per_class": "many"}))
     with pytest.raises(ConfigError, match="device 'gpu'"):
         runner.plan(config(tmp_path, device="gpu"))
     with pytest.raises(DataError, match="jhmdb"):
