@@ -259,9 +259,10 @@ class Training:
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
         checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         self.counts = Counts(**meta["counts"])
-        self.meters.restore(meta["meters"])
-        if self.meter:
-            self.meter.counts = Counter(meta["meters"]["pseudo_labels"])
+        if meters := meta.get("meters"):  # checkpoints of earlier versions have none
+            self.meters.restore(meters)
+            if self.meter:
+                self.meter.counts = Counter(meters["pseudo_labels"])
         if self.counts.step > self.burn_in:
             self.strategy.start(self.student)
             self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))
