@@ -178,7 +178,8 @@ def _rows(record: Record) -> dict[str, dict[str, float | None]]:
             if isinstance(value, float):
                 rows.setdefault(f"{metric} {key}", {})[found.get("protocol", "")] = value
             for threshold, result in (value.get("thresholds") or {}).items() if isinstance(value, dict) else ():
-                rows.setdefault(f"{metric}@{threshold}", {})[key] = result["mean"]
+                mark = "@" if threshold[0].isdigit() else " "
+                rows.setdefault(f"{metric}{mark}{threshold}", {})[key] = result["mean"]
     return rows
 
 
