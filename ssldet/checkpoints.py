@@ -53,7 +53,7 @@ def load(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor], dict
             "resume with the ssldet that wrote it, or delete the run's folder and start again"
         )
     if _checksum(tensors, header.get("meta", "")) != header.get("checksum"):
-        raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
+        raise CheckpointError(f"{path} is damaged: its content does not match its checksum; delete it to start again")
     meta = json.loads(header["meta"])
     if run_id is not None and meta.get("run_id") != run_id:
         raise CheckpointError(f"{path} belongs to run {meta.get('run_id')!r}, expected {run_id!r}")
@@ -68,7 +68,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({error}); delete it to start again") from error
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -169,7 +170,8 @@ class FrameStore:
                 yield video.id, self._decode_here(video, path)
             return
         # fork would copy whatever threads torch has started; spawn is safe everywhere
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt) as pool:
             try:
                 futures = {}
                 for video, path in jobs:
@@ -192,6 +194,11 @@ class FrameStore:
         except DataError as error:
             return error
         return decode_to_file(source, video.num_frames, self.size, path)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; the one that started the workers decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def decode_to_file(source: VideoSource, num_frames: int, size: int, path: Path) -> DataError | None:

@@ -67,7 +67,7 @@ class Training(_Part):
         steps: optimiser steps, all stages.
         gradient_clips: clips that went through the student with gradients.
         teacher_clips: clips that went through a teacher without.
-        seconds: phase name -> wall-clock seconds, summed over interruptions.
+        seconds: phase name -> wall-clock seconds; of "train" over all sessions, of the others in the last one.
     """
 
     steps: int

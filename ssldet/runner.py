@@ -75,6 +75,7 @@ class Plan:
 
     Attributes:
         split: which training videos are labelled; `train`, `evaluated`: all training videos, and those scored.
+        damaged: videos that `verify` names and the run was told to leave out.
         weights: files that initial weights come from, by part.
         id: hash of what defines the experiment; `folder`: where the run lives.
     """
@@ -86,6 +87,7 @@ class Plan:
     split: LabelSplit
     train: dict[str, Video]
     evaluated: list[Video]
+    damaged: tuple[str, ...]
     weights: dict[str, Path]
     steps: int
     device: torch.device
@@ -121,10 +123,10 @@ def plan(config: RunConfig) -> Plan:
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
     dataset = load_dataset(experiment.dataset, machine.data_root, **experiment.dataset_options)
-    _refuse_incomplete(dataset, experiment, skip=machine.skip_damaged)
+    damaged = _damaged(dataset, experiment, skip=machine.skip_damaged)
     if experiment.videos is not None:
         _refuse_unknown_videos(dataset, experiment)
-    train = {video.id: video for video in _listed(dataset, "train", experiment)}
+    train = {video.id: video for video in _listed(dataset, "train", experiment) if video.id not in damaged}
     split = splits.draw(
         experiment.dataset,
         list(train.values()),
@@ -137,7 +139,7 @@ def plan(config: RunConfig) -> Plan:
     if strategy.needs.unlabelled and not split.unlabelled:
         raise RequestError(f"ratio {experiment.ratio} leaves no unlabelled video, and {experiment.strategy} needs some")
     weights = _weight_files(config, backbone)
-    run_id = _run_id(config, dataset, split, weights)
+    run_id = _run_id(config, dataset, split, weights, damaged)
     return Plan(
         config=config,
         dataset=dataset,
@@ -145,7 +147,8 @@ def plan(config: RunConfig) -> Plan:
         backbone=backbone,
         split=split,
         train=train,
-        evaluated=_evaluated(config, dataset, split, train),
+        evaluated=[video for video in _evaluated(config, dataset, split, train) if video.id not in damaged],
+        damaged=damaged,
         weights=weights,
         steps=_steps(config, dataset, split, train),
         device=device,
@@ -162,8 +165,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: this machine has no CUDA device; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     return device
 
 
@@ -197,10 +204,11 @@ def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
         )
 
 
-def _refuse_incomplete(dataset: Dataset, experiment: Experiment, *, skip: bool, shown: int = 10) -> None:
+def _damaged(dataset: Dataset, experiment: Experiment, *, skip: bool, shown: int = 10) -> tuple[str, ...]:
+    """The videos that `verify` finds wanting, when told to skip them. Raises DataError otherwise."""
     problems = [p for p in dataset.verify(experiment.split) if _concerns(p, experiment.videos)]
     if not problems or skip:
-        return
+        return tuple(sorted({problem.video for problem in problems if problem.video}))
     lines = [f"  {problem}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  and {len(problems) - shown} more")
@@ -228,7 +236,9 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
     return files
 
 
-def _run_id(config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Mapping[str, Path]) -> str:
+def _run_id(
+    config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Mapping[str, Path], damaged: Sequence[str]
+) -> str:
     unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}  # move no number
     if config.experiment.videos is None:
         unnumbered["videos"] = True
@@ -237,6 +247,7 @@ def _run_id(config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Map
         "data": dataset.fingerprint(),
         "split": split.hash,
         "weights": {part: file_hash(path) for part, path in weights.items()},
+        "damaged": list(damaged),
     }
     return content_hash(identity)[:12]
 
@@ -292,6 +303,8 @@ def execute(plan: Plan, reporter: Reporter) -> records.Record:
     if plan.record_path.exists():
         return records.Record.read(plan.record_path)
     with _alone(plan.folder):
+        if plan.record_path.exists():  # another process finished it meanwhile
+            return records.Record.read(plan.record_path)
         if plan.config.machine.threads:
             torch.set_num_threads(plan.config.machine.threads)
         return _Run(plan, reporter).carry_out()
@@ -351,13 +364,18 @@ class _Run:
         yield
         self.seconds[phase] = round(time.perf_counter() - began, 3)
 
+    def _advance(self, done: int) -> None:
+        self.reporter.advance(done)
+        if self.reporter.stop():
+            raise Interrupted("stopped; the same command goes on from here")
+
     def _prepare(self, store: FrameStore) -> PrepareReport:
         machine, videos = self.plan.config.machine, self.plan.used
         self.reporter.phase("decode", len(videos), "videos")
         return store.prepare(
             videos,
             workers=machine.workers,
-            progress=lambda done, total: self.reporter.advance(done),
+            progress=lambda done, total: self._advance(done),
             skip_damaged=machine.skip_damaged,
         )
 
@@ -410,7 +428,7 @@ class _Run:
         self.reporter.advance(training.counts.step)
         done = training.run(self.plan.folder / CHECKPOINT, on_step=self.reporter.step, stop=self.reporter.stop)
         self.seconds["train"] = round(training.counts.seconds, 3)
-        if not done:
+        if not done or self.reporter.stop():
             raise Interrupted(
                 f"stopped after step {training.counts.step} of {self.plan.steps}; the same command resumes it"
             )
@@ -430,7 +448,7 @@ class _Run:
         with DetectionsWriter(plan.folder / DETECTIONS, plan.dataset.facts) as writer:
             for done, (video, detections) in enumerate(found, start=1):
                 writer.add(video.id, detections)
-                self.reporter.advance(done)
+                self._advance(done)
 
     def _score(self, videos: Sequence[Video]) -> tuple[dict[str, Any], dict[str, str]]:
         """All metrics that apply, under all their protocols, from the file just written; and why others do not."""
@@ -454,16 +472,16 @@ class _Run:
         with replacing(plan.folder / WEIGHTS) as temporary:
             weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
             save_file(weights, temporary)
-        split = plan.split
+        split, skipped = plan.split, set(prepared.skipped)
         record = records.Record(
             id=plan.id,
             status="done",
             config=plan.config.model_dump(mode="json"),
             split=records.SplitSummary(
                 hash=split.hash,
-                labelled=len(split.labelled),
-                unlabelled=len(split.unlabelled),
-                evaluated=len(plan.evaluated),
+                labelled=len(set(split.labelled) - skipped),
+                unlabelled=len(set(split.unlabelled) - skipped),
+                evaluated=len({video.id for video in plan.evaluated} - skipped),
             ),
             data_fingerprint=plan.dataset.fingerprint(),
             metrics=metrics,
@@ -495,8 +513,8 @@ class _Run:
             notes["hidden_extents"] = "unlabelled videos were trimmed to their hidden action extent (ablation)"
         if prepared.short:
             notes["short_videos"] = prepared.short
-        if prepared.skipped:
-            notes["skipped_videos"] = list(prepared.skipped)
+        if skipped := sorted({*prepared.skipped, *self.plan.damaged}):
+            notes["skipped_videos"] = skipped
         if unscored:
             notes["metrics_left_out"] = unscored
         return notes

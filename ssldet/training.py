@@ -144,12 +144,19 @@ class Training:
             stop: asked after every step; True writes a checkpoint and returns.
 
         Raises:
-            TrainingError: a loss or gradient is not finite. The last checkpoint stays as it is.
+            TrainingError: a loss or gradient is not finite, the device's memory is too small, or the checkpoint
+                cannot be written. The last checkpoint stays as it is.
         """
         self.student.train()
         while self.counts.step < self.steps:
             began = time.perf_counter()
-            losses, clips = self.step_once()
+            try:
+                losses, clips = self.step_once()
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"the memory of {self.device} does not hold train.micro_batch = {self.options.micro_batch} "
+                    "labelled clips and what goes with them; halve it"
+                ) from error
             seconds = time.perf_counter() - began
             self.counts.seconds += seconds
             on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
@@ -161,14 +168,15 @@ class Training:
                 self.save(checkpoint)
             if stopping:
                 break
+        if not self.started and self.counts.step == self.steps:  # the first stage was all
+            self._start()
         return self.counts.step == self.steps
 
     def step_once(self) -> tuple[dict[str, float], int]:
         """One optimiser step: its mean loss terms, and how many clips had gradients."""
         step = self.counts.step
         if step >= self.burn_in and not self.started:
-            self.strategy.start(self.student)
-            self.started = True
+            self._start()
         torch.manual_seed(stream_seed(self.seed, "step", step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step, self.steps)
@@ -185,6 +193,10 @@ class Training:
         self.counts.gradient_clips += clips
         self.meters.add(sums)
         return dict(sums), clips
+
+    def _start(self) -> None:
+        self.strategy.start(self.student)
+        self.started = True
 
     def _accumulate(self, step: int, part: int) -> tuple[dict[str, float], int]:
         """Back-propagate one part of the step's clips; terms are means over the whole step's clips."""
@@ -251,7 +263,10 @@ class Training:
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
         meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
         about = {"run_id": self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
-        checkpoints.save(path, tensors, about)
+        try:
+            checkpoints.save(path, tensors, about)
+        except OSError as error:
+            raise TrainingError(f"cannot write the checkpoint {path} ({error.strerror}); make room") from error
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError."""
@@ -264,9 +279,8 @@ class Training:
             if self.meter:
                 self.meter.counts = Counter(meters["pseudo_labels"])
         if self.counts.step > self.burn_in:
-            self.strategy.start(self.student)
+            self._start()
             self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))
-            self.started = True
 
 
 def gradient_clips(batch: Batch) -> int:

@@ -16,6 +16,7 @@ import ssldet
 from ssldet import runner
 from ssldet.cli import main
 from ssldet.config import RunConfig, resolve
+from ssldet.contracts import Problem
 from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
 from ssldet.records import Record, read_log
 from ssldet.training import StepReport
@@ -131,6 +132,44 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(finished: tuple[Path, Rec
     assert [line["step"] for line in read_log(planned.folder / "log.jsonl")] == [
         line["step"] for line in read_log(folder / "log.jsonl")
     ]
+
+
+class StopIn(runner.Reporter):
+    """Asks to stop once a phase has begun."""
+
+    def __init__(self, phase: str):
+        self.wanted, self.stopping = phase, False
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        self.stopping = name == self.wanted
+
+    def stop(self) -> bool:
+        return self.stopping
+
+
+def test_a_run_can_be_stopped_in_every_phase(
+    finished: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLDET_CACHE", str(tmp_path / "cache"))  # one in which nothing is decoded yet
+    for phase in ("decode", "detect"):
+        with pytest.raises(runner.Interrupted, match="same command goes on"):
+            runner.execute(runner.plan(config(tmp_path)), StopIn(phase))
+    planned = runner.plan(config(tmp_path))
+    assert not (planned.folder / "detections.parquet").exists()
+    assert runner.execute(planned, runner.Reporter()).metrics == finished[1].metrics
+
+
+def test_videos_that_verify_names_are_left_out_when_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = runner.plan(config(tmp_path))
+    lost = {whole.split.labelled[0], whole.evaluated[0].id}
+    problems = [Problem("no frames", video=video) for video in lost]
+    monkeypatch.setattr(type(whole.dataset), "verify", lambda self, split: problems)
+    with pytest.raises(DataError, match="2 problems"):
+        runner.plan(config(tmp_path))
+    planned = runner.plan(config(tmp_path, skip_damaged=True))
+    assert set(planned.damaged) == lost
+    assert not lost & {*planned.train, *(video.id for video in planned.evaluated)}
+    assert planned.id != whole.id
 
 
 def test_the_run_id_names_the_experiment_and_not_the_machine(tmp_path: Path) -> None:

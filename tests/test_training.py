@@ -156,6 +156,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert (tmp_path / "c").read_bytes() == before
 
 
+def test_a_teacher_is_there_when_the_first_stage_was_all() -> None:
+    run = training(dual_guidance(evaluate="teacher"), OPTIONS.model_copy(update={"burn_in": 1.0, "steps": 2}))
+    assert run.run()
+    assert run.strategy.evaluated(run.student) is not run.student
+
+
 def test_rates() -> None:
     halving = TrainOptions(lr=1.0, schedule="halve", epochs=10, halve_after=(3, 4, 5, 6))
     assert [halving.rate(step, 100) for step in (0, 29, 30, 40, 50, 60, 99)] == [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.0625]

@@ -84,16 +84,17 @@ def _carry_out(planned: Plan) -> Record:
             if reporter.stopping:  # a second Ctrl-C does not wait
                 raise KeyboardInterrupt
             reporter.stopping = True
-            click.echo("stopping after this step; press again to stop at once", err=True)
+            click.echo("stopping; press again to stop at once", err=True)
 
-        before = signal.signal(signal.SIGINT, on_interrupt)
+        before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             return execute(planned, reporter)
         except Interrupted as stopped:
             click.echo(str(stopped), err=True)
             sys.exit(130)
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _warn_of_long_run(planned: Plan) -> None:
