@@ -242,13 +242,14 @@ def _run_id(
     unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}  # move no number
     if config.experiment.videos is None:
         unnumbered["videos"] = True
-    identity = {
+    identity: dict[str, Any] = {
         "experiment": config.experiment.model_dump(mode="json", exclude=unnumbered),
         "data": dataset.fingerprint(),
         "split": split.hash,
         "weights": {part: file_hash(path) for part, path in weights.items()},
-        "damaged": list(damaged),
     }
+    if damaged:
+        identity["damaged"] = list(damaged)
     return content_hash(identity)[:12]
 
 
