@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, expected at {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Give every test the same random numbers, whatever ran before it in its process."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

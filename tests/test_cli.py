@@ -143,6 +143,7 @@ def test_completion_offers_verbs_without_importing_them() -> None:
 def test_interrupting_the_process_exits_130(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, types, click\nfrom ssldet import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job starts without it
         "verb = types.ModuleType('verb')\n"
         "verb.command = click.Command('x', callback=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
         "sys.modules['verb'] = verb\ncli.VERBS['x'] = cli.Verb('verb:command', 'X.', 'Tests')\ncli.main(['x'])"
