@@ -33,6 +33,7 @@ class PseudoLabelMeter:
         found = targets_to(pseudo.targets, torch.device("cpu"))
         accepted = found.frame_mask_b
         self.counts["clips"] += len(accepted)
+        self.counts["clips_judged"] += int(judged.sum())
         self.counts["frames_accepted"] += int(accepted.sum())
         self.counts["frames_judged"] += int((accepted & judged).sum())
         self.counts["frames_right"] += int((accepted & judged & _frames_agree(found, truth)).sum())
@@ -57,6 +58,7 @@ class PseudoLabelMeter:
             "frame_labels": c["frames_accepted"],
             "frame_coverage": _ratio(c["frames_accepted"], c["clips"]),
             "frame_precision": _ratio(c["frames_right"], c["frames_judged"]),
+            "frame_recall": _ratio(c["frames_right"], c["clips_judged"]),
             "candidates": c["candidates"],
             "boxes": c["boxes"],
             "box_localised": _ratio(c["boxes_localised"], c["boxes_judged"]),
