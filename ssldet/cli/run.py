@@ -73,9 +73,11 @@ def command(
 
 
 def _carry_out(planned: Plan) -> Record:
+    from ssldet.allocator import keep_freed_memory
     from ssldet.cli.progress import ProgressReporter
     from ssldet.runner import Interrupted, execute
 
+    keep_freed_memory()
     if not planned.record_path.exists():
         _warn_of_long_run(planned)
     with ProgressReporter() as reporter:
