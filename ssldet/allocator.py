@@ -22,4 +22,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     settings = {MMAP_THRESHOLD: 1 << 30, TRIM_THRESHOLD: (1 << 31) - 1, TOP_PAD: 1 << 28}
-    return all([mallopt(parameter, value) for parameter, value in settings.items()])
+    return 0 not in [mallopt(parameter, value) for parameter, value in settings.items()]
