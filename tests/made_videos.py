@@ -51,7 +51,7 @@ class MadeVideos(Dataset):
         return [Video(path.stem, 6, 64, 48, (0,)) for path in sorted(self.root.glob("*.avi"))]
 
     def truth(self, video_id: str) -> Truth:
-        raise NotImplementedError
+        raise AssertionError("decoding reads no annotation")
 
     def source(self, video_id: str) -> VideoSource:
         return VideoSource(file=self.root / f"{video_id}.avi")
