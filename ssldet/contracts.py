@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from ssldet.detector import Detector
     from ssldet.views import Geometry
 
-API_VERSION = "1.0"
+API_VERSION = "1.1"
 """`major.minor` of this page. A plugin written for another major version is listed as incompatible."""
 
 Subset = Literal["train", "test"]
@@ -320,6 +320,14 @@ class Backbone(ABC):
         """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""
         return {}
 
+    def pretraining(self, dataset: str) -> Mapping[str, Any] | None:
+        """The run that makes the weights for `pretrained_files`, where nobody publishes them; None: somebody does.
+
+        It holds fields of an Experiment (strategy, dataset, dataset_options, ratio ...) without backbone and seed. The
+        inference weights that such a run leaves serve as every one of the files.
+        """
+        return None
+
     def translate_weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Give the entries of a published checkpoint the names they have in a Detector; others are left as they are."""
         return state
@@ -398,6 +406,8 @@ class Needs:
         temporal: pairs of consecutive key frames are sampled and L_tmp is computed.
         unlabelled: unlabelled clips are sampled after the first stage.
         unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
+        extra_labelled: after the first stage the labelled batch grows by as many clips as `unlabelled` would take;
+            the clips that every strategy sees stay its first rows.
         beta: weight of L_frame on labelled clips (Eq. 6).
     """
 
@@ -405,6 +415,7 @@ class Needs:
     temporal: bool = False
     unlabelled: bool = True
     unlabelled_extent: Literal["video", "action"] = "video"
+    extra_labelled: bool = False
     beta: float = 1.0
 
 

@@ -35,12 +35,17 @@ class Verb:
 
 VERBS = {
     "run": Verb("ssldet.cli.run:command", "Train a detector, score it and leave a record.", "Experiments"),
+    "grid": Verb("ssldet.cli.grid:command", "Plan and run all cells of the paper's tables.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
+    "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
+    "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),
+    "runs": Verb("ssldet.cli.runs:command", "List, show and remove runs.", "Results"),
     "data": Verb("ssldet.cli.data:command", "Find, check, count and prepare data sets.", "Data"),
     "split": Verb("ssldet.cli.split:command", "Make, show and check labelled / unlabelled splits.", "Data"),
     "cache": Verb("ssldet.cli.cache:command", "Show and remove decoded frames.", "Data"),
     "weights": Verb("ssldet.cli.weights:command", "Inspect, verify and convert weights files.", "Installation"),
-    "plugins": Verb("ssldet.cli.plugins:command", "Show what plugins are installed.", "Installation"),
+    "plugins": Verb("ssldet.cli.plugins:command", "List, check, make and test plugins.", "Installation"),
+    "doctor": Verb("ssldet.cli.doctor:command", "Describe this installation, for a bug report.", "Installation"),
 }
 """The verbs in the order of help."""
 

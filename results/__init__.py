@@ -1,0 +1,1 @@
+"""The numbers that the paper reports (paper.yaml), and records of campaigns measured with this suite."""
