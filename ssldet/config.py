@@ -144,6 +144,13 @@ class Experiment(Options):
             raise ValueError("eval_on = val needs a val_fraction above 0, such as 0.25")
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that move a number, as plain data: its hash names an experiment."""
+        unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}
+        if self.videos is None:  # experiments are named as before there was such a field
+            unnumbered["videos"] = True
+        return self.model_dump(mode="json", exclude=unnumbered)
+
 
 class Machine(Options):
     """Where and how a run happens: recorded, but not part of its id."""

@@ -239,11 +239,8 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
 def _run_id(
     config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Mapping[str, Path], damaged: Sequence[str]
 ) -> str:
-    unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}  # move no number
-    if config.experiment.videos is None:
-        unnumbered["videos"] = True
     identity: dict[str, Any] = {
-        "experiment": config.experiment.model_dump(mode="json", exclude=unnumbered),
+        "experiment": config.experiment.identity(),
         "data": dataset.fingerprint(),
         "split": split.hash,
         "weights": {part: file_hash(path) for part, path in weights.items()},

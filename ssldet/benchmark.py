@@ -1,0 +1,163 @@
+"""The paper's tables and sweeps as data: which cells they have, and the numbers that the paper reports.
+
+The files are package data: `benchmarks/paper/table2.yaml` ... `figure4.yaml` (axes, rows, columns) and
+`results/paper.yaml` (reported numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from ssldet.errors import UnknownName
+
+FILES = "ssldet.paper"
+REPORTED_FILES = "ssldet.results"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Part):
+    """One metric of a table: the record's number at metrics[metric][protocol]["thresholds"][key]["mean"]."""
+
+    title: str
+    metric: str
+    protocol: str
+    key: str
+
+
+class Row(_Part):
+    """One approach under one initialisation.
+
+    Attributes:
+        approach: as the paper names it, or our own name for a row that the paper lacks.
+        strategy: plugin that trains it; None for a row that is reported only.
+        options: of the strategy, beside those of the preset.
+        ratio: overrides the table's ratios with a single one (1.0: all labels).
+        planned: "always", or the name to be given with `--with` ("fully_supervised").
+        control: a control of ours that the paper lacks.
+    """
+
+    approach: str
+    pretrained: bool
+    strategy: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    ratio: float | None = Field(None, gt=0, le=1)
+    planned: str = "always"
+    control: bool = False
+
+
+class TableSpec(_Part):
+    """A table, or a sweep that a figure shows.
+
+    Attributes:
+        name: "2", or "figure4".
+        title: what it is of.
+        dataset: the paper's data set, by plugin name.
+        ratios: label ratios, in the order of the columns.
+        columns: the metrics; a table has one column for each (metric, ratio).
+        rows: in the order of the paper.
+        note: what a reader must know (a sweep on test data, an inferred setting).
+    """
+
+    name: str
+    title: str
+    dataset: str
+    ratios: tuple[float, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+
+    def ratios_of(self, row: Row) -> tuple[float, ...]:
+        return self.ratios if row.ratio is None else (row.ratio,)
+
+
+class Reported(_Part):
+    """One number of the paper, in percent, and what the paper prints for the same thing elsewhere."""
+
+    value: float
+    elsewhere: tuple[tuple[float, str], ...] = ()
+    """(value, where it is printed)"""
+
+
+class ReportedRow(_Part):
+    """The paper's numbers of one row: column title -> ratio ("0.05", or "all") -> number."""
+
+    approach: str
+    pretrained: bool
+    values: dict[str, dict[str, Reported]]
+
+
+class Paper(_Part):
+    """results/paper.yaml: reported rows by table, and the places where the paper contradicts itself, in words."""
+
+    source: str
+    tables: dict[str, tuple[ReportedRow, ...]]
+    contradictions: tuple[str, ...] = ()
+
+    def number(self, table: str, row: Row, column: str, ratio: float | Literal["all"]) -> Reported | None:
+        """What the paper prints in a cell; None where it prints nothing."""
+        for found in self.tables.get(table, ()):
+            if (found.approach, found.pretrained) == (row.approach, row.pretrained):
+                return found.values.get(column, {}).get(ratio_key(ratio))
+        return None
+
+
+def ratio_key(ratio: float | Literal["all"]) -> str:
+    """How a ratio is written as a key: 0.05 -> "0.05"."""
+    return ratio if isinstance(ratio, str) else f"{ratio:g}"
+
+
+@cache
+def specs() -> Mapping[str, TableSpec]:
+    """All tables and sweeps by name: "2" ... "6", "figure4"."""
+    found = {}
+    for entry in sorted(resources.files(FILES).iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".yaml"):
+            spec = TableSpec.model_validate(yaml.safe_load(entry.read_text(encoding="utf-8")))
+            found[spec.name] = spec
+    return found
+
+
+def spec(name: str) -> TableSpec:
+    """One table or sweep. Raises UnknownName."""
+    if name not in specs():
+        raise UnknownName("table", name, specs())
+    return specs()[name]
+
+
+@cache
+def paper() -> Paper:
+    """The numbers that the paper reports."""
+    return Paper.model_validate(yaml.safe_load((resources.files(REPORTED_FILES) / "paper.yaml").read_text("utf-8")))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one trained number of a table is about; several tables may ask for the same.
+
+    `dataset` is the paper's; which data stand in for it is a matter of `cells.Settings`.
+    """
+
+    dataset: str
+    strategy: str
+    options: tuple[tuple[str, Any], ...]
+    ratio: float
+    pretrained: bool
+    split: int
+    seed: int
+
+
+def cell(table: TableSpec, row: Row, ratio: float, *, split: int, seed: int) -> Cell:
+    """The cell behind a row and a ratio of a table."""
+    assert row.strategy is not None, "a row that is reported only has no cell"
+    options = tuple(sorted(row.options.items()))
+    return Cell(table.dataset, row.strategy, options, ratio, row.pretrained, split, seed)
