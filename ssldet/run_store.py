@@ -145,9 +145,7 @@ def _entry(folder: Path) -> RunEntry:
     named = _id_in_name(folder)
     if not path.is_file():
         problem = "it has no record: the same `ssldet run` goes on with it"
-        return RunEntry(
-            named[1] if named else "", status="interrupted", problem=problem, config=_config(folder), **common
-        )
+        return RunEntry(named, status="interrupted", problem=problem, config=_config(folder), **common)
     try:
         record = Record.read(path)
     except RequestError as error:

@@ -60,6 +60,7 @@ def test_runs_of_every_kind_are_told_apart(tmp_path: Path) -> None:
     found = {entry.id[0]: entry for entry in find_runs([tmp_path])}
     statuses = {key: entry.status for key, entry in found.items()}
     assert statuses == {"a": "done", "b": "failed", "c": "interrupted", "d": "damaged", "e": "incompatible"}
+    assert all(entry.id == 12 * key for key, entry in found.items())
     assert [key for key, entry in sorted(found.items()) if entry.record is not None] == ["a", "b"]
     assert found["a"].problem == "" and found["b"].problem == "loss is nan"
     assert "99" in found["e"].problem and "no readable record" in found["d"].problem
