@@ -270,32 +270,38 @@ class BatchSource:
         self.needs, self.seed, self.device = needs, seed, device
         self.labelled, self.unlabelled = labelled, unlabelled
         self._labelled_order = Order(len(labelled), seed, "labelled")
+        self._extra_order = Order(len(labelled), seed, "extra labelled")
         self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled else None
 
     def batch(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> tuple[Batch, Places | None]:
-        """Part `part` of `parts` equal ones of step `step`'s clips, and where its unlabelled clips come from."""
-        labelled = self._labelled_batch(step, part, parts)
+        """Part `part` of `parts` equal ones of step `step`'s clips, and where its unlabelled clips come from.
+
+        `unlabelled` is whether the step belongs to the second stage.
+        """
+        labelled = self._labelled_batch(self._labelled_order, self.sampling.labelled, step, part, parts)
+        if unlabelled and self.needs.extra_labelled:
+            more = self._labelled_batch(self._extra_order, self.sampling.unlabelled, step, part, parts)
+            labelled = joined(labelled, more)
         if not unlabelled or self.unlabelled is None:
             return Batch(labelled), None
         clips, places = self._unlabelled_batch(self.unlabelled, step, part, parts)
         return Batch(labelled, clips), places
 
-    def _labelled_batch(self, step: int, part: int, parts: int) -> LabelledBatch:
+    def _labelled_batch(self, order: Order, count: int, step: int, part: int, parts: int) -> LabelledBatch:
         strong = self.views.labelled == "strong"
-        rows, geometry = self._draw(self._labelled_order, self.sampling.labelled, step, part, parts, strong=strong)
+        rows, geometry = self._draw(order, count, step, part, parts, strong=strong)
         videos, frames = self.labelled.at(rows)
         targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
         clips = self._input(geometry.apply(self.reader.read(videos, frames)))
         following = self._following(self.labelled, rows, geometry)
         if self.views.labelled_colour:
-            colours = self._colours(step, part, parts)
+            colours = self._colours(order.stream, count, step, part, parts)
             clips = change_colours(clips, colours)
             following = None if following is None else change_colours(following, colours[: len(following)])
         return LabelledBatch(clips, targets_to(targets, self.device), following)
 
-    def _colours(self, step: int, part: int, parts: int) -> Tensor:
-        count = self.sampling.labelled
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "labelled", "colour", step))
+    def _colours(self, stream: str, count: int, step: int, part: int, parts: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, stream, "colour", step))
         return draw_colours(count, self.views.labelled_colour, generator)[_own(part, parts, count)]
 
     def _unlabelled_batch(self, table: KeyFrames, step: int, part: int, parts: int) -> tuple[UnlabelledBatch, Places]:
@@ -334,6 +340,16 @@ class BatchSource:
 
     def _input(self, clips_bthwc: Tensor) -> Tensor:
         return to_input(clips_bthwc, self.device)
+
+
+def joined(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
+    """One batch of the clips of two. Partners stand for a batch's first clips, so those of `more` are left out."""
+    b, one, two = len(first.clips_bcthw), first.targets, more.targets
+    targets = Targets(
+        clip_n=torch.cat((one.clip_n, two.clip_n + b)),
+        **{name: torch.cat((getattr(one, name), getattr(two, name))) for name in Targets.__slots__ if name != "clip_n"},
+    )
+    return LabelledBatch(torch.cat((first.clips_bcthw, more.clips_bcthw)), targets, first.following)
 
 
 def _own(part: int, parts: int, count: int) -> slice:

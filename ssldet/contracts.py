@@ -408,7 +408,7 @@ class Needs:
         unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
         extra_labelled: after the first stage the labelled batch grows by as many clips as `unlabelled` would take;
             the clips that every strategy sees stay its first rows.
-        beta: weight of L_frame on labelled clips (Eq. 6).
+        beta, delta: weights of L_frame on labelled (Eq. 6) and on unlabelled clips (L_u).
     """
 
     frame_head: bool = False
@@ -417,6 +417,7 @@ class Needs:
     unlabelled_extent: Literal["video", "action"] = "video"
     extra_labelled: bool = False
     beta: float = 1.0
+    delta: float = 1.0
 
 
 class Strategy(ABC):

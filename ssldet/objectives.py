@@ -29,8 +29,6 @@ def unlabelled_terms(
     following: Tensor | None,
     pseudo: Targets,
     needs: Needs,
-    *,
-    delta: float = 1.0,
 ) -> dict[str, Tensor]:
     """The terms of unlabelled clips in the strong view: "box_u", delta * "frame_u" and "temporal_u".
 
@@ -38,7 +36,9 @@ def unlabelled_terms(
     the temporal term needs no pseudo-label.
     """
     predictions, after = forward_pair(student, strong_bcthw, following)
-    terms = {f"{name}_u": term for name, term in _weighted(student.losses(predictions, pseudo), needs, delta).items()}
+    terms = {
+        f"{name}_u": term for name, term in _weighted(student.losses(predictions, pseudo), needs, needs.delta).items()
+    }
     if needs.temporal and after is not None:
         terms["temporal_u"] = temporal_term(predictions, after, student.facts.multilabel)
     return terms

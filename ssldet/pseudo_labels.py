@@ -6,13 +6,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import batched_nms
 
-from ssldet.contracts import Decoded, Targets
+from ssldet.contracts import DatasetFacts, Decoded, Options, PseudoLabels, Targets
 from ssldet.views import Geometry, visible
 
 Confidence = Literal["objectness", "objectness_class"]
+
+
+class CandidateOptions(Options):
+    """How a teacher's boxes become candidates, the same for every strategy.
+
+    Attributes:
+        o_th: O_th; a box is a candidate when its confidence is above (strictly).
+        confidence: what that confidence is: objectness, or objectness x best class.
+        nms_iou: of the pseudo-boxes' suppression.
+        min_visible: a pseudo-box is dropped when less than this share of it stays in the strong view.
+    """
+
+    o_th: float = Field(0.4, ge=0, le=1)
+    confidence: Confidence = "objectness"
+    nms_iou: float = Field(0.4, gt=0, le=1)
+    min_visible: float = Field(0.25, ge=0, le=1)
 
 
 @dataclass(slots=True)
@@ -58,6 +76,21 @@ def box_targets(found: Candidates, labels_nk: Tensor, frame_labels_b: Tensor, fr
     box_mask_b = torch.zeros_like(frame_mask_b)
     box_mask_b[found.clip_n] = True
     return Targets(found.clip_n, found.boxes_n4, labels_nk, box_mask_b, frame_labels_b, frame_mask_b)
+
+
+def confident_boxes(found: Candidates, clips: int, facts: DatasetFacts) -> PseudoLabels:
+    """Every candidate is a pseudo-box of its best class, as in Mean Teacher and FixMatch; no frame is labelled.
+
+    On multi-label data a box also has the other classes that it scores above 1/2.
+    """
+    k, device = facts.num_classes, found.clip_n.device
+    labels_nk = functional.one_hot(found.scores_nk.argmax(dim=1), k).bool()
+    if facts.multilabel:
+        labels_nk = labels_nk | (found.scores_nk > 0.5)
+    shape = (clips, k) if facts.multilabel else (clips,)
+    frame_labels_b = torch.zeros(shape, dtype=torch.float32 if facts.multilabel else torch.int64, device=device)
+    nowhere_b = torch.zeros(clips, dtype=torch.bool, device=device)
+    return PseudoLabels(box_targets(found, labels_nk.float(), frame_labels_b, nowhere_b), candidates=len(found))
 
 
 def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:

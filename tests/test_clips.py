@@ -143,8 +143,8 @@ def test_colours_of_labelled_clips_alone_are_changed_and_shared_by_pairs() -> No
     assert batch.unlabelled and plain.unlabelled
     assert torch.equal(batch.unlabelled.strong_bcthw, plain.unlabelled.strong_bcthw)
     assert not torch.equal(batch.labelled.clips_bcthw, plain.labelled.clips_bcthw)
-    colours = coloured._colours(0, 0, 1)
-    assert torch.equal(torch.cat([coloured._colours(0, part, 2) for part in range(2)]), colours)
+    colours = coloured._colours("labelled", 4, 0, 0, 1)
+    assert torch.equal(torch.cat([coloured._colours("labelled", 4, 0, part, 2) for part in range(2)]), colours)
     assert batch.labelled.following is not None and plain.labelled.following is not None
     expected = change_colours(plain.labelled.following, colours[:2])
     assert torch.equal(batch.labelled.following, expected)
@@ -172,3 +172,23 @@ def test_the_action_extent_holds_no_boxes() -> None:
         np.array([3, 5]), np.zeros((2, 4), np.float32), np.ones((2, 3), bool), np.zeros(2, np.int64), np.arange(9)
     )
     assert action_extent(truth).tolist() == [3, 4, 5]
+
+
+def test_extra_labelled_clips_follow_those_that_every_strategy_sees() -> None:
+    plain, control = source(), source()
+    control.needs = Needs(unlabelled=False, extra_labelled=True)
+    control.unlabelled = None
+    first, _ = control.batch(3, unlabelled=False)
+    assert len(first.labelled.clips_bcthw) == 4  # the first stage is everybody's
+    mine, places = control.batch(3, unlabelled=True)
+    theirs, _ = plain.batch(3, unlabelled=True)
+    assert mine.unlabelled is None and places is None
+    assert len(mine.labelled.clips_bcthw) == 8
+    assert torch.equal(mine.labelled.clips_bcthw[:4], theirs.labelled.clips_bcthw)
+    assert not torch.equal(mine.labelled.clips_bcthw[4:], mine.labelled.clips_bcthw[:4])
+    targets, own = mine.labelled.targets, theirs.labelled.targets
+    assert torch.equal(targets.boxes_n4[targets.clip_n < 4], own.boxes_n4)
+    assert set(targets.clip_n[targets.clip_n >= 4].tolist()) <= {4, 5, 6, 7} and (targets.clip_n >= 4).any()
+    assert len(targets.box_mask_b) == len(targets.frame_labels_b) == 8
+    halves = [control.batch(3, part, 2, unlabelled=True)[0].labelled.clips_bcthw for part in range(2)]
+    assert torch.equal(torch.cat([h[:2] for h in halves] + [h[2:] for h in halves]), mine.labelled.clips_bcthw)

@@ -13,10 +13,12 @@ from torch import Tensor
 from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
 from ssldet.detector import Detector
 from ssldet.objectives import temporal_term
-from ssldet.pseudo_labels import Candidates, candidate_boxes, carry_to_strong
-from ssldet.teachers import Teacher
+from ssldet.pseudo_labels import Candidates, candidate_boxes, carry_to_strong, confident_boxes
+from ssldet.teachers import Teacher, TeacherStudent
 from ssldet.views import Geometry
 from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
+from ssldet_strategies.fixmatch import FixMatch
+from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.supervised import Supervised
 
 PROGRESS = Progress(step=5, steps=10, burn_in=5)
@@ -39,34 +41,108 @@ def gradients(student: Detector, term: Tensor) -> float:
     return sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("teacher", ["ema", "shared", "frozen"])
-def test_every_term_reaches_the_student_when_there_are_pseudo_labels(teacher: str) -> None:
-    student = tiny_detector().train()
-    result = losses(student, teacher=teacher)
+ALL_TERMS = {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"}
+
+SEMI_SUPERVISED: dict[str, tuple[type[TeacherStudent], dict[str, Any], set[str]]] = {
+    "mean_teacher": (MeanTeacher, {"o_th": 0.0}, {"box", "box_u"}),
+    "fixmatch": (FixMatch, {"o_th": 0.0}, {"box", "box_u"}),
+    "ema": (DualGuidance, {**EASY, "teacher": "ema"}, ALL_TERMS),
+    "shared": (DualGuidance, {**EASY, "teacher": "shared"}, ALL_TERMS),
+    "frozen": (DualGuidance, {**EASY, "teacher": "frozen"}, ALL_TERMS),
+    "without_temporal": (DualGuidance, {**EASY, "temporal": False}, {"box", "frame", "box_u", "frame_u"}),
+    "without_negative_sampling": (DualGuidance, {**EASY, "negative_sampling": False}, ALL_TERMS),
+}
+"""Every semi-supervised strategy with options under which nearly all is accepted, and the terms that it has."""
+
+
+def step(
+    name: str, *, student: Detector | None = None, clips: Batch | None = None, **options: Any
+) -> tuple[TeacherStudent, Detector, StepLosses]:
+    """A strategy of SEMI_SUPERVISED, its student, and the losses of its first step."""
+    kind, easy, _ = SEMI_SUPERVISED[name]
+    strategy = kind(kind.Config(**{**easy, **options}))
+    student = student or tiny_detector(frame_head=strategy.needs.frame_head).train()
+    strategy.start(student)
+    return strategy, student, strategy.losses(clips or batch(), student, PROGRESS)
+
+
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_every_term_reaches_the_student_when_there_are_pseudo_labels(name: str) -> None:
+    _, student, result = step(name)
     assert result.pseudo_labels and len(result.pseudo_labels.targets.clip_n) > 0
-    assert set(result.terms) == {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"}
-    for name, term in result.terms.items():
-        assert term.item() > 0, name
-        assert gradients(student, term) > 0, name
+    assert set(result.terms) == SEMI_SUPERVISED[name][2]
+    for term_name, term in result.terms.items():
+        assert term.item() > 0, term_name
+        assert gradients(student, term) > 0, term_name
 
 
-def test_no_pseudo_labels_means_exactly_zero_but_for_the_temporal_term() -> None:
-    student = tiny_detector().train()
-    terms = losses(student, f_th=1.0, o_th=1.0).terms
-    for name in ("box_u", "frame_u"):
-        assert terms[name].item() == 0
-        assert gradients(student, terms[name]) == 0
-    assert gradients(student, terms["temporal_u"]) > 0
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_no_pseudo_labels_means_exactly_zero_but_for_the_temporal_term(name: str) -> None:
+    blind = {"o_th": 1.0} | ({"f_th": 1.0} if "frame_u" in SEMI_SUPERVISED[name][2] else {})
+    _, student, result = step(name, **blind)
+    assert result.pseudo_labels and len(result.pseudo_labels.targets.clip_n) == 0
+    for term_name in {"box_u", "frame_u"} & set(result.terms):
+        assert result.terms[term_name].item() == 0
+        assert gradients(student, result.terms[term_name]) == 0
+    if "temporal_u" in result.terms:
+        assert gradients(student, result.terms["temporal_u"]) > 0
 
 
-def test_no_gradient_through_the_weak_view() -> None:
-    for teacher in ("ema", "shared", "frozen"):
-        clips = batch()
-        assert clips.unlabelled is not None
-        clips.unlabelled.weak_bcthw.requires_grad_()
-        student = tiny_detector().train()
-        torch.stack(list(losses(student, clips, teacher=teacher).terms.values())).sum().backward()
-        assert clips.unlabelled.weak_bcthw.grad is None
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_no_gradient_through_the_weak_view_or_into_the_teacher(name: str) -> None:
+    clips = batch()
+    assert clips.unlabelled is not None
+    clips.unlabelled.weak_bcthw.requires_grad_()
+    strategy, student, result = step(name, clips=clips)
+    torch.stack(list(result.terms.values())).sum().backward()
+    assert clips.unlabelled.weak_bcthw.grad is None
+    teacher = strategy.teacher.network
+    if teacher is not student:
+        assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_frozen_parts_stay_bit_identical(name: str) -> None:
+    strategy = SEMI_SUPERVISED[name][0]
+    student = tiny_detector(frame_head=strategy is DualGuidance).train()
+    student.features.requires_grad_(False).eval()
+    before = {key: tensor.clone() for key, tensor in student.features.state_dict().items()}
+    head = student.box_head.weight.detach().clone()
+    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    trained, student, result = step(name, student=student)
+    torch.stack(list(result.terms.values())).sum().backward()
+    optimizer.step()
+    trained.after_step(student)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in student.features.state_dict().items())
+    assert not torch.equal(student.box_head.weight, head)
+
+
+def test_a_box_above_the_threshold_is_enough_without_a_frame_head() -> None:
+    """Mean Teacher and FixMatch: every candidate becomes a pseudo-box of its best class."""
+    pseudo = confident_boxes(candidates([(0, 1), (0, 0), (2, 2)]), 4, FACTS)
+    targets = pseudo.targets
+    assert pseudo.candidates == 3
+    assert targets.labels_nk.argmax(dim=1).tolist() == [1, 0, 2]
+    assert targets.box_mask_b.tolist() == [True, False, True, False]
+    assert not targets.frame_mask_b.any()
+
+
+def test_a_confident_box_of_multilabel_data_has_its_best_class_and_those_above_a_half() -> None:
+    found = candidates([(0, 1), (1, 2)])
+    found.scores_nk[0] = torch.tensor([0.6, 0.9, 0.2])
+    found.scores_nk[1] = torch.tensor([0.1, 0.2, 0.3])
+    targets = confident_boxes(found, 2, MULTILABEL).targets
+    assert targets.labels_nk.tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert targets.frame_labels_b.shape == (2, 3)
+
+
+def test_guidance_keeps_a_subset_of_what_confidence_keeps() -> None:
+    _, _, confident = step("mean_teacher", student=tiny_detector().train())
+    _, _, guided = step("ema", student=tiny_detector().train(), f_th=0.3)
+    assert confident.pseudo_labels and guided.pseudo_labels
+    assert guided.pseudo_labels.candidates == confident.pseudo_labels.candidates
+    kept = {tuple(box) for box in confident.pseudo_labels.targets.boxes_n4.tolist()}
+    assert {tuple(box) for box in guided.pseudo_labels.targets.boxes_n4.tolist()} <= kept
 
 
 def test_without_the_temporal_term() -> None:
@@ -84,6 +160,8 @@ def test_weights_of_the_frame_terms() -> None:
 def test_supervised_knows_boxes_only_unless_asked() -> None:
     plain = Supervised(Supervised.Config())
     assert set(plain.losses(batch(), tiny_detector(frame_head=False), PROGRESS).terms) == {"box"}
+    control = Supervised(Supervised.Config(equal_clips=True))
+    assert control.needs.extra_labelled and not control.needs.unlabelled
     framed = Supervised(Supervised.Config(frame_head=True))
     assert set(framed.losses(batch(), tiny_detector(), PROGRESS).terms) == {"box", "frame", "temporal"}
     assert not plain.needs.unlabelled and not framed.needs.unlabelled

@@ -6,64 +6,41 @@ agrees with it (Sec. 3.3, Algorithm 1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ssldet.contracts import (
-    Batch,
-    Needs,
-    Options,
-    Predictions,
-    Progress,
-    PseudoLabels,
-    StepLosses,
-    Strategy,
-    Targets,
-)
+from ssldet.contracts import Needs, Predictions, PseudoLabels, Targets
 from ssldet.detector import Detector
-from ssldet.objectives import frame_probabilities, supervised_terms, unlabelled_terms
-from ssldet.pseudo_labels import Candidates, Confidence, box_targets, candidate_boxes, carry_to_strong
-from ssldet.teachers import Teacher, TeacherKind
+from ssldet.objectives import frame_probabilities
+from ssldet.pseudo_labels import Candidates, box_targets
+from ssldet.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
 
 
-class DualGuidance(Strategy):
+class DualGuidance(TeacherStudent):
     """L_sup + L_u + L_tmp on both kinds of clips (Eqs. 7-11)."""
 
-    class Config(Options):
-        """Options of `dual_guidance`.
+    class Config(TeacherOptions):
+        """Options of `dual_guidance`, beside those of every teacher.
 
         Attributes:
             f_th: F_th; a frame label is accepted when its probability is above (strictly).
-            o_th: O_th; a box is a candidate when its confidence is above (strictly).
-            confidence: what that confidence is: objectness, or objectness x best class.
-            nms_iou: of the pseudo-boxes' suppression.
-            min_visible: a pseudo-box is dropped when less than this share of it stays in the strong view.
             beta, delta: weights of L_frame on labelled and on unlabelled clips.
             teacher: "ema", "shared" or "frozen".
             ema_decay: of the "ema" teacher.
             temporal: use L_tmp (Eq. 10), in both stages.
             negative_sampling: unlabelled clips come from whole videos; without it, from the action's extent only,
                 which reads hidden annotation and is for the ablation (Table 5).
-            evaluate: the copy that is scored.
         """
 
         f_th: float = Field(0.8, ge=0, le=1)
-        o_th: float = Field(0.4, ge=0, le=1)
-        confidence: Confidence = "objectness"
-        nms_iou: float = Field(0.4, gt=0, le=1)
-        min_visible: float = Field(0.25, ge=0, le=1)
         beta: float = Field(1.0, ge=0)
         delta: float = Field(1.0, ge=0)
         teacher: TeacherKind = "ema"
         ema_decay: float = Field(0.999, ge=0, lt=1)
         temporal: bool = True
         negative_sampling: bool = True
-        evaluate: Literal["student", "teacher"] = "student"
 
     config: Config
 
@@ -74,44 +51,19 @@ class DualGuidance(Strategy):
             temporal=self.config.temporal,
             unlabelled_extent="video" if self.config.negative_sampling else "action",
             beta=self.config.beta,
+            delta=self.config.delta,
         )
 
-    def start(self, student: Detector) -> None:
-        self.teacher = Teacher(student, self.config.teacher, self.config.ema_decay)
+    def build_teacher(self, student: Detector) -> Teacher:
+        return Teacher(student, self.config.teacher, self.config.ema_decay)
 
-    def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
-        unlabelled = batch.unlabelled
-        assert unlabelled is not None, "the second stage needs unlabelled clips"
-        pseudo = self._pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
-        strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
-        terms = supervised_terms(student, batch.labelled, self.needs)
-        terms |= unlabelled_terms(
-            student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs, delta=self.config.delta
-        )
-        return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw))
-
-    def after_step(self, student: Detector) -> None:
-        self.teacher.follow(student)
-
-    def evaluated(self, student: Detector) -> Detector:
-        return self.teacher.network if self.config.evaluate == "teacher" else student
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.teacher.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.teacher.load_state_dict(state)
-
-    def _pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
+    def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Frame labels above F_th, candidates above O_th, and of these the ones that agree with the frame."""
-        config, network = self.config, self.teacher.network
-        found = candidate_boxes(
-            network.decode(predictions), threshold=config.o_th, nms_iou=config.nms_iou, confidence=config.confidence
-        )
+        found, multilabel = self.candidates(predictions), self.teacher.network.facts.multilabel
         assert predictions.frame_logits is not None
-        probabilities = frame_probabilities(predictions.frame_logits, network.facts.multilabel)
-        guide = _guide_multilabel if network.facts.multilabel else _guide
-        return PseudoLabels(guide(found, probabilities, config.f_th), candidates=len(found))
+        probabilities = frame_probabilities(predictions.frame_logits, multilabel)
+        guide = _guide_multilabel if multilabel else _guide
+        return PseudoLabels(guide(found, probabilities, self.config.f_th), candidates=len(found))
 
 
 def _guide(found: Candidates, probabilities: Tensor, f_th: float) -> Targets:

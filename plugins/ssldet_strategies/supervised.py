@@ -21,10 +21,13 @@ class Supervised(Strategy):
 
         Attributes:
             frame_head: train F too, with L_frame and L_tmp.
+            equal_clips: after the first stage take as many labelled clips a step as semi-supervised strategies take
+                labelled and unlabelled ones: the control for the number of clips that have gradients.
             beta: weight of L_frame.
         """
 
         frame_head: bool = False
+        equal_clips: bool = False
         beta: float = Field(1.0, ge=0)
 
     config: Config
@@ -32,7 +35,13 @@ class Supervised(Strategy):
     @property
     def needs(self) -> Needs:
         with_frame = self.config.frame_head
-        return Needs(frame_head=with_frame, temporal=with_frame, unlabelled=False, beta=self.config.beta)
+        return Needs(
+            frame_head=with_frame,
+            temporal=with_frame,
+            unlabelled=False,
+            extra_labelled=self.config.equal_clips,
+            beta=self.config.beta,
+        )
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
         return StepLosses(supervised_terms(student, batch.labelled, self.needs))

@@ -1,0 +1,31 @@
+"""FixMatch (Sohn et al., arXiv 2001.07685) carried to boxes, as the paper's baseline.
+
+The student labels the weak view itself; its boxes above one confidence threshold are pseudo-labels of the strong
+view. There is no frame head.
+"""
+
+from __future__ import annotations
+
+from ssldet.contracts import Needs, Predictions, PseudoLabels
+from ssldet.detector import Detector
+from ssldet.pseudo_labels import confident_boxes
+from ssldet.teachers import Teacher, TeacherOptions, TeacherStudent
+
+
+class FixMatch(TeacherStudent):
+    """L_bou on labelled clips, and on the strong view of unlabelled ones against the student's own weak boxes."""
+
+    class Config(TeacherOptions):
+        """Options of `fixmatch`: those of every teacher."""
+
+    config: Config
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def build_teacher(self, student: Detector) -> Teacher:
+        return Teacher(student, "shared")
+
+    def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
+        return confident_boxes(self.candidates(predictions), len(predictions.grid), self.teacher.network.facts)

@@ -1,0 +1,39 @@
+"""Mean Teacher (Tarvainen & Valpola, arXiv 1703.01780) carried to boxes, as the paper's baseline.
+
+The teacher is the moving average of the student; its boxes above one confidence threshold are pseudo-labels. There
+is no frame head.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ssldet.contracts import Needs, Predictions, PseudoLabels
+from ssldet.detector import Detector
+from ssldet.pseudo_labels import confident_boxes
+from ssldet.teachers import Teacher, TeacherOptions, TeacherStudent
+
+
+class MeanTeacher(TeacherStudent):
+    """L_bou on labelled clips, and on unlabelled ones against the boxes of an averaged teacher."""
+
+    class Config(TeacherOptions):
+        """Options of `mean_teacher`, beside those of every teacher.
+
+        Attributes:
+            ema_decay: of the teacher, teacher = decay * teacher + (1 - decay) * student after each step.
+        """
+
+        ema_decay: float = Field(0.999, ge=0, lt=1)
+
+    config: Config
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def build_teacher(self, student: Detector) -> Teacher:
+        return Teacher(student, "ema", self.config.ema_decay)
+
+    def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
+        return confident_boxes(self.candidates(predictions), len(predictions.grid), self.teacher.network.facts)
