@@ -16,7 +16,7 @@ from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_sizes
 from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, FACTS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.scene import Scene
-from ssldet_datasets.synthetic.storage import Recipe, make_scene, truth_table
+from ssldet_datasets.synthetic.storage import Recipe, make_scene
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def all_videos(dataset: Synthetic) -> list[Video]:
 
 
 def scenes(recipe: Recipe) -> list[Scene]:
-    return [make_scene(recipe.seed, *clip)[0] for clip in recipe.clips()]
+    return [make_scene(recipe, *clip)[0] for clip in recipe.clips()]
 
 
 def test_small_instance_is_complete_and_small(small: Synthetic) -> None:
@@ -92,7 +92,7 @@ def test_default_instance_keeps_its_promises() -> None:
     drawn = scenes(recipe)
     acting = [np.any([figure.acts_t for figure in scene.figures], 0) for scene in drawn]
     assert 0.2 <= 1 - np.mean(np.concatenate(acting)) <= 0.3
-    actors = [sum(figure.label is not None for figure in scene.figures) for scene in drawn]
+    actors = [sum(figure.motion is not None for figure in scene.figures) for scene in drawn]
     assert set(actors) == {1, 2} and 0.2 < np.mean(np.array(actors) == 2) < 0.5
     assert 0.5 < np.mean([len(scene.figures) > count for scene, count in zip(drawn, actors, strict=True)]) < 0.9
     assert 0.25 < np.mean([scene.bar is not None for scene in drawn]) < 0.55
@@ -120,7 +120,7 @@ def test_each_look_and_each_motion_belongs_to_two_classes() -> None:
 
 def test_boxes_are_the_extent_of_what_is_drawn() -> None:
     for clip in Recipe().clips()[::24]:
-        scene, _ = make_scene(0, *clip)
+        scene, _ = make_scene(Recipe(), *clip)
         for figure in scene.figures:
             canvas = drawing.blank(scene.num_frames)
             drawing.paint_figure(canvas, figure, scene.camera_t2)
@@ -138,7 +138,7 @@ def test_anchors_fit_the_training_boxes() -> None:
 def test_idle_and_acting_figures_hold_the_same_poses() -> None:
     """One frame cannot tell: the share of raised arms is the same in figures that wave and that stand still."""
     figures = [figure for scene in scenes(Recipe(train_per_class=60)) for figure in scene.figures]
-    waving = [figure.label is not None and CLASSES[figure.label][1] == "wave" for figure in figures]
+    waving = [figure.motion == "wave" for figure in figures]
     acting = np.concatenate([f.arm_t[f.acts_t] for f, w in zip(figures, waving, strict=True) if w])
     still = np.concatenate([f.arm_t[:1] for f, w in zip(figures, waving, strict=True) if not w])
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
@@ -147,17 +147,18 @@ def test_idle_and_acting_figures_hold_the_same_poses() -> None:
 
 def test_output_of_this_version_is_known() -> None:
     """When this fails because the generator was changed on purpose, raise VERSION and refit ANCHORS as well."""
-    scene, rng = make_scene(0, "train", 3, 7)
+    scene, rng = make_scene(Recipe(), "train", 3, 7)
     assert (VERSION, scene.num_frames, len(scene.figures)) == (5, 40, 3)
     assert drawing.render(scene, rng).mean() == pytest.approx(117.94, abs=0.05)
     assert training_sizes(Recipe()).mean(0) == pytest.approx([2.3287, 3.7308], abs=1e-3)
 
 
 def test_truth_does_not_depend_on_other_videos() -> None:
-    alone = truth_table(make_scene(0, "test", 3, 1)[0], 0)["box"]
+    recipe = Recipe()
+    alone = recipe.made_as.annotate(make_scene(recipe, "test", 3, 1)[0])["box"]
     np.random.default_rng(5).normal(size=10)
-    make_scene(0, "train", 0, 0)
-    assert np.array_equal(alone, truth_table(make_scene(0, "test", 3, 1)[0], 0)["box"])
+    make_scene(recipe, "train", 0, 0)
+    assert np.array_equal(alone, recipe.made_as.annotate(make_scene(recipe, "test", 3, 1)[0])["box"])
 
 
 def test_default_place_is_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

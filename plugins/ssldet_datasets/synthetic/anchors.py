@@ -1,19 +1,26 @@
-"""Recompute the anchors in `facts.py`: `python -m ssldet_datasets.synthetic.anchors`."""
+"""Recompute the anchors and class ratios in `facts.py`: `python -m ssldet_datasets.synthetic.anchors`."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ssldet_datasets.synthetic.facts import ANCHORS, HEIGHT, WIDTH
-from ssldet_datasets.synthetic.storage import Recipe, make_scene, truth_table
+from ssldet_datasets.synthetic.flavours import FLAVOURS
+from ssldet_datasets.synthetic.storage import Recipe, make_scene
 
 GRID = 7
 
 
-def training_sizes(recipe: Recipe) -> np.ndarray:
-    """Width and height of every training box (n, 2), in cells of the grid. Draws no pictures."""
+def training_rows(recipe: Recipe) -> dict[str, np.ndarray]:
+    """The truth of all training videos, column by column. Draws no pictures."""
     clips = [clip for clip in recipe.clips() if clip[0] == "train"]
-    boxes_n4 = np.concatenate([truth_table(make_scene(recipe.seed, *clip)[0], 0)["box"] for clip in clips])
+    tables = [recipe.made_as.annotate(make_scene(recipe, *clip)[0]) for clip in clips]
+    return {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+
+
+def training_sizes(recipe: Recipe) -> np.ndarray:
+    """Width and height of every training box (n, 2), in cells of the grid."""
+    boxes_n4 = training_rows(recipe)["box"]
     return (boxes_n4[:, 2:] - boxes_n4[:, :2]) * GRID / np.array([WIDTH, HEIGHT])
 
 
@@ -35,8 +42,12 @@ def kmeans(sizes_n2: np.ndarray, count: int, rounds: int = 100) -> np.ndarray:
 
 def main() -> None:
     sizes = training_sizes(Recipe())
-    for anchors in (np.array(ANCHORS), kmeans(sizes, len(ANCHORS))):
-        print(f"mean IoU {size_iou(sizes, anchors).max(1).mean():.3f}:", anchors.round(2).tolist())
+    print("anchors:", kmeans(sizes, len(ANCHORS)).round(2).tolist())
+    for name, flavour in FLAVOURS.items():
+        recipe = Recipe(flavour=name)
+        print(f"{name}: mean IoU {size_iou(training_sizes(recipe), np.array(ANCHORS)).max(1).mean():.3f}")
+        if flavour.facts.multilabel:
+            print("class ratios:", training_rows(recipe)["label"].mean(0).round(3).tolist())
 
 
 if __name__ == "__main__":

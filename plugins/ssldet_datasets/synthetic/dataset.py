@@ -14,23 +14,27 @@ from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import ConfigError, DataError, UnknownName
 from ssldet.files import content_hash
 from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, VERSION, WIDTH
+from ssldet_datasets.synthetic.flavours import FLAVOURS
 from ssldet_datasets.synthetic.storage import Recipe, ensure, read
-
-FLAVOURS = ("ucf24",)
 
 
 class Synthetic(Dataset):
-    """Figures that wave, jump or dash among bystanders: six classes, untrimmed, several actors.
+    """Figures that wave, jump or dash among bystanders, in the manner of one of several real data sets.
 
     The videos are generated on first use, into `<root>/synthetic` if a root is given that can be written, else into
     the folder `synthetic` of the cache ($SSLDET_CACHE, else the user's). Boxes are a figure's whole extent within the
-    frame, hidden parts included. Every frame is annotated: without a box it is background.
+    frame, hidden parts included. The flavours, each with videos of its own:
+
+        ucf24        untrimmed, several actors of one class; every frame is annotated, without a box it is background
+        jhmdb        trimmed: one person, alone, who acts in every frame
+        ava          key frames only, on which everybody has a box with several labels; people do different things
+        pretraining  like ucf24, of other classes: to make initial weights for the other flavours
 
     Args:
         root: where to generate and look; None means the cache.
         seed: of the generator. Another seed makes other videos of the same classes.
-        train_per_class, test_per_class: number of videos.
-        flavour: which real data set it resembles; "ucf24" is untrimmed and has one class a video.
+        train_per_class, test_per_class: number of videos; on "ava" for each of six leading persons.
+        flavour: see above. `facts` of an instance are its flavour's, those of the class the default's.
     """
 
     facts = FACTS
@@ -52,25 +56,31 @@ class Synthetic(Dataset):
                 f"got {seed=}, {train_per_class=}, {test_per_class=}"
             )
         self.recipe = Recipe(seed, train_per_class, test_per_class, flavour)
+        self.facts = self.recipe.made_as.facts
         self.root = Path(root) if root is not None else None
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
         _check_split(split)
         chosen = [entry for entry in self._index["videos"] if entry["subset"] == subset]
-        videos = [Video(entry["id"], entry["frames"], WIDTH, HEIGHT, (entry["label"],)) for entry in chosen]
+        videos = [Video(e["id"], e["frames"], WIDTH, HEIGHT, self._classes(e["id"])) for e in chosen]
         return sorted(videos, key=lambda video: video.id)
 
     def truth(self, video_id: str) -> Truth:
         place, entry = self._entry(video_id)
         rows = self._truth["video"] == place
-        labels = np.eye(FACTS.num_classes, dtype=bool)[self._truth["label"][rows]]
+        labels = self._truth["label"][rows]
         return Truth(
             frames_n=self._truth["frame"][rows],
             boxes_n4=self._truth["box"][rows],
-            labels_nk=labels,
+            labels_nk=labels if self.facts.multilabel else np.eye(self.facts.num_classes, dtype=bool)[labels],
             tubes_n=self._truth["tube"][rows],
-            key_frames_m=np.arange(entry["frames"], dtype=np.int64),
+            key_frames_m=self.recipe.made_as.key_frames(entry["frames"]),
         )
+
+    def _classes(self, video_id: str) -> tuple[int, ...]:
+        """The labels of a video, the one with most boxes first."""
+        boxes_k = self.truth(video_id).labels_nk.sum(0)
+        return tuple(label for label in np.argsort(-boxes_k, kind="stable").tolist() if boxes_k[label])
 
     def source(self, video_id: str) -> VideoSource:
         _, entry = self._entry(video_id)
@@ -141,7 +151,7 @@ class Synthetic(Dataset):
         return place, self._index["videos"][place]
 
     def _file(self, entry: dict[str, Any]) -> Path:
-        return self._folder / "videos" / FACTS.classes[entry["label"]] / f"{entry['id']}.mp4"
+        return self._folder / "videos" / self.recipe.made_as.kind_names[entry["label"]] / f"{entry['id']}.mp4"
 
 
 def _check_split(split: int) -> None:

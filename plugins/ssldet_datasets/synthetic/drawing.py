@@ -21,9 +21,19 @@ MARGIN = 48
 COLOURS = np.array([[205, 80, 70], [50, 150, 150], [215, 170, 60]], np.float32)
 """Coral, teal, amber."""
 
+OUTFITS = {
+    "coral": (0, 1, 2),
+    "teal": (1, 2, 0),
+    "amber": (2, 0, 1),
+    "brick": (0, 2, 1),
+    "petrol": (1, 0, 2),
+    "ochre": (2, 1, 0),
+}
+"""The colours of torso and arms, legs, and head of each look."""
+
 
 class Capsule(NamedTuple):
-    """Points within `radius` of the segment from a to b, per frame; painted in colour `paint` of the look."""
+    """Points within `radius` of the segment from a to b, per frame; painted in colour `paint` of the outfit."""
 
     a_t2: np.ndarray
     b_t2: np.ndarray
@@ -88,7 +98,7 @@ def crop(canvas: np.ndarray) -> np.ndarray:
 def paint_figure(canvas: np.ndarray, figure: Figure, camera_t2: np.ndarray) -> None:
     """Draw a figure onto the frames where it is visible."""
     for part in body(figure):
-        colour = COLOURS[(figure.look + part.paint) % len(COLOURS)] * figure.tint
+        colour = COLOURS[OUTFITS[figure.look][part.paint]] * figure.tint
         _paint(canvas, part, colour, figure.visible_t, camera_t2)
 
 

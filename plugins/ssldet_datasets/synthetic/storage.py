@@ -1,8 +1,9 @@
 """Writing the data set: encoded videos, their truth, and an index, in a folder that appears whole or not at all.
 
 <folder>/index.json             generator, options, and per video: id, subset, label, frames, size of the file
-<folder>/truth.npz              one row per box: video (place in the index), frame, tube, label, x1 y1 x2 y2
-<folder>/videos/<class>/<id>.mp4
+<folder>/truth.npz              one row per box: video (place in the index), frame, tube, label, x1 y1 x2 y2;
+                                on multi-label data `label` is one bool per class
+<folder>/videos/<kind>/<id>.mp4
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from filelock import FileLock
 
 from ssldet.errors import DataError
 from ssldet_datasets.synthetic import drawing
-from ssldet_datasets.synthetic.facts import FACTS, FPS, HEIGHT, VERSION, WIDTH
-from ssldet_datasets.synthetic.scene import SHORT_EVERY, Scene, draw_scene
+from ssldet_datasets.synthetic.facts import FPS, HEIGHT, VERSION, WIDTH
+from ssldet_datasets.synthetic.flavours import FLAVOURS, Flavour
+from ssldet_datasets.synthetic.scene import SHORT_EVERY, Scene
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,14 @@ class Recipe:
     test_per_class: int = 8
     flavour: str = "ucf24"
 
+    @property
+    def made_as(self) -> Flavour:
+        return FLAVOURS[self.flavour]
+
     def clips(self) -> list[tuple[str, int, int]]:
-        """(subset, label, number) of every video."""
+        """(subset, kind, number) of every video."""
         counts = {"train": self.train_per_class, "test": self.test_per_class}
-        return [(s, label, i) for s in SUBSETS for label in range(FACTS.num_classes) for i in range(counts[s])]
+        return [(s, kind, i) for s in SUBSETS for kind in range(len(self.made_as.kinds)) for i in range(counts[s])]
 
     def describe(self) -> dict[str, Any]:
         return {"generator": "synthetic", "version": VERSION, **asdict(self)}
@@ -71,36 +77,27 @@ def ensure(folder: Path, recipe: Recipe) -> None:
 def write(folder: Path, recipe: Recipe) -> None:
     """Generate all videos of a recipe into a new folder."""
     entries, tables = [], []
-    for place, (subset, label, number) in enumerate(recipe.clips()):
-        name = FACTS.classes[label]
+    for place, (subset, kind, number) in enumerate(recipe.clips()):
+        name = recipe.made_as.kind_names[kind]
         file = folder / "videos" / name / f"{name}-{subset}-{number:03d}.mp4"
         file.parent.mkdir(parents=True, exist_ok=True)
-        scene, rng = make_scene(recipe.seed, subset, label, number)
+        scene, rng = make_scene(recipe, subset, kind, number)
         encode(drawing.render(scene, rng), file)
-        tables.append(truth_table(scene, place))
+        rows = recipe.made_as.annotate(scene)
+        tables.append({"video": np.full(len(rows["frame"]), place, np.int64), **rows})
         size = file.stat().st_size
-        entries.append({"id": file.stem, "subset": subset, "label": label, "frames": scene.num_frames, "size": size})
+        entries.append({"id": file.stem, "subset": subset, "label": kind, "frames": scene.num_frames, "size": size})
     columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
     np.savez_compressed(folder / "truth.npz", allow_pickle=False, **columns)
     index = {**recipe.describe(), "width": WIDTH, "height": HEIGHT, "videos": entries}
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
 
-def make_scene(seed: int, subset: str, label: int, number: int) -> tuple[Scene, np.random.Generator]:
-    """Make up one video, and give the generator to draw it with. Both depend on the arguments only."""
-    rng = np.random.default_rng([seed, SUBSETS.index(subset), label, number])
-    return draw_scene(rng, label, short=(number + label) % SHORT_EVERY == 0), rng
-
-
-def truth_table(scene: Scene, place: int) -> dict[str, np.ndarray]:
-    """The rows of a video in the truth file, ordered by (frame, tube)."""
-    actors = [figure for figure in scene.figures if figure.label is not None]
-    tubes, frames = np.nonzero(np.stack([figure.acts_t for figure in actors]))
-    boxes = np.stack([drawing.boxes(figure, scene.camera_t2) for figure in actors])[tubes, frames]
-    labels = np.array([figure.label for figure in actors])[tubes]
-    order = np.lexsort((tubes, frames))
-    columns = {"video": np.full(len(frames), place), "frame": frames, "tube": tubes, "label": labels}
-    return {key: column[order].astype(np.int64) for key, column in columns.items()} | {"box": boxes[order]}
+def make_scene(recipe: Recipe, subset: str, kind: int, number: int) -> tuple[Scene, np.random.Generator]:
+    """Make up one video, and give the generator to draw it with. Both depend on seed, flavour and arguments only."""
+    flavour = recipe.made_as
+    rng = np.random.default_rng([recipe.seed, SUBSETS.index(subset), kind, number, *flavour.stream])
+    return flavour.direct(rng, flavour.kinds, kind, (number + kind) % SHORT_EVERY == 0), rng
 
 
 def encode(frames: np.ndarray, file: Path) -> None:
