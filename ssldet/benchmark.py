@@ -65,6 +65,7 @@ class TableSpec(_Part):
         ratios: label ratios, in the order of the columns.
         columns: the metrics; a table has one column for each (metric, ratio).
         rows: in the order of the paper.
+        baseline: the strategy to whose plain runs the others are compared; "" for none.
         note: what a reader must know (a sweep on test data, an inferred setting).
     """
 
@@ -74,6 +75,7 @@ class TableSpec(_Part):
     ratios: tuple[float, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    baseline: str = ""
     note: str = ""
 
     def ratios_of(self, row: Row) -> tuple[float, ...]:
@@ -96,11 +98,35 @@ class ReportedRow(_Part):
     values: dict[str, dict[str, Reported]]
 
 
+class ReportedDataset(_Part):
+    """What Table 1 says of a data set: column -> entry."""
+
+    title: str
+    columns: dict[str, str]
+
+
+class Statement(_Part):
+    """A number that the paper reports outside its tables, in percent."""
+
+    what: str
+    value: float
+    where: str
+
+
 class Paper(_Part):
-    """results/paper.yaml: reported rows by table, and the places where the paper contradicts itself, in words."""
+    """results/paper.yaml.
+
+    Attributes:
+        tables: reported rows by table.
+        datasets: Table 1, by the plugin names of its data sets.
+        statements: numbers outside the tables.
+        contradictions: the places where the paper contradicts itself, in words.
+    """
 
     source: str
     tables: dict[str, tuple[ReportedRow, ...]]
+    datasets: dict[str, ReportedDataset] = Field(default_factory=dict)
+    statements: tuple[Statement, ...] = ()
     contradictions: tuple[str, ...] = ()
 
     def number(self, table: str, row: Row, column: str, ratio: float | Literal["all"]) -> Reported | None:
