@@ -2,20 +2,28 @@
 
 A plugin is an entry point of a group in `GROUPS`. Listing reads installed metadata only. A broken plugin is
 an error when it is used and nobody's concern before that; with SSLDET_STRICT_PLUGINS=1 any fault of any
-plugin is an error at once.
+plugin is an error at once. `check` finds out what importing one does, in a process of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import json
 import os
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from ssldet._version import __version__
 from ssldet.errors import PluginError, UnknownName
 
 GROUPS = {
@@ -30,16 +38,23 @@ KINDS = tuple(GROUPS)
 
 STRICT_VARIABLE = "SSLDET_STRICT_PLUGINS"
 
+SLOW_SECONDS = 5.0
+"""An import that takes longer is a fault: every command that uses the plugin waits for it."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PluginInfo:
-    """What the installed metadata says of one plugin; `target` is "module:Class"."""
+    """What the installed metadata says of one plugin.
+
+    `target` is "module:Class"; `requires` the versions of ssldet that its distribution accepts, "" where it says none.
+    """
 
     kind: str
     name: str
     target: str
     distribution: str
     version: str
+    requires: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
@@ -51,9 +66,19 @@ class Fault:
 
     distribution: str
     reason: str
+    version: str = ""
 
     def __str__(self) -> str:
-        return f"{self.distribution}: {self.reason}"
+        return f"{' '.join(filter(None, (self.distribution, self.version)))}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What came of importing a plugin: "ok", "slow" (it works, and takes more than SLOW_SECONDS), or "broken"."""
+
+    status: Literal["ok", "slow", "broken"]
+    seconds: float | None = None
+    reason: str = ""
 
 
 def available(kind: str) -> list[PluginInfo]:
@@ -61,12 +86,13 @@ def available(kind: str) -> list[PluginInfo]:
 
     Raises:
         UnknownName: there is no such kind.
-        PluginError: in strict mode, when installed metadata cannot be read or a name is given twice.
+        PluginError: in strict mode, when installed metadata cannot be read, a name is given twice, or a plugin is made
+            for another version of ssldet.
     """
     if kind not in GROUPS:
         raise UnknownName("kind of plugin", kind, KINDS)
     plugins, unreadable = _scan()
-    if strict() and (found := unreadable + _duplicates(plugins)):
+    if strict() and (found := unreadable + _faults_by_metadata(plugins)):
         raise PluginError("; ".join(map(str, found)))
     return [plugin for plugin in plugins if plugin.kind == kind]
 
@@ -91,19 +117,103 @@ def load(kind: str, name: str) -> type[Any]:
         raise UnknownName(kind, name, {plugin.name for plugin in plugins})
     if len(offers) > 1:
         raise PluginError(_duplicate_reason(offers))
-    return _load(offers[0])
+    return load_offer(offers[0])
+
+
+def load_offer(plugin: PluginInfo) -> type[Any]:
+    """The class that one offer of a plugin names. Raises PluginError where it cannot be used."""
+    if unfit := incompatible(plugin):
+        raise PluginError(f"{plugin} cannot be used: {unfit}")
+    found = _import(plugin)
+    if reason := _misfit(plugin.kind, found):
+        raise PluginError(f"{plugin} cannot be used: {plugin.target} {reason}")
+    return found
 
 
 def faults(*, imports: bool = False) -> list[Fault]:
     """All that is wrong with the installed plugins; `imports` also imports each of them to find out."""
     plugins, found = _scan()
-    found += _duplicates(plugins)
-    for plugin in plugins if imports else ():
-        try:
-            _load(plugin)
-        except PluginError as error:
-            found.append(Fault(plugin.distribution, str(error)))
-    return found
+    found += _faults_by_metadata(plugins)
+    loaded = [(plugin, timed_load(plugin)) for plugin in plugins if imports]
+    return found + [Fault(plugin.distribution, one.reason, plugin.version) for plugin, one in loaded if one.reason]
+
+
+def timed_load(plugin: PluginInfo) -> Check:
+    """Import one plugin here. The time that torch takes is not counted."""
+    _import_core(plugin.kind)
+    start = time.perf_counter()
+    try:
+        load_offer(plugin)
+    except PluginError as error:
+        return Check("broken", round(time.perf_counter() - start, 2), str(error))
+    seconds = round(time.perf_counter() - start, 2)
+    if seconds > SLOW_SECONDS:
+        return Check("slow", seconds, f"{plugin} takes {seconds:.0f} s to import")
+    return Check("ok", seconds)
+
+
+def check(plugin: PluginInfo, timeout: float = 20.0) -> Check:
+    """Import a plugin in a process of its own, which may hang, exit or crash, and say what came of it.
+
+    Args:
+        plugin: one offer, as `available` lists it.
+        timeout: seconds after which the process is ended and the plugin counts as broken.
+    """
+    offers = offers_by_name(_scan()[0]).get((plugin.kind, plugin.name), [])
+    if len(offers) > 1:
+        return Check("broken", None, _duplicate_reason(offers))
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "answer.json")
+        with _start_check(plugin, answer) as process:
+            assert process.stdout
+            process.stdout.readline()  # until the core is imported, which is not the plugin's time
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return Check("broken", None, f"{plugin} was not imported within {timeout:g} s")
+        if not answer.exists():
+            return Check("broken", None, f"{plugin} ended the process that imported it (exit {process.returncode})")
+        return Check(**json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _start_check(plugin: PluginInfo, answer: Path) -> subprocess.Popen[bytes]:
+    code = f"from ssldet import plugins; plugins.{answer_check.__name__}()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # what is importable here
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, json.dumps(dataclasses.asdict(plugin)), str(answer)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+
+
+def answer_check() -> None:
+    """What `check` runs in the other process: import the plugin of argument 1, write the answer to the file of 2."""
+    plugin = PluginInfo(**json.loads(sys.argv[1]))
+    _import_core(plugin.kind)
+    print("ready", flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads what the plugin prints
+    found = dataclasses.asdict(timed_load(plugin))
+    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
+    os._exit(0)  # neither threads nor exit handlers of the plugin can hold it up
+
+
+def _import_core(kind: str) -> None:
+    """Import what the program itself waits for before any plugin of a kind."""
+    importlib.import_module("torch" if kind in ("strategy", "backbone") else "ssldet.contracts")
+
+
+def incompatible(plugin: PluginInfo) -> str:
+    """Why a plugin's distribution does not accept the running ssldet; "" if it does."""
+    if not plugin.requires:
+        return ""
+    from packaging.specifiers import SpecifierSet
+
+    if SpecifierSet(plugin.requires).contains(__version__, prereleases=True):
+        return ""
+    return f"it needs ssldet{plugin.requires}, and this is ssldet {__version__}"
 
 
 def strict() -> bool:
@@ -112,71 +222,113 @@ def strict() -> bool:
 
 
 def _scan() -> tuple[list[PluginInfo], list[Fault]]:
-    """All plugins in order, and the distributions whose entry points cannot be read."""
+    """All plugins in order, and the distributions whose metadata cannot be read.
+
+    Reading entry_points.txt is cheap and parsing METADATA is not, so the names of distributions without plugins are
+    never asked for. An editable install can be listed twice (its .dist-info and the .egg-info in its source tree); the
+    first is what an import would find.
+    """
     plugins: set[PluginInfo] = set()
     found: list[Fault] = []
-    for name, distribution in _offering_distributions():
+    seen = set()
+    for distribution in distributions():
         try:
-            plugins.update(_plugins_of(name, distribution))
+            if not _offers_any(distribution):
+                continue
+            key = re.sub(r"[-_.]+", "-", _name(distribution)).lower()
+            if key not in seen:
+                seen.add(key)
+                plugins.update(_plugins_of(distribution))
         except Exception as error:  # metadata is written by others, in any shape
-            found.append(Fault(name, f"its entry points cannot be read ({type(error).__name__}: {error})"))
+            reason = f"its metadata cannot be read ({type(error).__name__}: {error})"
+            found.append(Fault(_folder_or_name(distribution), reason, _version(distribution)))
     return sorted(plugins), found
 
 
-def _offering_distributions() -> Iterator[tuple[str, Distribution]]:
-    """Distributions that name one of our groups, each once, as an import would find them.
-
-    Reading entry_points.txt is cheap and parsing METADATA is not, so the names of the others are never asked
-    for. An editable install can be listed twice (its .dist-info and the .egg-info in its source tree).
-    """
-    seen = set()
-    for distribution in distributions():
-        text = distribution.read_text("entry_points.txt") or ""
-        if not any(group in text for group in GROUPS.values()):
-            continue
-        name = _name(distribution)
-        if (key := re.sub(r"[-_.]+", "-", name).lower()) not in seen:
-            seen.add(key)
-            yield name, distribution
+def _offers_any(distribution: Distribution) -> bool:
+    text = distribution.read_text("entry_points.txt") or ""
+    return any(group in text for group in GROUPS.values())
 
 
 def _name(distribution: Distribution) -> str:
     return distribution.metadata["Name"] or "(a distribution without a name)"
 
 
-def _plugins_of(distribution_name: str, distribution: Distribution) -> list[PluginInfo]:
+def _folder_or_name(distribution: Distribution) -> str:
+    """The name of a distribution, or of its metadata's folder where even the name cannot be read."""
+    try:
+        return _name(distribution)
+    except Exception:  # as above
+        return Path(getattr(distribution, "_path", "a distribution without metadata")).name
+
+
+def _version(distribution: Distribution) -> str:
+    try:
+        return distribution.metadata["Version"] or "unknown"
+    except Exception:  # as above
+        return "unknown"
+
+
+def _plugins_of(distribution: Distribution) -> list[PluginInfo]:
     kinds = {group: kind for kind, group in GROUPS.items()}
-    version = distribution.metadata["Version"] or "unknown"
+    name, version, requires = _name(distribution), _version(distribution), _accepted_versions(distribution)
     return [
-        PluginInfo(kinds[point.group], point.name, point.value, distribution_name, version)
+        PluginInfo(kinds[point.group], point.name, point.value, name, version, requires)
         for point in distribution.entry_points
         if point.group in kinds
     ]
 
 
+def _accepted_versions(distribution: Distribution) -> str:
+    """The versions of ssldet that a distribution's requirements accept, as "<1,>=0.1"; "" where it names none."""
+    ours = [text for text in distribution.requires or () if re.match(r"\s*ssldet\s*($|[\[(<>=!~;@])", text)]
+    if not ours:
+        return ""
+    from packaging.requirements import Requirement
+
+    found = [Requirement(text) for text in ours]
+    return ",".join(
+        str(one.specifier) for one in found if one.specifier and (one.marker is None or one.marker.evaluate())
+    )
+
+
+def _faults_by_metadata(plugins: list[PluginInfo]) -> list[Fault]:
+    """What is wrong with plugins that no import is needed to see."""
+    unfit = [
+        Fault(plugin.distribution, f"{plugin.kind} {plugin.name!r} cannot be used: {reason}", plugin.version)
+        for plugin in plugins
+        if (reason := incompatible(plugin))
+    ]
+    return _duplicates(plugins) + unfit
+
+
 def _duplicates(plugins: list[PluginInfo]) -> list[Fault]:
+    return [
+        Fault(plugin.distribution, _duplicate_reason(group), plugin.version)
+        for group in offers_by_name(plugins).values()
+        for plugin in group
+        if len(group) > 1
+    ]
+
+
+def offers_by_name(plugins: Iterable[PluginInfo]) -> dict[tuple[str, str], list[PluginInfo]]:
+    """(kind, name) -> its offers; more than one is a fault."""
     offers: dict[tuple[str, str], list[PluginInfo]] = {}
     for plugin in plugins:
         offers.setdefault((plugin.kind, plugin.name), []).append(plugin)
-    several = [group for group in offers.values() if len(group) > 1]
-    return [Fault(plugin.distribution, _duplicate_reason(group)) for group in several for plugin in group]
+    return offers
 
 
 def _duplicate_reason(offers: list[PluginInfo]) -> str:
     who = " and ".join(f"{plugin.distribution} {plugin.version} ({plugin.target})" for plugin in offers)
-    return f"{offers[0].kind} {offers[0].name!r} is offered by {who}; uninstall one of them"
+    one = len({plugin.distribution for plugin in offers}) == 1
+    remedy = "its author must give each a name of its own" if one else "uninstall one of them"
+    return f"{offers[0].kind} {offers[0].name!r} is offered by {who}; {remedy}"
 
 
 def _refuse_any_fault() -> None:
     if found := faults(imports=True):
         raise PluginError("; ".join(map(str, found)))
-
-
-def _load(plugin: PluginInfo) -> type[Any]:
-    found = _import(plugin)
-    if reason := _misfit(plugin.kind, found):
-        raise PluginError(f"{plugin} cannot be used: {plugin.target} {reason}")
-    return found
 
 
 def _import(plugin: PluginInfo) -> Any:
@@ -186,12 +338,14 @@ def _import(plugin: PluginInfo) -> Any:
         raise PluginError(f"{plugin} cannot be used: its target {plugin.target!r} is not of the form module:Class")
     try:
         found: Any = importlib.import_module(match["module"])
-    except (Exception, SystemExit) as error:  # a plugin's module may do anything
+        for part in match["attr"].split("."):
+            if not hasattr(found, part):
+                raise PluginError(f"{plugin} cannot be used: module {match['module']!r} has no {match['attr']!r}")
+            found = getattr(found, part)
+    except (KeyboardInterrupt, PluginError):
+        raise
+    except BaseException as error:  # a plugin's module may do anything, sys.exit included
         raise PluginError(f"{plugin} does not import: {type(error).__name__}: {error}") from error
-    for part in match["attr"].split("."):
-        if not hasattr(found, part):
-            raise PluginError(f"{plugin} cannot be used: module {match['module']!r} has no {match['attr']!r}")
-        found = getattr(found, part)
     return found
 
 
@@ -199,12 +353,52 @@ def _misfit(kind: str, found: Any) -> str | None:
     """Why an object is not a plugin of a kind; None when it is one."""
     from ssldet import contracts
 
-    base = getattr(contracts, kind.capitalize())
+    base: Any = getattr(contracts, kind.capitalize())
     written_for = str(getattr(found, "api_version", contracts.API_VERSION))
     if written_for.split(".")[0] != contracts.API_VERSION.split(".")[0]:
         return f"is written for API {written_for}, and this is API {contracts.API_VERSION}"
     if not (inspect.isclass(found) and issubclass(found, base)):
         return f"is not a class derived from ssldet.contracts.{base.__name__}"
-    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+    if missing := _missing(found, base):
         return f"lacks {', '.join(missing)}"
+    config = getattr(found, "Config", None) if hasattr(base, "Config") else contracts.Options
+    if not (inspect.isclass(config) and issubclass(config, contracts.Options)):
+        return "has a Config that is not derived from ssldet.contracts.Options"
     return None
+
+
+def _missing(found: type[Any], base: type[Any]) -> list[str]:
+    """Methods that stayed abstract, and attributes that the contract declares and nobody set."""
+    declared = [name for name in inspect.get_annotations(base) if not hasattr(found, name)]
+    return sorted({*declared, *getattr(found, "__abstractmethods__", ())})
+
+
+# ------------------------------------------------------------------------------------------------- option docs
+
+
+def option_docs(config: type[Any]) -> dict[str, str]:
+    """What a Config says of each of its options: the field's description, else its line under `Attributes:`.
+
+    The docstrings of the classes that it derives from count too; an option without a word is not in the answer.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        found |= _attribute_lines(vars(base).get("__doc__") or "")
+    found |= {name: field.description for name, field in config.model_fields.items() if field.description}
+    return {name: found[name] for name in config.model_fields if name in found}
+
+
+def _attribute_lines(docstring: str) -> dict[str, str]:
+    """The entries "name: text" or "one, other: text" of a docstring's Attributes section."""
+    _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if line.strip() and not line.startswith(" "):  # the next section
+            break
+        if entry := re.match(r" {4}(\w+(?:, \w+)*): (.*)", line):
+            names = entry[1].split(", ")
+            found |= dict.fromkeys(names, entry[2])
+        elif names and line.strip():
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
