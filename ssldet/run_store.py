@@ -201,6 +201,8 @@ def is_held(entry: RunEntry) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # a folder that may not be written, by nobody's run
+        return False
 
 
 def remove(entry: RunEntry) -> list[str]:

@@ -69,7 +69,7 @@ def command(
     if as_json:
         click.echo(json.dumps(record.model_dump(mode="json"), indent=2))
     else:
-        _show_record(record, planned)
+        show_record(record, planned.record_path)
 
 
 def _carry_out(planned: Plan) -> Record:
@@ -154,12 +154,12 @@ def _line(value: Any) -> str:
     return str(value)
 
 
-def _show_record(record: Record, planned: Plan) -> None:
+def show_record(record: Record, path: Path) -> None:
+    """A record's numbers in percent and seconds by phase, for people."""
     from rich.console import Console
     from rich.table import Table
 
-    experiment = planned.config.experiment
-    title = f"{experiment.strategy} on {experiment.dataset}, {experiment.ratio:.0%} labelled, seed {experiment.seed}"
+    title = "{strategy} on {dataset}, {ratio:.0%} labelled, seed {seed}".format(**record.config["experiment"])
     table = Table("percent", title=title, title_justify="left")
     rows = _rows(record)
     protocols = list(dict.fromkeys(protocol for values in rows.values() for protocol in values))
@@ -170,7 +170,7 @@ def _show_record(record: Record, planned: Plan) -> None:
     console = Console()
     console.print(table)
     seconds = ", ".join(f"{phase} {duration(value)}" for phase, value in record.training.seconds.items())
-    console.print(f"{seconds}; record: {planned.record_path}", highlight=False, soft_wrap=True)
+    console.print(f"{seconds}; record: {path}", highlight=False, soft_wrap=True)
 
 
 def _rows(record: Record) -> dict[str, dict[str, float | None]]:

@@ -1,0 +1,202 @@
+"""`ssldet runs`: what the list and the page of a run say, what is removed and what is not, and completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from filelock import FileLock
+from test_run_store import CONFIG, interrupt, write_run
+
+from ssldet.cli import main
+from ssldet.files import file_hash
+
+METRICS = {
+    "video_map": {"yowo": {"thresholds": {"0.5": {"mean": 0.123, "per_class": {}}}}},
+    "frame_map": {"standard": {"thresholds": {"0.5": {"mean": 0.456, "per_class": {}}}}},
+}
+
+
+def invoke(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, ["runs", *map(str, arguments)])
+
+
+def listed(results: Path, *filters: Any) -> list[str]:
+    found = json.loads(invoke("list", "--results", results, "--json", *filters).stdout)
+    return [run["id"][0] for run in found]
+
+
+def experiment(**fields: Any) -> dict[str, Any]:
+    return {**CONFIG, "experiment": {**CONFIG["experiment"], **fields}}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Runs a to d: done, done with other settings, failed, interrupted; in this order of age."""
+    write_run(tmp_path, "a" * 12, metrics=METRICS)
+    other = experiment(strategy="fixmatch", strategy_options={"o_th": 0.3}, ratio=0.1, seed=2, split=3)
+    other["experiment"] |= {"dataset_options": {"flavour": "jhmdb"}}
+    other["machine"] = {"preset": "nano"}
+    write_run(tmp_path, "b" * 12, config=other)
+    write_run(tmp_path, "c" * 12, "failed", notes={"error": "loss is nan\nat step 3"})
+    folder = write_run(tmp_path, "d" * 12)
+    interrupt(folder)
+    for age, key in enumerate("dcba"):
+        for path in next(tmp_path.glob(f"*{key * 12}")).iterdir():
+            os.utime(path, (9000 - age, 9000 - age))
+    return tmp_path
+
+
+def test_the_list_has_a_line_a_run_the_newest_last(results: Path) -> None:
+    lines = invoke("list", "--results", results).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["id", "a" * 12, "b" * 12, "c" * 12, "d" * 12]
+    assert lines[1].split()[1:9] == ["done", "supervised", "synthetic", "0.2", "0", "1", "smoke", "12.3"]
+    assert "45.6" in lines[1]
+    assert "fixmatch o_th=0.3" in lines[2] and "synthetic:jhmdb" in lines[2]
+    assert lines[3].endswith("loss is nan")
+    assert "interrupted" in lines[4]
+
+
+@pytest.mark.parametrize(
+    ("filters", "chosen"),
+    [
+        ([], "abcd"),
+        (["--strategy", "fixmatch"], "bd"),
+        (["--dataset", "synthetic"], "abc"),
+        (["--dataset", "synthetic:jhmdb"], "b"),
+        (["--ratio", "0.20"], "ac"),
+        (["--seed", "2"], "b"),
+        (["--split", "3"], "b"),
+        (["--preset", "nano"], "b"),
+        (["--status", "done"], "ab"),
+        (["--status", "failed"], "c"),
+        (["--status", "interrupted"], "d"),
+        (["--status", "done", "--preset", "smoke"], "a"),
+    ],
+)
+def test_filters_choose_runs(results: Path, filters: list[str], chosen: str) -> None:
+    assert "".join(listed(results, *filters)) == chosen
+
+
+def test_a_run_that_is_carried_out_is_listed_as_running(results: Path) -> None:
+    with FileLock(next(results.glob("*" + 12 * "d")) / ".lock"):
+        assert listed(results, "--status", "running") == ["d"]
+    assert listed(results, "--status", "running") == []
+
+
+def test_where_nothing_is_found_the_list_says_so_beside_its_result(results: Path) -> None:
+    done = invoke("list", "--results", results, "--seed", 9)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "no such run" in done.stderr and "(4 runs there)" in done.stderr
+
+
+def test_options_are_listed_only_where_they_differ_from_the_preset(tmp_path: Path) -> None:
+    usual = {"o_th": 0.02, "f_th": 0.1, "temporal": False}
+    config = experiment(strategy="dual_guidance", strategy_options=usual)
+    write_run(tmp_path, "a" * 12, config=config)
+    (run,) = json.loads(invoke("list", "--results", tmp_path, "--json").stdout)
+    assert run["options"] == {"temporal": False}
+
+
+# ----------------------------------------------------------------------------------------------------- show
+
+
+def with_files(results: Path) -> Path:
+    line = {"step": 7, "losses": {"box": 1.25}, "pseudo_labels": {"box_precision": 0.75}}
+    folder = next(results.glob("*" + 12 * "a"))
+    (folder / "log.jsonl").write_text(json.dumps(line) + "\n")
+    write_run(results, "a" * 12, metrics=METRICS, files={"log.jsonl": file_hash(folder / "log.jsonl")})
+    return folder
+
+
+def test_show_has_numbers_origin_files_and_the_end_of_the_log(results: Path) -> None:
+    folder = with_files(results)
+    done = invoke("show", "aa", "--results", results)
+    assert done.exit_code == 0
+    for words in ("12.3", str(folder), "1 labelled, 2 unlabelled", "log.jsonl", "1.25", "0.75"):
+        assert words in done.stdout
+    content = json.loads(invoke("show", folder, "--json").stdout)
+    assert content["record"]["training"]["steps"] == 4 and content["log"][0]["step"] == 7
+
+
+def test_verify_finds_files_that_changed_or_are_absent(results: Path) -> None:
+    folder = with_files(results)
+    assert invoke("show", "a", "--results", results, "--verify").exit_code == 0
+    (folder / "log.jsonl").write_text("{}")
+    done = invoke("show", "a", "--results", results, "--verify", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["files"]) == (1, {"log.jsonl": "changed"})
+    (folder / "log.jsonl").unlink()
+    done = invoke("show", "a", "--results", results, "--verify")
+    assert done.exit_code == 1 and "absent" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "words"), [("c", "loss is nan"), ("d", "the same `ssldet run` goes on with it")])
+def test_show_says_what_is_wrong_with_a_run(results: Path, name: str, words: str) -> None:
+    done = invoke("show", name, "--results", results)
+    assert done.exit_code == 0 and words in done.stdout
+
+
+def test_unknown_and_ambiguous_runs_are_refused_with_what_exists(results: Path) -> None:
+    write_run(results, "ab" * 6)
+    for name, words in (("zz", "d" * 12), ("a", "ab" * 6)):
+        done = invoke("show", name, "--results", results)
+        assert done.exit_code == 2 and words in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------- remove
+
+
+def test_rm_removes_what_is_named(results: Path) -> None:
+    done = invoke("rm", "a", "b", "a", "--results", results, "--yes")
+    assert done.stdout.splitlines() == ["removed " + "a" * 12, "removed " + "b" * 12]
+    assert listed(results) == ["c", "d"]
+
+
+def test_rm_removes_what_filters_choose_but_no_run_that_is_carried_out(results: Path) -> None:
+    write_run(results, "e" * 12, "failed")
+    with FileLock(next(results.glob("*" + 12 * "c")) / ".lock"):
+        done = invoke("rm", "--strategy", "supervised", "--results", results, "--yes")
+        assert done.exit_code == 0 and "kept " + "c" * 12 in done.stderr
+        refused = invoke("rm", "b", "c", "--results", results, "--yes")
+    assert (refused.exit_code, "is being carried out" in refused.stderr) == (2, True)
+    assert sorted(listed(results)) == ["b", "c", "d"]
+
+
+def test_rm_removes_nothing_unasked(results: Path) -> None:
+    refused = invoke("rm", "a", "--results", results)
+    assert refused.exit_code == 2 and "--yes" in refused.stderr
+    shown = invoke("rm", "a", "--results", results, "--dry-run")
+    assert shown.exit_code == 0 and "would remove " + "a" * 12 in shown.stdout
+    assert invoke("rm", "--results", results, "--yes").exit_code == 2  # neither named nor chosen
+    assert invoke("rm", "a", "--status", "failed", "--results", results, "--yes").exit_code == 2  # both
+    assert invoke("rm", results, "--yes").exit_code == 2  # no run
+    assert listed(results) == ["a", "b", "c", "d"]
+
+
+def test_rm_asks_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssldet.cli.runs.can_ask", lambda: True)
+    for answer, left in (("n\n", "abcd"), ("y\n", "bcd")):
+        CliRunner().invoke(main, ["runs", "rm", "a", "--results", str(results)], input=answer)
+        assert "".join(listed(results)) == left
+
+
+# ----------------------------------------------------------------------------------------------- completion
+
+
+def test_the_shell_completes_ids_and_nothing_heavy_is_imported(results: Path) -> None:
+    code = (
+        "import sys\nfrom ssldet.cli import main\ntry:\n    main(prog_name='ssldet')\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    words = f"ssldet runs show --results {results} a"
+    environment = {"_SSLDET_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["plain," + "a" * 12])
