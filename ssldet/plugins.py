@@ -139,7 +139,7 @@ def faults(*, imports: bool = False) -> list[Fault]:
 
 
 def timed_load(plugin: PluginInfo) -> Check:
-    """Import one plugin here. The time that torch takes is not counted."""
+    """Import one plugin here. The time that torch and the like take is not counted."""
     _import_core(plugin.kind)
     start = time.perf_counter()
     try:
@@ -201,8 +201,10 @@ def answer_check() -> None:
 
 
 def _import_core(kind: str) -> None:
-    """Import what the program itself waits for before any plugin of a kind."""
-    importlib.import_module("torch" if kind in ("strategy", "backbone") else "ssldet.contracts")
+    """Import the large requirements of the core, which the program waits for before any plugin of a kind."""
+    trains = kind in ("strategy", "backbone")
+    for name in ("torch", "torchvision.ops", "timm") if trains else ("numba", "ssldet.contracts"):
+        importlib.import_module(name)
 
 
 def incompatible(plugin: PluginInfo) -> str:
