@@ -1,20 +1,32 @@
-"""The small backbone: shapes, size, and gradients that half precision does not spoil."""
+"""The small backbone: shapes, size, gradients that half precision does not spoil, and weights to start from."""
 
 from __future__ import annotations
 
 import copy
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ssldet
+from ssldet import runner
+from ssldet.cli import main
+from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts, Targets
 from ssldet.detector import Detector
-from ssldet.errors import ConfigError
+from ssldet.errors import ConfigError, WeightsError
+from ssldet.records import Record
 from ssldet.region import RegionOptions
+from ssldet.weights import write_weights
 from ssldet_backbones.convolution import Conv3d
+from ssldet_backbones.yowo_nano import YOWONano
 
 FACTS = DatasetFacts(
     "made_up", tuple(map(str, range(21))), ((0.9, 3.1), (1.7, 4.0), (1.8, 5.6), (3.1, 5.8), (4.9, 6.3))
@@ -133,3 +145,104 @@ def test_grouped_convolutions_are_right_at_two_time_steps(autocast: bool) -> Non
     assert out.dtype == torch.bfloat16
     out.backward(gradient.bfloat16())
     assert F.cosine_similarity(layer.weight.grad.double().flatten(), exact.weight.grad.flatten(), dim=0) > 0.999
+
+
+# ------------------------------------------------------------------------------------------ pretrained weights
+
+
+def small_run(results: Path, fields: Mapping[str, Any]) -> Record:
+    """A run at smoke scale over the data of `fields`, on few videos."""
+    options = {"train_per_class": 2, "test_per_class": 1, **fields.get("dataset_options", {})}
+    wanted = {**fields, "dataset_options": options, "results": results, "workers": 1}
+    return runner.run(resolve(wanted, preset="smoke", assignments=["train.steps=2", "train.warmup=1"]))
+
+
+@pytest.fixture(scope="module")
+def weights_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights made as the backbone says, under the name that it expects."""
+    results = tmp_path_factory.mktemp("pretraining")
+    record = small_run(results, backbone().pretraining("synthetic") or {})
+    shutil.copy(next(results.glob(f"*{record.id}")) / "weights.safetensors", results / published())
+    return results
+
+
+def backbone(**options: Any) -> YOWONano:
+    return YOWONano(YOWONano.Config(**options))
+
+
+def published() -> str:
+    (name,) = backbone().pretrained_files("synthetic").values()
+    return name
+
+
+def synthetic(**options: object) -> Detector:
+    torch.manual_seed(0)
+    return ssldet.build_detector("yowo_nano", dataset="synthetic", **options)  # type: ignore[arg-type]
+
+
+def load(detector: Detector, file: Path) -> Mapping[str, Any]:
+    return backbone().load_pretrained(detector, {"features": file})
+
+
+def test_features_come_from_the_file_and_heads_stay_as_drawn(weights_root: Path) -> None:
+    drawn, loaded = synthetic(), synthetic()
+    file = load_file(weights_root / published())
+    report = load(loaded, weights_root / published())
+    features = {name for name in file if name.startswith("features.")}
+    assert report["features"]["loaded"] == len(features) == len(loaded.features.state_dict())
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, file[name] if name in features else drawn.state_dict()[name]), name
+    assert not torch.equal(loaded.box_head.weight, file["box_head.weight"])
+
+
+def test_a_run_starts_from_what_its_pretraining_left(weights_root: Path, tmp_path: Path) -> None:
+    data = {"dataset": "synthetic", "dataset_options": {"train_per_class": 2}, "strategy": "supervised", "ratio": 1.0}
+    record = small_run(tmp_path, {**data, "pretrained": True, "weights_root": weights_root})
+    report = record.notes["initial_weights"]["features"]
+    assert report["loaded"] > 50 and not (report["missing"] or report["unexpected"] or report["misshapen"])
+    assert record.id != small_run(tmp_path, data).id
+
+
+def test_pretraining_shows_other_classes_than_those_it_is_for() -> None:
+    made = backbone().pretraining("synthetic") or {}
+    other = ssldet.load_dataset(made["dataset"], **made["dataset_options"]).facts
+    assert not set(other.classes) & set(ssldet.load_dataset("synthetic").facts.classes)
+
+
+def test_there_are_no_weights_for_other_data() -> None:
+    assert backbone().pretrained_files("jhmdb") == {} and backbone().pretraining("jhmdb") is None
+
+
+def test_weights_of_another_width_are_refused(weights_root: Path) -> None:
+    narrow = synthetic(width=8)
+    before = {name: value.clone() for name, value in narrow.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"misshapen \(branch_3d\.0\.0\.weight: \(16, 3.*\) for \(8, 3"):
+        load(narrow, weights_root / published())
+    assert all(torch.equal(value, before[name]) for name, value in narrow.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state | {"neck.weight": torch.ones(1)}, r"1 unexpected \(neck.weight\)"),
+        (lambda state: {n: v for n, v in state.items() if "cfam" not in n}, r"missing \(cfam"),
+        (lambda state: {n: v for n, v in state.items() if "features" not in n}, "0 entries loaded"),
+    ],
+)
+def test_entries_that_do_not_fit_are_named(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    write_weights(tmp_path / "changed.safetensors", change(synthetic().state_dict()))
+    with pytest.raises(WeightsError, match=message):
+        load(synthetic(), tmp_path / "changed.safetensors")
+
+
+def test_the_command_line_knows_such_a_file(weights_root: Path) -> None:
+    def weights(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["weights", *map(str, arguments)])
+
+    file = weights_root / published()
+    verified = weights("verify", file, "--backbone", "yowo_nano", "--dataset", "ava", "--part", "features")
+    assert verified.exit_code == 0, verified.output
+    assert "network: yowo_nano, " in weights("inspect", file).stdout
+    assert weights("verify", file, "--backbone", "yowo_nano", "--dataset", "ava").exit_code == 1

@@ -6,14 +6,35 @@ clips of 8 frames at 112 x 112 (a 7 x 7 grid); any T and any size that 16 divide
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector import FrameHead, FramePool
+from ssldet.detector import Detector, FrameHead, FramePool
+from ssldet.errors import WeightsError
+from ssldet.weights import apply_weights, read_weights
 from ssldet_backbones.cfam import CFAM
 from ssldet_backbones.convolution import Conv3d
+
+PRETRAINED = {"synthetic": {"features": "yowo_nano-synthetic.safetensors"}}
+"""Nobody publishes these: `pretraining` makes them."""
+
+PRETRAINING: Mapping[str, Mapping[str, Any]] = {
+    "synthetic": {
+        "strategy": "supervised",
+        "dataset": "synthetic",
+        "dataset_options": {"flavour": "pretraining"},
+        "ratio": 1.0,
+    }
+}
+
+HEADS = ("box_head.", "frame_head.")
+"""What a run's weights hold beside the features: heads over its own classes."""
 
 
 class NanoOptions(Options):
@@ -39,10 +60,11 @@ class NanoOptions(Options):
 
 
 class YOWONano(Backbone):
-    """The small backbone; trained from scratch."""
+    """The small backbone; trained from scratch, or on the synthetic data from features of other classes."""
 
     Config = NanoOptions
     stride = 16
+    parts: ClassVar[Mapping[str, str]] = {"features": "features"}
     config: NanoOptions
 
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
@@ -58,6 +80,27 @@ class YOWONano(Backbone):
         )
         box_head = nano_box_head(features.channels, facts, options.objectness_bias)
         return DetectorParts(features, box_head, head if frame_head else None)
+
+    def pretrained_files(self, dataset: str) -> Mapping[str, str]:
+        return PRETRAINED.get(dataset, {})
+
+    def pretraining(self, dataset: str) -> Mapping[str, Any] | None:
+        return PRETRAINING.get(dataset)
+
+    def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
+        if part not in self.parts:
+            raise WeightsError(f"yowo_nano has no part {part!r}: its weights are of the part 'features'")
+        state = read_weights(file)
+        return {name.removeprefix("features."): state[name] for name in state if not name.startswith(HEADS)}
+
+    def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
+        states = {part: self.read_part(part, file) for part, file in files.items()}
+        return {
+            part: apply_weights(
+                detector.get_submodule(self.parts[part]), state, source=f"{files[part]}, part {part}"
+            ).as_dict()
+            for part, state in states.items()
+        }
 
 
 class NanoFeatures(nn.Module):
