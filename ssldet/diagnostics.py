@@ -37,6 +37,7 @@ class PseudoLabelMeter:
         self.counts["frames_accepted"] += int(accepted.sum())
         self.counts["frames_judged"] += int((accepted & judged).sum())
         self.counts["frames_right"] += int((accepted & judged & _frames_agree(found, truth)).sum())
+        self.counts["clips_with_boxes"] += int(found.box_mask_b.sum())
         self.counts["candidates"] += pseudo.candidates
         self._count_boxes(found, truth, judged)
 
@@ -59,6 +60,7 @@ class PseudoLabelMeter:
             "frame_coverage": _ratio(c["frames_accepted"], c["clips"]),
             "frame_precision": _ratio(c["frames_right"], c["frames_judged"]),
             "frame_recall": _ratio(c["frames_right"], c["clips_judged"]),
+            "box_coverage": _ratio(c["clips_with_boxes"], c["clips"]),
             "candidates": c["candidates"],
             "boxes": c["boxes"],
             "box_localised": _ratio(c["boxes_localised"], c["boxes_judged"]),

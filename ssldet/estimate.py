@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ssldet.frame_store import FrameStore
-from ssldet.runner import Plan, build_student, sampled_frames
+from ssldet.planning import Plan, build_student, sampled_frames
 
 BACKWARD = 2.0
 """A backward pass takes about twice the time of its forward pass."""

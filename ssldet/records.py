@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from types import TracebackType
@@ -86,12 +87,13 @@ class Record(_Part):
         metrics: metric -> protocol -> result, fractions 0-1, as `MetricResult` has them; None when unscored.
         hardware: see `hardware`; provenance: see `provenance`.
         files: name inside the run's folder -> SHA-256.
-        notes: what a reader must know, by topic (the use of hidden truth for diagnostics, say).
+        notes: what a reader must know, by topic (the use of hidden truth for diagnostics, say; the error of a run
+            that failed).
     """
 
     schema_version: int = SCHEMA_VERSION
     id: str
-    status: Literal["done", "interrupted", "failed"]
+    status: Literal["done", "failed"]
     config: dict[str, Any]
     split: SplitSummary
     data_fingerprint: str
@@ -218,6 +220,12 @@ def _device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from now on, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes() -> int:

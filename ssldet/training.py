@@ -133,6 +133,8 @@ class Training:
         self,
         checkpoint: Path | None = None,
         *,
+        until: int | None = None,
+        run_id: str | None = None,
         on_step: Callable[[StepReport], None] = lambda report: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
@@ -140,6 +142,8 @@ class Training:
 
         Args:
             checkpoint: written every `checkpoint_every` steps, at the end, and when `stop` asks for it.
+            until: the step that ends this call; None means the last one.
+            run_id: whose the checkpoint is, if not this run's (a first stage's).
             on_step: called after every step.
             stop: asked after every step; True writes a checkpoint and returns.
 
@@ -147,8 +151,9 @@ class Training:
             TrainingError: a loss or gradient is not finite, the device's memory is too small, or the checkpoint
                 cannot be written. The last checkpoint stays as it is.
         """
+        end = self.steps if until is None else until
         self.student.train()
-        while self.counts.step < self.steps:
+        while self.counts.step < end:
             began = time.perf_counter()
             try:
                 losses, clips = self.step_once()
@@ -163,14 +168,14 @@ class Training:
             if self.counts.step % self.log_every == 0 or self.counts.step == self.steps:
                 self.log(self._line())
             stopping = stop()
-            due = self.counts.step % self.options.checkpoint_every == 0 or self.counts.step == self.steps
+            due = self.counts.step % self.options.checkpoint_every == 0 or self.counts.step == end
             if checkpoint and (due or stopping):
-                self.save(checkpoint)
+                self.save(checkpoint, run_id)
             if stopping:
                 break
         if not self.started and self.counts.step == self.steps:  # the first stage was all
             self._start()
-        return self.counts.step == self.steps
+        return self.counts.step == end
 
     def step_once(self) -> tuple[dict[str, float], int]:
         """One optimiser step: its mean loss terms, and how many clips had gradients."""
@@ -253,8 +258,8 @@ class Training:
 
     # --------------------------------------------------------------------------------------- checkpoints
 
-    def save(self, path: Path) -> None:
-        """All that the next step depends on."""
+    def save(self, path: Path, run_id: str | None = None) -> None:
+        """All that the next step depends on, for this run or the one that is named."""
         moments, meta = checkpoints.flatten_optimizer(self.optimizer)
         tensors = checkpoints.prefixed("student", self.student.state_dict())
         tensors |= checkpoints.prefixed("optimizer", moments)
@@ -262,15 +267,15 @@ class Training:
             tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
         meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
-        about = {"run_id": self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
+        about = {"run_id": run_id or self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
         try:
             checkpoints.save(path, tensors, about)
         except OSError as error:
             raise TrainingError(f"cannot write the checkpoint {path} ({error.strerror}); make room") from error
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointError."""
-        tensors, meta = checkpoints.load(path, self.run_id)
+    def resume(self, path: Path, run_id: str | None = None) -> None:
+        """Go on from a checkpoint of this run, or of the one that is named. Raises CheckpointError."""
+        tensors, meta = checkpoints.load(path, run_id or self.run_id)
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
         checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         self.counts = Counts(**meta["counts"])

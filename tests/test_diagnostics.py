@@ -43,6 +43,7 @@ def test_coverage_precision_and_recall_by_hand() -> None:
         "clips": 4,
         "frame_labels": 3,
         "frame_coverage": 3 / 4,
+        "box_coverage": 3 / 4,
         "frame_precision": 2 / 3,  # class 0 and the background are right, class 1 is not
         "frame_recall": 2 / 4,
         "candidates": 7,

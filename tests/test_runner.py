@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import ssldet
-from ssldet import runner
+from ssldet import planning, runner
 from ssldet.cli import main
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Problem
@@ -211,7 +211,7 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="leaves no unlabelled video"):
         runner.plan(config(tmp_path, ratio=1))
     with pytest.raises(ConfigError, match="no pretrained weights"):
-        runner.plan(config(tmp_path, pretrained=True))
+        runner.plan(config(tmp_path, dataset="jhmdb", dataset_options={}, pretrained=True))
     with pytest.raises(ConfigError, match="did you mean 'seed'"):
         runner.plan(config(tmp_path, dataset_options={"seeds": 1}))
     with pytest.raises(ConfigError, match=r"dataset\.train_per_class: input should be a valid integer.*'many'"):
@@ -226,7 +226,7 @@ def test_pretrained_weights_that_are_not_there(tmp_path: Path) -> None:
     wanted = {"strategy": "supervised", "dataset": "ucf24", "ratio": 0.1, "pretrained": True, "weights_root": tmp_path}
     asked = resolve(wanted)
     with pytest.raises(WeightsError, match=r"yolo\.weights.*SSLDET_WEIGHTS.*--scratch"):
-        runner._weight_files(asked, asked.build_backbone())
+        planning._weight_files(asked, asked.build_backbone())
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:

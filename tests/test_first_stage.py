@@ -1,0 +1,176 @@
+"""First stages: who shares one, that sharing changes nothing, and what an interruption leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from test_runner import StopAt, config
+
+from ssldet import runner
+from ssldet.clips import BatchSource
+from ssldet.errors import TrainingError
+from ssldet.first_stage import FirstStage, first_stage
+from ssldet.records import Record, read_log
+from ssldet.runner import Interrupted, Reporter
+
+RUNS = {
+    **{name: (name,) for name in ("supervised", "mean_teacher", "fixmatch", "dual_guidance")},
+    "control": ("supervised", "strategy.equal_clips=true"),
+}
+
+
+def planned(results: Path, strategy: str, *sets: str, **fields: Any) -> runner.Plan:
+    return runner.plan(config(results, strategy, sets, **fields))
+
+
+def stage(results: Path, strategy: str, *sets: str, **fields: Any) -> FirstStage:
+    found = first_stage(planned(results, strategy, *sets, **fields))
+    assert found
+    return found
+
+
+def test_three_different_first_stages(tmp_path: Path) -> None:
+    def key(strategy: str, *sets: str, **fields: Any) -> str:
+        return stage(tmp_path, strategy, *sets, **fields).key
+
+    boxes, guided = key("supervised"), key("dual_guidance")
+    without_temporal = key("dual_guidance", "strategy.temporal=false")
+    assert len({boxes, guided, without_temporal}) == 3
+    assert {key("mean_teacher"), key("fixmatch"), key("supervised", "strategy.equal_clips=true")} == {boxes}
+    assert key("dual_guidance", "strategy.negative_sampling=false", "strategy.f_th=0.5") == guided
+    assert key("supervised", "strategy.frame_head=true") == guided
+    assert key("fixmatch", "train.unlabelled_batch=8", "train.pair_share=0.25") == boxes
+    changes = ("train.lr=0.1", "train.steps=20", "views.flip=0", "clip.frames=4", "loss.form=paper", "backbone.width=8")
+    others = [key("supervised", change) for change in changes]
+    others += [key("supervised", seed=1), key("supervised", ratio=0.6), key("dual_guidance", "strategy.beta=2")]
+    assert len({boxes, guided, *others}) == 2 + len(others)
+
+
+def test_a_run_without_a_first_stage_has_none(tmp_path: Path) -> None:
+    assert first_stage(planned(tmp_path, "supervised", "train.burn_in=0")) is None
+
+
+@dataclass
+class Alone:
+    """Every strategy trained in a folder of its own, where no first stage is there to be reused.
+
+    `plans` by name; `labelled`: the labelled clips that each step of it saw, without the control's extra ones.
+    """
+
+    plans: dict[str, runner.Plan] = field(default_factory=dict)
+    labelled: dict[str, list[torch.Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def __getitem__(self, name: str) -> runner.Plan:
+        return self.plans[name]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    found, draw = Alone(), BatchSource.batch
+
+    def spied(self: BatchSource, step: int, *args: Any, **kwargs: Any) -> Any:
+        batch, places = draw(self, step, *args, **kwargs)
+        found.labelled[name].append(batch.labelled.clips_bcthw[: self.sampling.labelled])
+        return batch, places
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSource, "batch", spied)
+        for name, (strategy, *sets) in RUNS.items():
+            found.plans[name] = planned(tmp_path_factory.mktemp(name), strategy, *sets)
+            runner.execute(found.plans[name], Reporter())
+    return found
+
+
+def same_run(one: runner.Plan, two: runner.Plan) -> None:
+    first, second = (load_file(plan.folder / "weights.safetensors") for plan in (one, two))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    records = [Record.read(plan.record_path) for plan in (one, two)]
+    assert records[0].metrics == records[1].metrics
+    assert len({(r.training.steps, r.training.gradient_clips, r.training.teacher_clips) for r in records}) == 1
+    logs = [read_log(plan.folder / "log.jsonl") for plan in (one, two)]
+    assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
+
+
+def test_reuse_is_exact(alone: Alone, tmp_path: Path) -> None:
+    """One folder for all: the second and third run begin where the first one's first stage ended."""
+    drawn: list[int] = []
+
+    class Listener(Reporter):
+        def step(self, report: Any) -> None:
+            drawn.append(report.step)
+
+    for strategy in ("mean_teacher", "supervised", "fixmatch"):
+        plan = planned(tmp_path, strategy)
+        drawn.clear()
+        runner.execute(plan, Listener())
+        assert drawn == list(range(1 if strategy == "mean_teacher" else 9, 17))
+        same_run(alone[strategy], plan)
+    assert len(list((tmp_path / "first_stages").iterdir())) == 1
+
+
+def test_an_interrupted_first_stage_is_gone_on_with_by_another_strategy(alone: Alone, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="after step 5 of 16"):
+        runner.execute(planned(tmp_path, "fixmatch"), StopAt(5))
+    assert not stage(tmp_path, "supervised").is_done()
+    plan = planned(tmp_path, "supervised")
+    runner.execute(plan, Reporter())
+    assert stage(tmp_path, "fixmatch").is_done()
+    same_run(alone["supervised"], plan)
+
+
+def test_a_first_stage_can_be_trained_by_itself(alone: Alone, tmp_path: Path) -> None:
+    plan = planned(tmp_path, "dual_guidance")
+    runner.train_first_stage(plan, Reporter())
+    assert not plan.folder.exists()
+    runner.execute(plan, Reporter())
+    same_run(alone["dual_guidance"], plan)
+
+
+def test_a_run_waits_for_the_process_that_trains_its_first_stage(tmp_path: Path) -> None:
+    found = stage(tmp_path, "supervised")
+    found.folder.mkdir(parents=True)
+    with FileLock(found.folder / ".lock"), pytest.raises(Interrupted):
+        runner.execute(planned(tmp_path, "supervised"), StopAt(0))
+
+
+def test_every_strategy_takes_the_same_steps_on_the_same_labelled_clips(alone: Alone) -> None:
+    assert {Record.read(plan.record_path).training.steps for plan in alone.plans.values()} == {16}
+    assert {len(clips) for clips in alone.labelled.values()} == {16}
+    for name, clips in alone.labelled.items():
+        assert all(torch.equal(a, b) for a, b in zip(clips, alone.labelled["supervised"], strict=True)), name
+
+
+def test_the_control_has_as_many_gradient_clips_as_the_strategies_it_controls_for(alone: Alone) -> None:
+    clips = {name: Record.read(plan.record_path).training for name, plan in alone.plans.items()}
+    assert clips["control"].gradient_clips == clips["fixmatch"].gradient_clips == 16 * 4 + 8 * 4
+    assert clips["supervised"].gradient_clips == 16 * 4
+    assert (clips["control"].teacher_clips, clips["mean_teacher"].teacher_clips) == (0, 8 * 4)
+
+
+def test_a_failed_run_leaves_a_record_that_says_why_and_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, "fixmatch")
+    with monkeypatch.context() as broken:
+        broken.setattr(type(plan.strategy), "losses", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.execute(plan, Reporter())
+    record = Record.read(plan.record_path)
+    assert (record.status, record.training.steps, record.metrics) == ("failed", 8, {})
+    assert record.notes["error"] == "ZeroDivisionError: division by zero"
+    assert runner.execute(planned(tmp_path, "fixmatch"), Reporter()).status == "done"
+    assert "error" not in Record.read(plan.record_path).notes
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_too(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "supervised", "train.lr=1e30", "train.clip_norm=null")
+    with pytest.raises(TrainingError, match="not finite"):
+        runner.execute(plan, Reporter())
+    assert "not finite" in Record.read(plan.record_path).notes["error"]
