@@ -1,0 +1,130 @@
+"""`ssldet table`: the paper's tables from records, theirs beside ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ssldet.documents import Document
+    from ssldet.tables import Request
+
+FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
+SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
+
+
+def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None], tuple[int, ...] | None]:
+    """Reads "0,1,2": each once, in the order given, none below `least`."""
+
+    def read(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+        if text is None:
+            return None
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+            example = ",".join(str(least + i) for i in range(3))
+            raise click.BadParameter(
+                f"{text!r}: expected whole numbers from {least}, such as {example}", context, option
+            )
+        return tuple(dict.fromkeys(map(int, parts)))
+
+    return read
+
+
+@click.command("table", epilog="Example: ssldet table 3 --preset nano --format markdown")
+@click.argument("names", metavar="[1 2 3 4 5 6]...", nargs=-1)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="[default: by the suffix of --out, else terminal]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, whole or not at all.")
+@click.option("--preset", help="Show runs of this preset.")
+@click.option("--dataset-map", help="Show runs on stand-in data, such as ucf24=synthetic:ucf24,jhmdb=synthetic:jhmdb.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Show runs made with this setting.")
+@click.option("--seeds", callback=_numbers(0), help="Seeds that each cell should have.  [default: all found]")
+@click.option(
+    "--splits",
+    callback=_numbers(1),
+    default="1",
+    show_default=True,
+    help="Official splits; of several, their mean too.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Folder of runs; may be repeated.  [default: results/runs]",
+)
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of data, for Table 1.")
+def command(
+    names: tuple[str, ...],
+    form: str | None,
+    out: Path | None,
+    preset: str | None,
+    dataset_map: str | None,
+    assignments: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    splits: tuple[int, ...],
+    results: tuple[Path, ...],
+    data_root: Path | None,
+) -> None:
+    """Print the paper's tables: our mean and deviation over seeds beside the paper's numbers, and their differences.
+
+    Without --preset and --dataset-map each table shows the settings that fill most of its cells. What is not run,
+    failed or was left out is said.
+    """
+    from ssldet.files import write_text
+    from ssldet.rendering import render, show
+
+    form = form or SUFFIXES.get(out.suffix.lower() if out else "", "terminal")
+    documents = _documents(names, _request(preset, dataset_map, assignments, seeds, splits), results, data_root)
+    if out:
+        write_text(out, render(documents, form))
+        click.echo(f"{out} written ({form})", err=True)
+    elif form == "terminal" and sys.stdout.isatty():
+        from rich.console import Console
+
+        show(documents, Console(highlight=False))
+    else:
+        click.echo(render(documents, form), nl=False)
+
+
+def _request(
+    preset: str | None,
+    dataset_map: str | None,
+    assignments: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    splits: tuple[int, ...],
+) -> Request:
+    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.config import DEFAULT_PRESET
+    from ssldet.tables import Request
+
+    settings = None
+    if preset is not None or dataset_map is not None:
+        settings = Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), assignments)
+    return Request(settings, assignments, seeds, splits)
+
+
+def _documents(
+    names: Sequence[str], request: Request, results: Sequence[Path], data_root: Path | None
+) -> list[Document]:
+    """The tables asked for, each once; all of them when none is named. Raises UnknownName."""
+    from ssldet import tables
+    from ssldet.documents import of_data, of_table
+    from ssldet.errors import UnknownName
+    from ssldet.evidence import Evidence, gather
+    from ssldet.run_store import DEFAULT_RESULTS
+
+    known = tables.names()
+    for name in names:
+        if name not in known:
+            raise UnknownName("table", name, known)
+    wanted = list(dict.fromkeys(names or known))
+    evidence = gather(results or (DEFAULT_RESULTS,)) if wanted != [tables.TABLE_1] else Evidence()
+    return [
+        of_data(tables.data_table(data_root))
+        if name == tables.TABLE_1
+        else of_table(tables.build(name, evidence, request))
+        for name in wanted
+    ]
