@@ -24,16 +24,28 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
-from ssldet.contracts import Backbone, Metric, Strategy
+from ssldet.contracts import Backbone, Dataset, Metric, Strategy
 from ssldet.errors import SsldetError
 from ssldet.testing_backbones import BackboneContract
 from ssldet.testing_base import Contract
+from ssldet.testing_datasets import DatasetContract
 from ssldet.testing_metrics import MetricContract
 from ssldet.testing_strategies import StrategyContract
 
-__all__ = ["Contract", "Outcome", "StrategyContract", "check", "contract_of", "run_pytest"]
+__all__ = [
+    "BackboneContract",
+    "Contract",
+    "DatasetContract",
+    "MetricContract",
+    "Outcome",
+    "StrategyContract",
+    "check",
+    "contract_of",
+    "run_pytest",
+]
 
 CONTRACTS: dict[type[Any], type[Contract]] = {
+    Dataset: DatasetContract,
     Backbone: BackboneContract,
     Strategy: StrategyContract,
     Metric: MetricContract,
