@@ -16,10 +16,19 @@ from ssldet.contracts import Truth
 from ssldet.records import Record, read_log
 from ssldet.statistics import count
 from ssldet.tubes import box_iou
-from ssldet_datasets.synthetic import Synthetic
+from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_rows, training_sizes
 from ssldet_datasets.synthetic.drawing import OUTFITS
-from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, CROWD, FACTS, LOOKS, PEOPLE_FACTS, PRETRAINING_CLASSES
+from ssldet_datasets.synthetic.facts import (
+    ANCHORS,
+    CLASSES,
+    CROWD,
+    FACTS,
+    LOOKS,
+    PEOPLE_FACTS,
+    PRETRAINING_CLASSES,
+    VERSION,
+)
 from ssldet_datasets.synthetic.flavours import FLAVOURS
 from ssldet_datasets.synthetic.scene import Scene
 from ssldet_datasets.synthetic.storage import Recipe, make_scene
@@ -67,6 +76,18 @@ def test_flavours_differ_in_fingerprint_and_in_videos() -> None:
     assert len({Synthetic(flavour=name).fingerprint() for name in FLAVOURS}) == len(FLAVOURS)
     feet = {name: scenes(name, train_per_class=1, test_per_class=1)[0].figures[0].feet_t2[0] for name in FLAVOURS}
     assert len({tuple(place) for place in feet.values()}) == len(FLAVOURS)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "frames", "brightness", "boxes"),
+    [("jhmdb", 37, 95.52, 68.995), ("ava", 45, 101.05, 69.535), ("pretraining", 46, 113.03, 77.872)],
+)
+def test_output_of_this_version_is_known(flavour: str, frames: int, brightness: float, boxes: float) -> None:
+    """When this fails because the generator was changed on purpose, raise VERSION."""
+    scene, rng = make_scene(Recipe(flavour=flavour), "train", 3, 7)
+    assert (VERSION, scene.num_frames) == (5, frames)
+    assert drawing.render(scene, rng).mean() == pytest.approx(brightness, abs=0.05)
+    assert FLAVOURS[flavour].annotate(scene)["box"].mean() == pytest.approx(boxes, abs=1e-3)
 
 
 def test_facts_are_those_of_the_flavour_and_the_class_keeps_the_default_ones() -> None:
