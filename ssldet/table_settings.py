@@ -152,8 +152,9 @@ def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
 def options(spec: TableSpec, evidence: Evidence, assignments: Sequence[str] = ()) -> list[Option]:
     """Settings found in records under which a table could be shown, those that fill most cells first."""
     found: dict[str, Settings] = {}
+    presets = config.presets()
     for run in evidence.runs:
-        if run.preset in config.presets() and _may_stand_for(run.dataset, spec.dataset):
+        if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
             own = run.dataset == DatasetChoice(spec.dataset)
             settings = Settings(run.preset, {} if own else {spec.dataset: run.dataset}, assignments)
             found.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
