@@ -28,11 +28,14 @@ from ssldet.contracts import Backbone, Dataset, Metric, Strategy
 from ssldet.errors import SsldetError
 from ssldet.testing_backbones import BackboneContract
 from ssldet.testing_base import Contract
+from ssldet.testing_cases import MULTI_LABEL, SINGLE_LABEL, tiny_batch, tiny_detector, tiny_targets
 from ssldet.testing_datasets import DatasetContract
 from ssldet.testing_metrics import MetricContract
 from ssldet.testing_strategies import StrategyContract
 
 __all__ = [
+    "MULTI_LABEL",
+    "SINGLE_LABEL",
     "BackboneContract",
     "Contract",
     "DatasetContract",
@@ -42,6 +45,9 @@ __all__ = [
     "check",
     "contract_of",
     "run_pytest",
+    "tiny_batch",
+    "tiny_detector",
+    "tiny_targets",
 ]
 
 CONTRACTS: dict[type[Any], type[Contract]] = {
