@@ -37,25 +37,34 @@ class Estimate:
 def estimate(plan: Plan) -> Estimate:
     """Time, disk and memory of a plan. Takes a few seconds: it builds the network and runs clips through it."""
     student, _ = build_student(plan)
-    options, store = plan.config.experiment.train, FrameStore(plan.dataset, plan.config.experiment.clip.size)
-    forward = _seconds_per_clip(student, plan)
-    step = clips_per_step(plan)
-    first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
-    training = first * step["first"] * (1 + BACKWARD)
-    training += second * (step["second"] * (1 + BACKWARD) + step["teacher"])
-    missing = store.missing(plan.used)
-    tested = sum(len(sampled_frames(plan.dataset, video)) for video in plan.evaluated)
     parameters = sum(p.numel() for p in student.parameters())
+    store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
     return Estimate(
-        seconds={
-            "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
-            "train": training * forward,
-            "detect": tested * forward,
-        },
+        seconds=seconds_by_phase(plan, _seconds_per_clip(student, plan)),
         disk_bytes=store.bytes_needed(plan.used),
         memory_bytes=parameters * BYTES_PER_WEIGHT * (2 if plan.needs.unlabelled else 1),
         parameters=parameters,
     )
+
+
+def seconds_per_clip(plan: Plan) -> float:
+    """Measured seconds of one clip's forward pass through a plan's network on its device."""
+    return _seconds_per_clip(build_student(plan)[0], plan)
+
+
+def seconds_by_phase(plan: Plan, forward: float) -> dict[str, float]:
+    """What the phases of a run take, given the seconds of one clip's forward pass."""
+    options, step = plan.config.experiment.train, clips_per_step(plan)
+    store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
+    first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
+    missing = store.missing(plan.used)
+    tested = sum(len(sampled_frames(plan.dataset, video)) for video in plan.evaluated)
+    return {
+        "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
+        "first_stage": first * step["first"] * (1 + BACKWARD) * forward,
+        "train": second * (step["second"] * (1 + BACKWARD) + step["teacher"]) * forward,
+        "detect": tested * forward,
+    }
 
 
 def clips_per_step(plan: Plan) -> dict[str, float]:
@@ -63,9 +72,10 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
     options, needs = plan.config.experiment.train, plan.needs
     paired = 1 + (options.pair_share if needs.temporal else 0)
     unlabelled = options.unlabelled if needs.unlabelled else 0
+    extra = options.unlabelled if needs.extra_labelled else 0
     return {
         "first": options.batch * paired,
-        "second": (options.batch + unlabelled) * paired,
+        "second": (options.batch + unlabelled) * paired + extra,
         "teacher": unlabelled,
     }
 

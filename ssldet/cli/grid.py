@@ -1,0 +1,164 @@
+"""`ssldet grid`: plan and run all cells of the paper's tables."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ssldet.cli.grid_view import GridView
+    from ssldet.grid import Grid, GridRequest
+
+
+@click.command(
+    "grid",
+    epilog="Example: ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2",
+)
+@click.option("--tables", default="2,3,4,5,6", show_default=True, help="Tables whose cells are wanted.")
+@click.option("--figures", default="", help="Figures whose cells are wanted too: 3, 4.")
+@click.option("--seeds", default="0", show_default=True, help="Every cell is run with each of these seeds.")
+@click.option("--splits", default="1", show_default=True, help="Official splits.")
+@click.option("--preset", help="Settings of all runs: paper, nano or smoke.  [default: paper]")
+@click.option("--dataset-map", default="", help="Data that stand in for the paper's: ucf24=synthetic:ucf24,...")
+@click.option("--with", "extra", multiple=True, help="An optional row that is wanted too: fully_supervised.")
+@click.option("--strategy", "strategies", multiple=True, help="A further strategy, beside Supervised in every table.")
+@click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting of all runs.")
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data sets.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder of runs.  [default: results/runs]")
+@click.option("--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  [default: all cores / jobs]")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
+@click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
+@click.option("--json", "as_json", is_flag=True, help="Print all tasks and their states as JSON.")
+def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
+    """Plan the distinct cells of the paper's tables, and run what is left of them.
+
+    First stages are trained once for all runs that share them. Cells whose data, weights or plugin are missing are
+    blocked, with the reason; what fails is noted and the rest goes on. The same command again does what is left.
+
+    Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 130 interrupted.
+    """
+    from ssldet.cli.grid_view import GridView, show_plan
+    from ssldet.executors.local import run_grid
+    from ssldet.grid import plan_grid
+
+    request = _request(jobs, **asked)
+    grid = plan_grid(request, _progress)
+    if dry_run:
+        if as_json:
+            click.echo(_as_json(grid, jobs))
+        else:
+            show_plan(grid, jobs)
+        return
+    with GridView(grid, jobs) as view, _interruptible(view):
+        whole = run_grid(grid, jobs=jobs, watcher=view)
+    if as_json:
+        click.echo(_as_json(grid, jobs))
+    else:
+        show_plan(grid, jobs, finished=True)
+    sys.exit(_exit_code(grid, whole))
+
+
+def _exit_code(grid: Grid, whole: bool) -> int:
+    if not whole:
+        return 130
+    return 0 if all(task.state == "done" for task in grid.tasks.values()) else 1
+
+
+def _request(jobs: int, **asked: Any) -> GridRequest:
+    import os
+
+    from ssldet import benchmark
+    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.config import DEFAULT_PRESET
+    from ssldet.grid import GridRequest
+
+    names = [*_words(asked["tables"]), *(f"figure{number}" for number in _words(asked["figures"]))]
+    threads = asked["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+    machine = {
+        **{name: asked[name] for name in ("data_root", "results", "weights_root", "device", "skip_damaged")},
+        "threads": threads,
+        "workers": threads,
+    }
+    return GridRequest(
+        specs=[benchmark.spec(name) for name in dict.fromkeys(names)],
+        settings=Settings(
+            preset=asked["preset"] or DEFAULT_PRESET,
+            dataset_map=parse_dataset_map(asked["dataset_map"]),
+            assignments=asked["assignments"],
+            machine={name: value for name, value in machine.items() if value is not None},
+        ),
+        seeds=_numbers("--seeds", asked["seeds"], least=0),
+        splits=_numbers("--splits", asked["splits"], least=1),
+        extra=asked["extra"],
+        strategies=asked["strategies"],
+        only=_filters(asked["only"]),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
+    """Distinct whole numbers of a list with commas. Raises ConfigError."""
+    from ssldet.errors import ConfigError
+
+    words = _words(text)
+    if not words or not all(word.isdecimal() and int(word) >= least for word in words):
+        raise ConfigError(f"{option} {text!r}: expected whole numbers from {least} on with commas, such as 0,1,2")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _filters(texts: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    from ssldet.errors import ConfigError
+
+    found: dict[str, frozenset[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not _words(values):
+            raise ConfigError(f"--only {text!r}: expected FIELD=VALUE, such as pretrained=false")
+        found[name.strip()] = frozenset(_words(values))
+    return found
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\rplanning cell {done + 1} of {total} " + ("\n" if done + 1 == total else ""), nl=False, err=True)
+
+
+def _as_json(grid: Grid, jobs: int) -> str:
+    tasks = [task.as_json() for task in grid.tasks.values()]
+    counts: dict[str, int] = {}
+    for task in grid.cells():
+        counts[task.state] = counts.get(task.state, 0) + 1
+    return json.dumps({"cells": counts, "estimated_seconds": grid.seconds_left() / jobs, "tasks": tasks}, indent=2)
+
+
+class _interruptible:
+    """While the block runs, a first Ctrl-C or SIGTERM asks the view to stop, a second one ends it at once."""
+
+    def __init__(self, view: GridView) -> None:
+        self.view = view
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.view.stopping:
+            raise KeyboardInterrupt
+        self.view.stopping = True
+        click.echo("stopping after the current steps; press again to stop at once", err=True)

@@ -1,0 +1,141 @@
+"""What `ssldet grid` shows: the plan as a table on stdout, and one live view of all workers on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from ssldet.cli.run import duration
+from ssldet.executors.local import News, Outcome, Watcher
+from ssldet.grid import Grid
+from ssldet.tasks import State, Task
+
+STATES: tuple[State, ...] = ("done", "to run", "running", "failed", "blocked")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class GridView(Watcher):
+    """Draws all workers and the whole on a terminal; elsewhere a line when a task ends, and now and then."""
+
+    def __init__(self, grid: Grid, jobs: int) -> None:
+        self.grid, self.jobs = grid, jobs
+        self.console = Console(stderr=True)
+        self.stopping = False
+        self._began = self._last = time.monotonic()
+        self._estimated = grid.seconds_left()
+        self._whole = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+        )
+        self._workers = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bar = self._whole.add_task("tasks", total=self._open(), note="")
+        self._rows: dict[int, TaskID] = {}
+        self._live = Live(Group(self._workers, self._whole), console=self.console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def began(self, worker: int, task: Task) -> None:
+        if worker not in self._rows:
+            self._rows[worker] = self._workers.add_task("", total=1, note="")
+        self._workers.reset(self._rows[worker], description=task.title, total=1, note="begins")
+
+    def news(self, worker: int, task: Task, news: News) -> None:
+        note = f"{news.unit} ({news.phase}) {news.note}"
+        self._workers.update(self._rows[worker], completed=news.done, total=max(1, news.total), note=note)
+        if not self.console.is_terminal and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self._line(f"{task.title}: {news.phase} {news.done}/{news.total}; {self._left()}")
+
+    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
+        self._workers.update(self._rows[worker], description="idle", completed=0, total=1, note="")
+        self._line(f"{outcome.state}: {task.title}" + (f": {outcome.reason}" if outcome.reason else ""))
+        if outcome.details:
+            self.console.print(Text(outcome.details.rstrip(), style="dim"))
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        total = len(self.grid.tasks)
+        self._whole.update(self._bar, completed=total - self._open(), total=total, note=self._left())
+
+    def stop(self) -> bool:
+        return self.stopping
+
+    def _open(self) -> int:
+        return sum(task.state in ("to run", "running") for task in self.grid.tasks.values())
+
+    def _left(self) -> str:
+        """Time left: the estimate, corrected by how the time so far compares with what was estimated for it."""
+        left, passed = self.grid.seconds_left(), time.monotonic() - self._began
+        estimated = (self._estimated - left) / self.jobs
+        pace = passed / estimated if estimated > 60 else 1.0
+        return f"about {duration(left / self.jobs * pace)} left"
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def show_plan(grid: Grid, jobs: int, *, finished: bool = False) -> None:
+    """Print every cell and what it needs with its state, and the sums, to stdout.
+
+    Args:
+        finished: whether the grid was run; it then says what is left, and how to see the tables.
+    """
+    console = Console()
+    table = Table("task", "tables", "state", "run", title_justify="left", box=None, pad_edge=False)
+    for task in grid.tasks.values():
+        tables = ", ".join(name.replace("figure", "Fig. ") for name in task.tables)
+        table.add_row(task.title, tables, _styled(task.state), task.run_id)
+    console.print(table)
+    for reason, titles in _by_reason(grid).items():
+        console.print(f"{titles[0]}{_and_more(titles)}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(_sums(grid), highlight=False, soft_wrap=True, markup=False)
+    if grid.seconds_left():
+        console.print(f"estimated: {duration(grid.seconds_left() / jobs)} with --jobs {jobs}", highlight=False)
+    if finished and grid.seconds_left():
+        console.print("the same command goes on from here", highlight=False)
+
+
+def _styled(state: State) -> Text:
+    styles = {"done": "green", "failed": "bold red", "blocked": "yellow"}
+    return Text(state, style=styles.get(state, ""))
+
+
+def _by_reason(grid: Grid) -> dict[str, list[str]]:
+    """Why tasks are blocked or have failed, and which."""
+    found: dict[str, list[str]] = {}
+    for task in grid.tasks.values():
+        if task.reason:
+            found.setdefault(f"{task.state}: {task.reason}", []).append(task.title)
+    return found
+
+
+def _and_more(titles: list[str]) -> str:
+    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
+
+
+def _sums(grid: Grid) -> str:
+    parts = []
+    for name, tasks in (
+        ("cells", grid.cells()),
+        ("first stages and initial weights", [t for t in grid.tasks.values() if t.kind != "run"]),
+    ):
+        counts = {state: sum(task.state == state for task in tasks) for state in STATES}
+        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        parts.append(f"{len(tasks)} {name}" + (f": {said}" if said else ""))
+    return "; ".join(parts)
