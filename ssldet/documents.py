@@ -226,7 +226,7 @@ def _caption(table: Table) -> Iterator[str]:
     yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
     yield _settings_line(table)
     if table.others:
-        shown = "; ".join(f"{flags(option.settings)} ({option.filled} cells)" for option in table.others)
+        shown = "; ".join(f"{flags(option.settings)} ({_cells(option.filled)})" for option in table.others)
         yield f"Records of other settings are shown with: {shown}."
 
 
@@ -235,8 +235,12 @@ def _settings_line(table: Table) -> str:
     line = f"Preset {settings.preset}, data {settings.dataset(table.spec.dataset)}"
     line += "".join(f", {assignment}" for assignment in settings.assignments)
     if table.best and table.best.filled:
-        return f"{line}: of what the records hold, this fills most cells ({table.best.filled}); {flags(settings)}."
+        return f"{line}: of what the records hold, this fills most ({_cells(table.best.filled)}); {flags(settings)}."
     return f"{line}."
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'' if count == 1 else 's'}"
 
 
 def flags(settings: Settings) -> str:

@@ -96,7 +96,7 @@ def _grid(block: Block, part: Sequence[int]) -> Table:
         if number:
             grid.add_section()
         if section.title:
-            grid.add_row(Text(section.title, style="italic"))
+            grid.add_row(Text(_wrapped(section.title), style="italic"))
         for row in section.rows:
             cells = ["\n".join(line.replace(" ± ", "±") for line in row.cells[i]) for i in part]
             grid.add_row(Text(_wrapped(row.label)), *map(Text, cells))
@@ -121,7 +121,7 @@ def _left_out(document: Document) -> Iterator[str]:
         by_kind.setdefault(found.kind, []).append(f"{found.run or found.folder} ({_shortened(found.reason)})")
     for kind, runs in by_kind.items():
         more = f" and {len(runs) - SHOWN} more, all in --format json" if len(runs) > SHOWN else ""
-        yield f"Left out, {kind}: {len(runs)}: {', '.join(runs[:SHOWN])}{more}"
+        yield f"Left out, {kind}: {', '.join(runs[:SHOWN])}{more}"
 
 
 def _shortened(reason: str, length: int = 160) -> str:
@@ -168,7 +168,8 @@ def _md_row(cells: Sequence[str], first: str = "{}") -> str:
 
 def _md(text: str) -> str:
     """Text that stands for itself in GitHub's Markdown, in one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~$@&])", lambda match: f"&#{ord(match[1])};", " ".join(text.split()))
+    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<!\w)@", "&#64;", text)  # a name after it would be told
 
 
 # ---------------------------------------------------------------------------------------------------- LaTeX
