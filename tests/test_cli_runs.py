@@ -15,6 +15,7 @@ from filelock import FileLock
 from test_run_store import CONFIG, interrupt, write_run
 
 from ssldet.cli import main
+from ssldet.config import resolve
 from ssldet.files import file_hash
 
 METRICS = {
@@ -97,8 +98,8 @@ def test_where_nothing_is_found_the_list_says_so_beside_its_result(results: Path
 
 
 def test_options_are_listed_only_where_they_differ_from_the_preset(tmp_path: Path) -> None:
-    usual = {"o_th": 0.02, "f_th": 0.1, "temporal": False}
-    config = experiment(strategy="dual_guidance", strategy_options=usual)
+    usual = resolve({"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}, preset="smoke").experiment
+    config = experiment(strategy="dual_guidance", strategy_options={**usual.strategy_options, "temporal": False})
     write_run(tmp_path, "a" * 12, config=config)
     (run,) = json.loads(invoke("list", "--results", tmp_path, "--json").stdout)
     assert run["options"] == {"temporal": False}

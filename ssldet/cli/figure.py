@@ -1,0 +1,183 @@
+"""`ssldet figure`: the paper's figures from records and detections, as .png or .pdf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssldet.cli.run_choice import chosen_run, complete_runs, places_of, results_option
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssldet.cells import Settings
+    from ssldet.contracts import Dataset
+    from ssldet.evidence import Evidence, Run
+    from ssldet.qualitative import Frames
+
+Drawn = tuple["Figure", dict[str, Any]]
+"""A figure, and what it shows as plain data."""
+
+FIGURES = ("3", "4", "5")
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from ssldet.errors import UnknownName
+
+    if value not in FIGURES:
+        raise UnknownName("figure", value, FIGURES)
+    return value
+
+
+@click.command("figure", epilog="Example: ssldet figure 3 --preset nano --out figure3.pdf")
+@click.argument("number", metavar="3|4|5", callback=_number)
+@click.option("--out", type=click.Path(path_type=Path), help="A .png or .pdf file.  [default: figure<N>.png]")
+@results_option
+@click.option("--preset", help="Runs under this preset.  [default: that of most runs]")
+@click.option("--dataset-map", help="Data that stand in for the paper's, such as ucf24=synthetic:ucf24.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting that the runs were given.")
+@click.option("--split", type=int, default=1, show_default=True, help="Official split.")
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
+@click.option("--threshold", default="0.5", show_default=True, help="Figure 3: overlap of tubes.")
+@click.option("--run", "name", metavar="RUN", shell_complete=complete_runs, help="Figure 5: the run to look at.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Figure 5: of the draw of frames.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the figure shows as JSON; it is drawn all the same.")
+def command(
+    number: str,
+    out: Path | None,
+    results: tuple[Path, ...],
+    preset: str | None,
+    dataset_map: str | None,
+    assignments: tuple[str, ...],
+    split: int,
+    data_root: Path | None,
+    threshold: str,
+    name: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Draw a figure of the paper from runs.
+
+    3: what each class gains over Supervised. 4: thresholds of pseudo-labels. 5: frames with truth and detections.
+    """
+    from ssldet.drawing import check_format, save
+    from ssldet.evidence import gather
+
+    out = out or Path(f"figure{number}.png")
+    check_format(out)
+    evidence = gather(places_of(results))
+    if number == "5" and name:
+        figure, content = _frames(_named_run(name, results, evidence), data_root, seed)
+    else:
+        settings = _settings(number, evidence, preset, dataset_map, assignments)
+        if number == "3":
+            figure, content = _changes(evidence, settings, threshold, split, data_root)
+        elif number == "4":
+            figure, content = _sweep(evidence, settings, split)
+        else:
+            figure, content = _frames(_best_match(evidence, settings, split), data_root, seed)
+    save(figure, out)
+    click.echo(json.dumps({"file": str(out), **content}, indent=2) if as_json else str(out))
+
+
+def _settings(
+    number: str, evidence: Evidence, preset: str | None, dataset_map: str | None, assignments: Sequence[str]
+) -> Settings:
+    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.config import DEFAULT_PRESET
+    from ssldet.figures import choose_settings
+
+    asked = None
+    if preset or dataset_map:
+        asked = Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), assignments)
+    return choose_settings("figure4" if number == "4" else "figure3", evidence, asked, assignments)
+
+
+def _changes(evidence: Evidence, settings: Settings, threshold: str, split: int, data_root: Path | None) -> Drawn:
+    from ssldet import drawing, figures
+    from ssldet.errors import DataError
+    from ssldet.files import plain
+
+    found = figures.class_changes(evidence, settings, threshold=threshold, split=split)
+    data = settings.dataset(found.dataset)
+    try:
+        found = figures.by_training_videos(found, _open(data.name, data_root, data.options), split)
+    except DataError as error:
+        first = str(error).splitlines()[0]
+        click.echo(f"classes stand in the order of labels: training videos cannot be counted ({first})", err=True)
+    if found.left_out:
+        click.echo(f"left out, without truth or not scored: {', '.join(found.left_out)}", err=True)
+    return drawing.draw_changes(found), plain(found)
+
+
+def _sweep(evidence: Evidence, settings: Settings, split: int) -> Drawn:
+    from ssldet import drawing, figures
+    from ssldet.files import plain
+
+    found = figures.sweep(evidence, settings, split=split)
+    for panel in found.panels:
+        if absent := [f"{point.value:g}" for point in panel.points if not point.n]:
+            click.echo(f"no run with {panel.option} = {', '.join(absent)}", err=True)
+    return drawing.draw_sweep(found), plain(found)
+
+
+def _frames(run: Run, data_root: Path | None, seed: int) -> Drawn:
+    from ssldet import drawing, qualitative
+
+    experiment = run.experiment
+    dataset = _open(experiment.dataset, data_root or run.entry.machine.get("data_root"), experiment.dataset_options)
+    found = qualitative.choose_frames(run, dataset, seed=seed)
+    shown = [frame for row in found.rows for frame in row]
+    pictures = {frame.video.id: qualitative.picture(dataset, frame, experiment.clip.size) for frame in shown}
+    return drawing.draw_frames(found, pictures), _frames_content(found)
+
+
+def _frames_content(found: Frames) -> dict[str, Any]:
+    names = [*["right"] * (len(found.rows) - 1), "failure"]
+    return {
+        "run": found.run.entry.id,
+        "seed": found.seed,
+        "judged": found.judged,
+        "right": found.right,
+        "frames": [
+            {"kind": kind, "video": frame.video.id, "frame": frame.number, "iou": round(frame.iou, 4)}
+            for kind, row in zip(names, found.rows, strict=True)
+            for frame in row
+        ],
+    }
+
+
+def _named_run(name: str, results: Sequence[Path], evidence: Evidence) -> Run:
+    from ssldet.errors import RequestError
+    from ssldet.evidence import gather
+
+    entry = chosen_run(name, results)
+    for run in gather([entry.folder]).runs:
+        if run.done:
+            return run
+    raise RequestError(f"run {entry.id} is {entry.status} and has no detections to show: {entry.problem}")
+
+
+def _best_match(evidence: Evidence, settings: Settings, split: int) -> Run:
+    """The run of Figure 3's proposed strategy with the lowest seed, which keeps its detections if one does."""
+    from ssldet.benchmark import spec
+    from ssldet.figures import no_runs, runs_of
+    from ssldet.qualitative import DETECTIONS
+    from ssldet.table_settings import Finder
+
+    figure = spec("figure3")
+    (row,) = [row for row in figure.rows if row.strategy != figure.baseline]
+    found = list(runs_of(Finder(figure, evidence, settings), row, split).values())
+    if not found:
+        raise no_runs(figure, row.approach, evidence, settings)
+    return next((run for run in found if (run.entry.folder / DETECTIONS).is_file()), found[0])
+
+
+def _open(name: str, data_root: Any, options: Any) -> Dataset:
+    from ssldet.datasets import load_dataset
+
+    return load_dataset(name, data_root, **options)
