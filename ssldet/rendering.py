@@ -59,14 +59,14 @@ def show(documents: Sequence[Document], console: Console) -> None:
     for number, document in enumerate(documents):
         console.print(Text(("\n" if number else "") + document.title, style="bold"))
         for line in document.caption:
-            console.print(Text(line))
+            console.print(Text(_printable(line)))
         for block in document.blocks:
             if block.title:
                 console.print(Text(block.title, style="bold"))
             for part in _parts(block, console):
                 console.print(_grid(block, part))
         for line in (*document.notes, *_left_out(document)):
-            console.print(Text(line, style="dim"))
+            console.print(Text(_printable(line), style="dim"))
 
 
 def _parts(block: Block, console: Console) -> Iterator[list[int]]:
@@ -106,7 +106,7 @@ def _grid(block: Block, part: Sequence[int]) -> Table:
 def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
     """Text in lines of about `width`, broken at spaces."""
     lines = [""]
-    for word in text.split(" "):
+    for word in _printable(text).split(" "):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append(word)
         else:
@@ -124,8 +124,13 @@ def _left_out(document: Document) -> Iterator[str]:
         yield f"Left out, {kind}: {', '.join(runs[:SHOWN])}{more}"
 
 
+def _printable(text: str) -> str:
+    """Text without the characters that steer a terminal or stand for nothing; white space is a space."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in " ".join(text.split()))
+
+
 def _shortened(reason: str, length: int = 160) -> str:
-    reason = " ".join(reason.split())
+    reason = _printable(reason)
     return reason if len(reason) <= length else reason[: length - 3] + "..."
 
 
@@ -168,7 +173,7 @@ def _md_row(cells: Sequence[str], first: str = "{}") -> str:
 
 def _md(text: str) -> str:
     """Text that stands for itself in GitHub's Markdown, in one line."""
-    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _printable(text))
     return re.sub(r"(?<!\w)@", "&#64;", text)  # a name after it would be told
 
 
@@ -234,7 +239,7 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_TEX.get(sign, sign) for sign in _printable(text))
 
 
 # ----------------------------------------------------------------------------------------------------- HTML
@@ -303,7 +308,7 @@ def _html_list(lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    return html.escape(_printable(text), quote=True)
 
 
 # ----------------------------------------------------------------------------------------------- CSV, JSON

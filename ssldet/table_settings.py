@@ -21,13 +21,21 @@ from ssldet.files import content_hash
 
 OF_STRATEGY = ("strategy", "strategy_options")
 
+UNRESOLVED = "what its cell asks for cannot be worked out here: a plugin is absent, or refuses a setting"
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Settings under which a table could be shown, how many of its cells they fill, and when that was last done."""
+    """Settings under which a table could be shown.
+
+    Attributes:
+        filled: how many of its cells have a finished run; tried: how many have any.
+        newest: when the last of them was changed.
+    """
 
     settings: Settings
     filled: int = 0
+    tried: int = 0
     newest: float = 0.0
 
 
@@ -77,8 +85,8 @@ class Finder:
             for run in self._near(row, ratio):
                 expected = self.expected(row, ratio)
                 folder = run.entry.folder
-                if folder not in known and expected:
-                    found = (run, differing(run.experiment, expected))
+                if folder not in known:
+                    found = (run, differing(run.experiment, expected) if expected else [UNRESOLVED])
                     nearest[folder] = min(nearest.get(folder, found), found, key=lambda pair: len(pair[1]))
         yield from nearest.values()
 
@@ -170,13 +178,17 @@ def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
 
 def _counted(spec: TableSpec, evidence: Evidence, settings: Settings) -> Option:
     finder = Finder(spec, evidence, settings)
-    filled = [done for row, ratio in cells(spec) if (done := [run for run in finder.runs(row, ratio) if run.done])]
-    return Option(settings, len(filled), max((run.entry.changed for done in filled for run in done), default=0.0))
+    tried = [found for row, ratio in cells(spec) if (found := finder.runs(row, ratio))]
+    filled = sum(any(run.done for run in found) for found in tried)
+    return Option(
+        settings, filled, len(tried), max((run.entry.changed for found in tried for run in found), default=0.0)
+    )
 
 
-def _preference(option: Option) -> tuple[int, bool, bool, float]:
+def _preference(option: Option) -> tuple[int, int, bool, bool, float]:
     settings = option.settings
-    return option.filled, settings.preset == DEFAULT_PRESET, not settings.dataset_map, option.newest
+    usual = settings.preset == DEFAULT_PRESET, not settings.dataset_map
+    return option.filled, option.tried, *usual, option.newest
 
 
 def problem(spec: TableSpec, settings: Settings) -> SsldetError | None:

@@ -130,7 +130,7 @@ def build(name: str, evidence: Evidence, request: Request) -> Table:
     else:
         fallback = Option(Settings(assignments=request.assignments))
         best, *others = table_settings.options(spec, evidence, request.assignments) or [fallback]
-        if not best.filled:
+        if not best.tried:
             best = fallback
         settings = best.settings
     if problem := table_settings.problem(spec, settings):
@@ -223,7 +223,8 @@ class _Builder:
                 self._add_cell(self.lines.index(Line(row, "plugin")), ratio, runs)
             for run in unfit:
                 expected = self.finder.expected(self._baseline_row(row), ratio)
-                self._leave_out(run, table_settings.beside_strategy(run.experiment, expected) if expected else [])
+                known = table_settings.beside_strategy(run.experiment, expected) if expected else []
+                self._leave_out(run, known or [table_settings.UNRESOLVED])
 
     def _add_cell(self, line: int, ratio: float, runs: Sequence[Run]) -> None:
         chosen = choose(self._asked(runs))

@@ -173,6 +173,13 @@ def test_several_splits_have_a_column_for_their_mean(tmp_path: Path) -> None:
     assert "mean of 3" in text and max(map(len, text.splitlines())) <= 100
 
 
+def test_no_format_for_people_passes_on_what_steers_a_terminal(tmp_path: Path) -> None:
+    write_run(tmp_path, value=None, status="failed", notes={"error": "\x1b[2Jgone\nnext line\x07"})
+    for form in ("terminal", "markdown", "latex", "html"):
+        text = printed(tmp_path, form)
+        assert "gone next line" in text and not {"\x1b", "\x07"} & set(text)
+
+
 # -------------------------------------------------------------------------------------------------- command
 
 

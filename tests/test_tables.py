@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_records import NANO, config_of, record_of, write_interrupted, write_record, write_run
 
-from ssldet.benchmark import specs
+from ssldet import benchmark, table_settings
+from ssldet.benchmark import Cell, specs
 from ssldet.cells import DatasetChoice, Settings
-from ssldet.errors import ConfigError, UnknownName
+from ssldet.config import RunConfig
+from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.evidence import Evidence, gather
 from ssldet.tables import Difference, Entry, Request, Table, build, data_table, names, paired, summarise
 
@@ -220,7 +223,7 @@ def test_other_settings_are_listed_with_what_differs(tmp_path: Path) -> None:
     found = table(tmp_path)
     steps, head, preset = sorted(left_out(found)["other settings"], key=len)
     assert (steps, head) == ("train.steps 100 instead of 700", "strategy.frame_head True instead of False")
-    assert preset.startswith("preset smoke: ") and "train.steps 16 instead of 700" in preset
+    assert re.match(r"preset smoke: .*train\.steps \d+ instead of 700", preset)
     assert (found.seeds, entry(found).n) == ((0,), 1)
 
 
@@ -276,6 +279,12 @@ def test_the_settings_that_fill_most_cells_are_chosen(tmp_path: Path) -> None:
     write_run(tmp_path, "Dual Guidance", settings=Settings())
     write_run(tmp_path, settings=Settings())
     assert build("3", gather([tmp_path]), Request()).settings.preset == "paper"  # of equals
+
+
+def test_settings_under_which_all_failed_are_better_than_none(tmp_path: Path) -> None:
+    write_run(tmp_path, value=None, status="failed")
+    found = build("3", gather([tmp_path]), Request())
+    assert (found.settings.preset, entry(found).marks) == ("nano", ("failed",))
 
 
 def test_stand_in_data_are_found_but_never_another_data_set_of_the_paper(tmp_path: Path) -> None:
@@ -335,6 +344,37 @@ def test_a_plugins_run_under_other_settings_is_left_out(tmp_path: Path) -> None:
     assert {line.kind for line in found.lines} == {"both", "reported", "ours"}
     assert left_out(found) == {"other settings": ["detect.score_threshold 0.5 instead of 0.005"]}
     assert "my_teacher" not in {row.strategy for spec in specs().values() for row in spec.rows}
+
+
+def test_the_title_of_a_plugin_has_the_options_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "FixMatch")
+    options = config_of("FixMatch").experiment.strategy_options | {"o_th": 0.75}
+    write_record(tmp_path, record_of(config_of("FixMatch", strategy_options=options)))
+    spec = specs()["3"]
+    rows = tuple(row for row in spec.rows if row.strategy != "fixmatch")
+    monkeypatch.setattr(benchmark, "specs", lambda: {"3": spec.model_copy(update={"rows": rows})})
+    found = [line.row.approach for line in table(tmp_path).lines if line.kind == "plugin"]
+    assert found == ["fixmatch", "fixmatch o_th=0.75"]
+
+
+def test_a_strategy_that_is_not_installed_costs_its_own_cells_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for approach in ("Supervised", "FixMatch"):
+        write_run(tmp_path, approach)
+    real = table_settings.run_config
+
+    def broken(cell: Cell, settings: Settings) -> RunConfig:
+        if cell.strategy == "fixmatch":
+            raise PluginError("fixmatch does not import")
+        return real(cell, settings)
+
+    monkeypatch.setattr(table_settings, "run_config", broken)
+    found = table(tmp_path)
+    assert (entry(found).n, entry(found, "FixMatch").marks) == (1, ("not run",))
+    assert left_out(found) == {"other settings": [table_settings.UNRESOLVED]}
 
 
 # -------------------------------------------------------------------------------------------------- Table 1
