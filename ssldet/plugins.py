@@ -282,16 +282,15 @@ def _plugins_of(distribution: Distribution) -> list[PluginInfo]:
 
 
 def _accepted_versions(distribution: Distribution) -> str:
-    """The versions of ssldet that a distribution's requirements accept, as "<1,>=0.1"; "" where it names none."""
+    """The versions of ssldet that a distribution's requirements accept, as ">=0.1,<1"; "" where it names none."""
     ours = [text for text in distribution.requires or () if re.match(r"\s*ssldet\s*($|[\[(<>=!~;@])", text)]
     if not ours:
         return ""
     from packaging.requirements import Requirement
 
     found = [Requirement(text) for text in ours]
-    return ",".join(
-        str(one.specifier) for one in found if one.specifier and (one.marker is None or one.marker.evaluate())
-    )
+    wanted = [one.specifier for one in found if one.marker is None or one.marker.evaluate()]
+    return ",".join(sorted({str(bound) for bounds in wanted for bound in bounds}, reverse=True))
 
 
 def _faults_by_metadata(plugins: list[PluginInfo]) -> list[Fault]:

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -80,12 +80,20 @@ def contract_of(plugin: type[Any], **attributes: Any) -> type[Contract]:
     raise TypeError(f"{plugin!r} is no plugin; expected a class derived from one of {expected}")
 
 
-def check(plugin: type[Any], **attributes: Any) -> list[Outcome]:
-    """Run a plugin's contract suite here, without pytest: every test, whatever the others find."""
+def check(plugin: type[Any], *, only: str = "", skip: Collection[str] = (), **attributes: Any) -> list[Outcome]:
+    """Run a plugin's contract suite here, without pytest: every test, whatever the others find.
+
+    Args:
+        plugin: its class.
+        only: the name of one test; "" means all.
+        skip: names of tests to leave out.
+        attributes: of the suite, such as `config`.
+    """
     bound = contract_of(plugin, **attributes)
+    names = [only] if only else [name for name in dir(bound) if name.startswith("test_") and name not in skip]
     bound.setup_class()
     try:
-        return [_outcome(bound, name) for name in dir(bound) if name.startswith("test_")]
+        return [_outcome(bound, name) for name in names]
     finally:
         bound.teardown_class()
 

@@ -89,7 +89,8 @@ class StrategyContract(ConfiguredContract):
         for mood in ("sure", "random", "blind"):
             for case in self.cases(mood):
                 for _ in range(2):
-                    _check_terms(case.advance(), f"with a {mood} network on {case.student.facts.name} data")
+                    _check_terms(case.losses(), f"with a {mood} network on {case.student.facts.name} data")
+                    case.advance()
 
     def test_pseudo_labels_are_in_form(self) -> None:
         """What it reports as PseudoLabels are Targets of the weak view, and carry no gradient."""
