@@ -24,6 +24,25 @@ from ssldet.contracts import (
 from ssldet.detector import Detector, FrameHead
 from ssldet.region import RegionOptions
 
+QUICK = (
+    "train.steps=16",
+    "train.batch=4",
+    "train.unlabelled_batch=4",
+    "train.micro_batch=4",
+    "train.warmup=4",
+    "train.pair_share=0.5",
+    "train.checkpoint_every=8",
+)
+"""Settings under which a run of the smoke preset takes seconds: enough to see that everything happens."""
+
+EASY = {
+    "supervised": (),
+    "mean_teacher": ("strategy.o_th=0.02",),
+    "fixmatch": ("strategy.o_th=0.02",),
+    "dual_guidance": ("strategy.o_th=0.02", "strategy.f_th=0.1"),
+}
+"""Thresholds that a hardly trained network passes."""
+
 ANCHORS = ((0.7, 1.2), (1.3, 2.6), (1.6, 4.1), (2.3, 4.9), (3.5, 5.9))
 FACTS = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
 MULTILABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, multilabel=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import QUICK
 from made_videos import write_video
 from PIL import Image
 
@@ -198,7 +199,7 @@ def test_a_folder_of_own_videos_is_recognised(tmp_path: Path) -> None:
 def test_a_run_on_own_videos(tmp_path: Path) -> None:
     Folder.write_stand_in(tmp_path / "mine")
     wanted = {"strategy": "dual_guidance", "dataset": "folder", "ratio": 1.0, "data_root": tmp_path / "mine"}
-    quick = ("train.steps=4", "clip.size=32", "clip.frames=4")
+    quick = (*QUICK, "train.steps=4", "clip.size=32", "clip.frames=4")
     config = resolve({**wanted, "results": tmp_path / "runs", "workers": 1}, preset="smoke", assignments=quick)
     record = runner.run(config)
     assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (6, 6, 4)

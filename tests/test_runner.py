@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from helpers import EASY, QUICK
 from safetensors.torch import load_file
 
 import ssldet
@@ -34,7 +35,7 @@ def config(results: Path, strategy: str = "dual_guidance", sets: tuple[str, ...]
         "workers": 1,
         **fields,
     }
-    return resolve(wanted, preset="smoke", assignments=sets)
+    return resolve(wanted, preset="smoke", assignments=[*QUICK, *EASY[strategy], *sets])
 
 
 class StopAt(runner.Reporter):
@@ -79,7 +80,7 @@ def test_the_record_says_what_was_done(finished: tuple[Path, Record]) -> None:
     assert record.status == "done"
     assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (12, 18, 6)
     assert record.training.steps == 16
-    # smoke: 4 labelled clips and 2 partners, from step 8 on as many unlabelled ones, each labelled by the teacher
+    # 4 labelled clips and 2 partners, from step 8 on as many unlabelled ones, each labelled by the teacher
     assert record.training.gradient_clips == 8 * 6 + 8 * 12
     assert record.training.teacher_clips == 8 * 4
     assert set(record.training.seconds) == {"decode", "train", "detect", "score"}
@@ -239,7 +240,11 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 ARGUMENTS = ["run", "--strategy", "supervised", "--dataset", "synthetic", "--preset", "smoke", "--ratio", "0.4"]
-SETS = ["--set", "dataset.train_per_class=5", "--set", "dataset.test_per_class=1", "--set", "workers=1"]
+SETS = [
+    part
+    for one in ("dataset.train_per_class=5", "dataset.test_per_class=1", "workers=1", *QUICK)
+    for part in ("--set", one)
+]
 
 
 def test_the_command_prints_the_record(tmp_path: Path) -> None:
@@ -262,7 +267,7 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(tmp_path: Path) -> N
     shown = json.loads(result.stdout)
     assert shown["videos"] == {"labelled": 12, "unlabelled": 18, "validation": 0, "evaluated": 6}
     assert shown["steps"] == 16
-    assert set(shown["estimate"]["seconds"]) == {"decode", "train", "detect"}
+    assert set(shown["estimate"]["seconds"]) == {"decode", "first_stage", "train", "detect"}
     assert shown["estimate"]["seconds"]["train"] > 0
     assert shown["estimate"]["parameters"] > 100_000
     assert list(tmp_path.iterdir()) == []

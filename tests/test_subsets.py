@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +18,14 @@ from ssldet.errors import DataError, RequestError
 from ssldet.plugins import load
 from ssldet.records import Record
 
-QUICK = ("train.steps=4", "train.burn_in=0.5", "train.checkpoint_every=4", "clip.size=32", "clip.frames=4")
+QUICK = (
+    *helpers.QUICK,
+    "train.steps=4",
+    "train.burn_in=0.5",
+    "train.checkpoint_every=4",
+    "clip.size=32",
+    "clip.frames=4",
+)
 
 
 def config(root: Path, dataset: str, ratio: float, **fields: Any) -> RunConfig:

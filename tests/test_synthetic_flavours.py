@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import EASY, QUICK
 
 from ssldet import runner, splits
 from ssldet.config import resolve
@@ -237,7 +238,7 @@ def carried_out(root: Path, flavour: str) -> tuple[Record, Path]:
         "results": results,
         "workers": 1,
     }
-    record = runner.run(resolve(wanted, preset="smoke"))
+    record = runner.run(resolve(wanted, preset="smoke", assignments=[*QUICK, *EASY["dual_guidance"]]))
     return record, next(results.glob(f"*{record.id}"))
 
 

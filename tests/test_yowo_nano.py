@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
+from helpers import QUICK
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -154,7 +155,7 @@ def small_run(results: Path, fields: Mapping[str, Any]) -> Record:
     """A run at smoke scale over the data of `fields`, on few videos."""
     options = {"train_per_class": 2, "test_per_class": 1, **fields.get("dataset_options", {})}
     wanted = {**fields, "dataset_options": options, "results": results, "workers": 1}
-    return runner.run(resolve(wanted, preset="smoke", assignments=["train.steps=2", "train.warmup=1"]))
+    return runner.run(resolve(wanted, preset="smoke", assignments=[*QUICK, "train.steps=2", "train.warmup=1"]))
 
 
 @pytest.fixture(scope="module")
