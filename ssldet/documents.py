@@ -357,7 +357,7 @@ def of_data(rows: Sequence[DataRow]) -> Document:
         title=f"Table {TABLE_1}. Data sets",
         caption=("As counted in the annotation; in parentheses, the paper's words.",),
         blocks=(Block("", tuple(columns), (Section("", lines),)),),
-        notes=(*absent, *contradictions),
+        notes=(*filter(None, map(_details, rows)), *absent, *contradictions),
         entries=tuple(_data_entry(row, found) for row in rows for found in row.columns),
         left_out=(),
         facts={"absent": {row.name: row.absent for row in rows if row.absent}},
@@ -366,8 +366,14 @@ def of_data(rows: Sequence[DataRow]) -> Document:
 
 def _words(found: dict[str, Any]) -> tuple[str, ...]:
     differs = " differs" if found.get("differs") else ""
-    counted = [word for word in (found.get("counted"), found.get("detail")) if word]
-    return *counted, f"({found['printed']}){differs}"
+    counted = found.get("counted") or found.get("detail")
+    return tuple(filter(None, (counted, f"({found['printed']}){differs}")))
+
+
+def _details(row: DataRow) -> str:
+    """The numbers behind what was counted of a data set; "" where nothing was."""
+    known = [f"{found['column']}: {found['detail']}" for found in row.columns if found.get("counted")]
+    return f"{row.title}: {'; '.join(known)}" if known else ""
 
 
 def _data_entry(row: DataRow, found: dict[str, Any]) -> dict[str, Any]:

@@ -265,7 +265,7 @@ class _Builder:
         mean, std, by_seed = summarise(self._values(chosen, column))
         failed = [place for place in chosen.failed if place[0] in column.splits]
         compared = mean is not None and not table_settings.is_baseline(self.spec, row)
-        entry = Entry(
+        return Entry(
             mean=mean,
             std=std,
             n=len(by_seed),
@@ -276,7 +276,6 @@ class _Builder:
             difference=self._difference(row, ratio, column, chosen, by_seed) if compared else None,
             marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), chosen.mixed, column)),
         )
-        return entry
 
     def _values(self, chosen: Chosen, column: Column) -> dict[int, dict[int, float]]:
         """Split -> seed -> number in percent, of the runs that were scored so."""
