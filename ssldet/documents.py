@@ -225,6 +225,8 @@ def _caption(table: Table) -> Iterator[str]:
         by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
     yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
     yield _settings_line(table)
+    if table.no_splits:
+        yield f"There is no split {', '.join(map(str, table.no_splits))} of these data."
     if table.others:
         shown = "; ".join(f"{flags(option.settings)} ({_cells(option.filled)})" for option in table.others)
         yield f"Records of other settings are shown with: {shown}."

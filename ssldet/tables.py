@@ -100,6 +100,7 @@ class Table:
     """A table as data. `entries` has one row per line and one place per column, None where there is no such cell.
 
     `best` is set when the settings were not asked for but chosen, as those that fill most cells; `others` could be.
+    `no_splits` were asked for, and the data do not have them.
     """
 
     spec: TableSpec
@@ -111,6 +112,7 @@ class Table:
     left_out: tuple[LeftOut, ...]
     best: Option | None = None
     others: tuple[Option, ...] = ()
+    no_splits: tuple[int, ...] = ()
 
 
 def names() -> list[str]:
@@ -135,8 +137,14 @@ def build(name: str, evidence: Evidence, request: Request) -> Table:
         settings = best.settings
     if problem := table_settings.problem(spec, settings):
         raise problem
-    request = replace(request, splits=_splits(spec, evidence, settings, request.splits))
-    return _Builder(spec, evidence, settings, request).table(best, [option for option in others if option.filled])
+    splits = _splits(spec, evidence, settings, request.splits)
+    table = _Builder(spec, evidence, settings, replace(request, splits=splits)).table()
+    return replace(
+        table,
+        best=best,
+        others=tuple(option for option in others if option.filled),
+        no_splits=tuple(split for split in request.splits if split not in splits),
+    )
 
 
 def _splits(spec: TableSpec, evidence: Evidence, settings: Settings, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -196,15 +204,12 @@ class _Builder:
         self._add_plugins()
         self.seeds = request.seeds or self._seeds_found()
 
-    def table(self, best: Option | None, others: Sequence[Option]) -> Table:
+    def table(self) -> Table:
         columns = tuple(self._columns())
         entries = tuple(tuple(self._entry(i, column) for column in columns) for i in range(len(self.lines)))
         self._leave_out_others()
         left_out = tuple({(found.folder, found.kind): found for found in self.left_out}.values())
-        lines = tuple(self.lines)
-        return Table(
-            self.spec, self.settings, self.seeds, columns, lines, entries, left_out, best=best, others=tuple(others)
-        )
+        return Table(self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out)
 
     def _add_rows(self) -> None:
         for row in self.spec.rows:
@@ -332,7 +337,11 @@ class _Builder:
             self._leave_out(run, keys)
 
     def _leave_out(self, run: Run, keys: Sequence[str]) -> None:
-        if self._asked([run]):
+        if not self._asked([run]):
+            return
+        if run.entry.status in ("damaged", "incompatible"):
+            self.left_out.append(leave_out(run.entry, run.entry.problem))
+        else:
             preset = f"preset {run.preset}: " if run.preset != self.settings.preset else ""
             self.left_out.append(leave_out(run.entry, preset + "; ".join(keys), "other settings"))
 

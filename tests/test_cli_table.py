@@ -17,6 +17,7 @@ from made_records import config_of, record_of, write_record, write_run
 from rich.console import Console
 
 from ssldet import cli, rendering
+from ssldet.cells import DatasetChoice, Settings
 from ssldet.cli.table import FORMATS, SUFFIXES
 from ssldet.documents import of_table
 from ssldet.errors import UnknownName
@@ -171,6 +172,7 @@ def test_several_splits_have_a_column_for_their_mean(tmp_path: Path) -> None:
     assert [(e["split"], e["mean"], e["paper"]) for e in ours] == [("split 1", 10, 1.1), ("mean of 3 splits", 20, None)]
     text = printed(tmp_path, "terminal", "--splits", "1,2,3")
     assert "mean of 3" in text and max(map(len, text.splitlines())) <= 100
+    assert "There is no split 2, 3 of these data." in ssldet(2, "--results", tmp_path, "--splits", "1,2,3").stdout
 
 
 def test_no_format_for_people_passes_on_what_steers_a_terminal(tmp_path: Path) -> None:
@@ -235,6 +237,20 @@ def test_settings_asked_for_are_those_shown(runs: Path) -> None:
     assert "preset nano: " in text  # the runs are there, and left out
     mapped = printed(runs, "json", "--preset", "nano", "--dataset-map", "jhmdb=synthetic:jhmdb")
     assert json.loads(mapped)["tables"][0]["dataset"] == "synthetic:jhmdb"
+
+
+def test_the_caption_says_which_settings_were_chosen_and_how_to_see_others(tmp_path: Path) -> None:
+    mapped = Settings("smoke", {"jhmdb": DatasetChoice("synthetic", {"flavour": "jhmdb"})})
+    write_run(tmp_path)
+    for approach in ("Supervised", "Dual Guidance"):
+        write_run(tmp_path, approach, settings=mapped)
+    caption = " ".join(json.loads(printed(tmp_path, "json"))["tables"][0]["caption"])
+    flags = "--preset smoke --dataset-map jhmdb=synthetic:jhmdb"
+    assert (
+        f"Preset smoke, data synthetic:jhmdb: of what the records hold, this fills most (2 cells); {flags}." in caption
+    )
+    assert "Records of other settings are shown with: --preset nano (1 cell)." in caption
+    assert "10.0†" in printed(tmp_path, "markdown", "--preset", "nano")
 
 
 def test_table_1_counts_the_data_that_are_there(tmp_path: Path) -> None:

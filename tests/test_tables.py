@@ -17,6 +17,7 @@ from ssldet.cells import DatasetChoice, Settings
 from ssldet.config import RunConfig
 from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.evidence import Evidence, gather
+from ssldet.files import write_text
 from ssldet.tables import Difference, Entry, Request, Table, build, data_table, names, paired, summarise
 
 SMOKE = Settings("smoke")
@@ -133,6 +134,8 @@ def test_a_missing_split_gives_no_mean(tmp_path: Path) -> None:
     assert (found.mean, found.marks) == (None, ("split missing",))
     with pytest.raises(ConfigError, match=r"jhmdb has no split 7 \(known: 1, 2, 3\)"):
         table(tmp_path, splits=(7,))
+    other = build("2", gather([tmp_path]), Request(splits=(1, 2)))  # UCF101-24 has one
+    assert ({column.splits for column in other.columns}, other.no_splits) == ({(1,)}, (2,))
 
 
 # ---------------------------------------------------------------------------------------------------- marks
@@ -214,6 +217,17 @@ def test_unreadable_runs_are_listed_and_left_out(tmp_path: Path) -> None:
     assert "schema 99" in reasons["incompatible"][0] and "future" in reasons["unreadable"][0]
 
 
+def test_a_damaged_record_is_damaged_under_any_settings(tmp_path: Path) -> None:
+    for settings in (NANO, SMOKE):
+        config = config_of(settings=settings)
+        folder = write_record(tmp_path, record_of(config))
+        write_text(folder / "config.yaml", config.to_yaml())
+        write_text(folder / "record.json", "{")
+    found = table(tmp_path)
+    assert (entry(found).marks, left_out(found).keys()) == (("not run",), {"damaged"})
+    assert len(found.left_out) == 2
+
+
 def test_other_settings_are_listed_with_what_differs(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, "Dual Guidance", seed=1, settings=Settings("nano", assignments=("train.steps=100",)))
@@ -285,6 +299,14 @@ def test_settings_under_which_all_failed_are_better_than_none(tmp_path: Path) ->
     write_run(tmp_path, value=None, status="failed")
     found = build("3", gather([tmp_path]), Request())
     assert (found.settings.preset, entry(found).marks) == ("nano", ("failed",))
+
+
+def test_runs_made_with_other_assignments_are_shown_with_them(tmp_path: Path) -> None:
+    short = Settings("nano", assignments=("train.steps=100",))
+    write_run(tmp_path, value=0.3, settings=short)
+    found = build("3", gather([tmp_path]), Request(assignments=short.assignments))
+    assert (found.settings, entry(found).mean) == (short, 30)
+    assert entry(build("3", gather([tmp_path]), Request())).marks == ("not run",)
 
 
 def test_stand_in_data_are_found_but_never_another_data_set_of_the_paper(tmp_path: Path) -> None:
