@@ -47,22 +47,25 @@ def draw_changes(changes: ClassChanges) -> Figure:
         ):
             if which.any():
                 axes.barh(places[which], means[which], color=colour, hatch=hatch, edgecolor=INK, lw=0.6, label=label)
-        _whiskers(axes, places, classes)
+        spread = _whiskers(axes, places, classes)
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_yticks(places, [_class_label(change) for change in classes])
         axes.set_ylim(len(classes) - 0.4, -0.6)
-        axes.set_xlabel(f"change of {changes.column.title} in points, {changes.ours} minus {changes.baseline}")
+        axes.set_xlabel(f"change of {changes.column.title} in points, {changes.ours} minus {changes.baseline}{spread}")
         axes.set_ylabel("class (training videos)" if all(change.videos is not None for change in classes) else "class")
         axes.set_title(f"{changes.title}\n{_caption(changes, [len(changes.runs)])}", fontsize=9, loc="left")
         axes.legend(frameon=False, loc="best")
     return figure
 
 
-def _whiskers(axes: Axes, places: np.ndarray, classes: Sequence[ClassChange]) -> None:
+def _whiskers(axes: Axes, places: np.ndarray, classes: Sequence[ClassChange]) -> str:
+    """Draw them where there are several seeds; gives what is to be said of them."""
     spread = [place for place, change in zip(places, classes, strict=True) if change.std is not None]
-    if spread:
-        means, stds = ([getattr(classes[place], name) for place in spread] for name in ("mean", "std"))
-        axes.errorbar(means, spread, xerr=stds, fmt="none", ecolor="#777777", elinewidth=1.2, capsize=2)
+    if not spread:
+        return ""
+    means, stds = ([getattr(classes[place], name) for place in spread] for name in ("mean", "std"))
+    axes.errorbar(means, spread, xerr=stds, fmt="none", ecolor="#777777", elinewidth=1.2, capsize=2)
+    return " (whiskers: ± std)"
 
 
 def _class_label(change: ClassChange) -> str:
@@ -84,7 +87,7 @@ def draw_sweep(found: Sweep) -> Figure:
         figure = Figure(figsize=(3.4 * len(found.panels), 3.2), layout="constrained")
         every = figure.subplots(1, len(found.panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(every, found.panels, strict=True):
-            _draw_panel(axes, panel)
+            _draw_panel(axes, panel, {other.option: other.label for other in found.panels})
         every[0].set_ylabel(f"{found.column.title} in percent")
         every[0].set_ylim(bottom=0)
         counts = [point.n for panel in found.panels for point in panel.points if point.n]
@@ -97,7 +100,7 @@ def draw_sweep(found: Sweep) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, labels: Mapping[str, str]) -> None:
     values, means, stds, theirs = (
         np.array([getattr(point, name) for point in panel.points], float) for name in ("value", "mean", "std", "paper")
     )
@@ -113,7 +116,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         at_bottom = axes.get_xaxis_transform()
         axes.plot(values[~done], np.zeros((~done).sum()), transform=at_bottom, **cross)
     axes.set_xticks(values)
-    fixed = ", ".join(f"{name} = {value}" for name, value in panel.fixed.items())
+    fixed = ", ".join(f"{labels[name]} = {value}" for name, value in panel.fixed.items())
     axes.set_xlabel(f"{panel.label} ({fixed})" if fixed else panel.label)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,16 +121,23 @@ def headline(metrics: Mapping[str, Any], places: Iterable[tuple[str, str, str]])
 
 def options_beside_preset(entry: RunEntry) -> dict[str, Any]:
     """The strategy's options that are not as the run's preset has them; all of them where that cannot be told."""
+    options = entry.experiment.get("strategy_options") or {}
+    strategy, dataset = (str(entry.experiment.get(name)) for name in ("strategy", "dataset"))
+    usual = _usual_options(strategy, dataset, str(entry.machine.get("preset") or ""))
+    return {name: value for name, value in options.items() if name not in usual or usual[name] != value}
+
+
+@cache
+def _usual_options(strategy: str, dataset: str, preset: str) -> Mapping[str, Any]:
+    """What the strategy's options are under a preset; none when it, or the plugin, is no longer there."""
     from ssldet.config import resolve
     from ssldet.errors import SsldetError
 
-    options = entry.experiment.get("strategy_options") or {}
-    basics = {name: entry.experiment.get(name) for name in ("strategy", "dataset", "ratio")}
     try:
-        usual = resolve(basics, preset=entry.machine.get("preset")).experiment.strategy_options
-    except SsldetError:  # the plugin or the preset is no longer there
-        usual = {}
-    return {name: value for name, value in options.items() if name not in usual or usual[name] != value}
+        config = resolve({"strategy": strategy, "dataset": dataset, "ratio": 1.0}, preset=preset)
+    except SsldetError:
+        return {}
+    return config.experiment.strategy_options
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
