@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from ssldet import config, run_store, runner
+from ssldet import config, planning, run_store
 from ssldet.errors import RequestError
 from ssldet.records import Record, SplitSummary, Training
 from ssldet.run_store import find_run, find_runs, is_held, remove
@@ -44,8 +44,8 @@ def interrupt(folder: Path, content: str = "experiment: {strategy: fixmatch}\n")
 
 
 def test_the_names_are_those_that_the_runner_writes() -> None:
-    written = (runner.RECORD, runner.CONFIG, runner.SPLIT, runner.LOG)
-    assert {*written, runner.CHECKPOINT, runner.WEIGHTS, runner.DETECTIONS, ".lock"} == set(run_store.RUN_FILES)
+    written = (planning.RECORD, planning.CONFIG, planning.SPLIT, planning.LOG)
+    assert {*written, planning.CHECKPOINT, planning.WEIGHTS, planning.DETECTIONS, ".lock"} == set(run_store.RUN_FILES)
     assert config.Machine().results == run_store.DEFAULT_RESULTS
 
 
