@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -117,6 +118,8 @@ def load(kind: str, name: str) -> type[Any]:
         raise UnknownName(kind, name, {plugin.name for plugin in plugins})
     if len(offers) > 1:
         raise PluginError(_duplicate_reason(offers))
+    if _scan()[1]:
+        _spare_numba()
     return load_offer(offers[0])
 
 
@@ -128,6 +131,17 @@ def load_offer(plugin: PluginInfo) -> type[Any]:
     if reason := _misfit(plugin.kind, found):
         raise PluginError(f"{plugin} cannot be used: {plugin.target} {reason}")
     return found
+
+
+def _spare_numba() -> None:
+    """Let numba look for its extensions here, where a distribution with unreadable metadata does no harm.
+
+    Before it first compiles it reads the metadata of everything installed, once; what it cannot read would end a run.
+    """
+    with suppress(Exception):
+        from numba.core import entrypoints
+
+        entrypoints.init_all()
 
 
 def faults(*, imports: bool = False) -> list[Fault]:
@@ -253,7 +267,10 @@ def _offers_any(distribution: Distribution) -> bool:
 
 
 def _name(distribution: Distribution) -> str:
-    return distribution.metadata["Name"] or "(a distribution without a name)"
+    name: str | None = distribution.metadata["Name"]
+    if not name:
+        raise ValueError("it has no name")
+    return name
 
 
 def _folder_or_name(distribution: Distribution) -> str:

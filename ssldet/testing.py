@@ -134,6 +134,6 @@ def run_pytest(kind: str, name: str) -> int:
 
 
 def _environment() -> Mapping[str, str]:
-    """This environment without what steers another pytest; modules are found as they are here."""
+    """This environment without what steers another pytest, or plugins of pytest; modules are found as they are here."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHONOPTIMIZE"))}
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner, Result
 
-from ssldet import plugins
+from ssldet import cli, plugins
 from ssldet.contracts import Strategy
 from ssldet.errors import PluginError, UnknownName
 
@@ -27,16 +30,18 @@ class Good(Strategy):
 Fabricate = Callable[..., None]
 
 
-@pytest.fixture
-def fabricate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fabricate:
-    """Install a distribution: its modules and metadata in a folder of their own on sys.path."""
+def fabricator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fabricate:
+    """What installs a distribution: its modules and metadata in a folder of their own on sys.path."""
 
-    def make(name: str, points: str, modules: dict[str, str] | None = None, *, info: str = "dist-info") -> None:
+    def make(
+        name: str, points: str, modules: dict[str, str] | None = None, *, info: str = "dist-info", requires: str = ""
+    ) -> None:
         folder = tmp_path / f"{name}-{info}"
         metadata = folder / f"{name}-1.2.{info}"
         metadata.mkdir(parents=True)
         kind = "METADATA" if info == "dist-info" else "PKG-INFO"
-        (metadata / kind).write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        needed = f"Requires-Dist: {requires}\n" if requires else ""
+        (metadata / kind).write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n{needed}")
         (metadata / "entry_points.txt").write_text(points)
         for module, source in (modules or {}).items():
             (folder / f"{module}.py").write_text(source)
@@ -44,6 +49,11 @@ def fabricate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fabricate:
         monkeypatch.syspath_prepend(str(folder))
 
     return make
+
+
+@pytest.fixture
+def fabricate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fabricate:
+    return fabricator(tmp_path, monkeypatch)
 
 
 def broken(fabricate: Fabricate, source: str, target: str = "broken_module:Broken") -> None:
@@ -116,6 +126,187 @@ def test_a_target_without_an_attribute_is_refused(fabricate: Fabricate, target: 
     broken(fabricate, GOOD, target)
     with pytest.raises(PluginError, match="not of the form module:Class"):
         plugins.load("strategy", "broken")
+
+
+@pytest.mark.parametrize(
+    ("requires", "shown"),
+    [
+        ("ssldet>=0.1,<1", ">=0.1,<1"),
+        ("ssldet (>=0.1)", ">=0.1"),
+        ("ssldet", ""),
+        ("ssldet_tools>=9", ""),
+        ('ssldet>=9; extra == "new"', ""),
+    ],
+)
+def test_a_requirement_that_is_met_is_shown(fabricate: Fabricate, requires: str, shown: str) -> None:
+    fabricate("good-dist", "[ssldet.strategies]\ngood = good_module:Good\n", {"good_module": GOOD}, requires=requires)
+    (info,) = [plugin for plugin in plugins.available("strategy") if plugin.name == "good"]
+    assert info.requires == shown
+    assert plugins.load("strategy", "good").__name__ == "Good"
+
+
+def test_metadata_without_a_name_troubles_nobody_else(fabricate: Fabricate, tmp_path: Path) -> None:
+    fabricate("bare-dist", "[ssldet.strategies]\nbare = bare_module:Bare\n")
+    (tmp_path / "bare-dist-dist-info" / "bare-dist-1.2.dist-info" / "METADATA").unlink()
+    fabricate("latin-dist", "")
+    (tmp_path / "latin-dist-dist-info" / "latin-dist-1.2.dist-info" / "entry_points.txt").write_bytes(b"\xe9 = \xff")
+    assert "supervised" in plugins.names("strategy")
+    assert {str(fault).split(" ")[0] for fault in plugins.faults()} == {"bare-dist-1.2.dist-info", "latin-dist"}
+
+
+def test_a_plugin_without_what_its_contract_declares_is_refused(fabricate: Fabricate) -> None:
+    source = "from ssldet.contracts import Strategy\nclass Broken(Strategy):\n  Config = dict\n  needs = losses = None"
+    broken(fabricate, source)
+    with pytest.raises(PluginError, match="a Config that is not derived from"):
+        plugins.load("strategy", "broken")
+
+
+# --------------------------------------------------------------------------------- imports in a process of its own
+
+METRIC = """
+from ssldet.contracts import Metric
+
+class Good(Metric):
+    protocols, columns = ("standard",), {"x": "X"}
+    __init__ = update = compute = lambda self, *arguments: None
+"""
+
+
+def offer(fabricate: Fabricate, source: str) -> plugins.PluginInfo:
+    """A metric of this source, installed."""
+    fabricate("some-dist", "[ssldet.metrics]\nsome = some_module:Good\n", {"some_module": source})
+    return next(plugin for plugin in plugins.available("metric") if plugin.name == "some")
+
+
+@pytest.mark.parametrize(
+    ("extra", "status", "reason"),
+    [
+        ("print('noise ' * 100_000)\nimport atexit, time; atexit.register(time.sleep, 99)", "ok", ""),
+        ("1 / 0", "broken", "metric 'some' of some-dist 1.2 does not import: ZeroDivisionError: division by zero"),
+        ("import os; os._exit(7)", "broken", "metric 'some' of some-dist 1.2 ended the process .*exit 7"),
+        ("import time; time.sleep(99)", "broken", "metric 'some' of some-dist 1.2 was not imported within 3 s"),
+    ],
+)
+def test_a_check_survives_whatever_an_import_does(fabricate: Fabricate, extra: str, status: str, reason: str) -> None:
+    found = plugins.check(offer(fabricate, METRIC + extra), timeout=3)
+    assert found.status == status, found
+    assert re.fullmatch(reason + ".*", found.reason)
+    assert "some_module" not in sys.modules
+
+
+def test_a_slow_import_is_a_fault_that_works(fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = offer(fabricate, METRIC + "import time; time.sleep(0.3)")
+    monkeypatch.setattr(plugins, "SLOW_SECONDS", 0.2)
+    found = plugins.timed_load(info)
+    assert (found.status, found.seconds and found.seconds >= 0.3) == ("slow", True)
+    assert found.reason == "metric 'some' of some-dist 1.2 takes 0 s to import"
+
+
+# -------------------------------------------------------------------------------------------------- command line
+
+
+def ssldet(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, ["plugins", *arguments])
+
+
+@pytest.fixture
+def only_third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the first party out of lists, to save the time of checking it."""
+    available = plugins.available
+    others = lambda kind: [plugin for plugin in available(kind) if plugin.distribution != "ssldet"]  # noqa: E731
+    monkeypatch.setattr(plugins, "available", others)
+
+
+@pytest.mark.usefixtures("only_third_parties")
+def test_the_list_marks_duplicates_and_ranges(fabricate: Fabricate) -> None:
+    for name in ("first", "second"):
+        points = f"[ssldet.metrics]\ntwin = {name}_module:Good\n"
+        fabricate(f"{name}-dist", points, {f"{name}_module": METRIC}, requires="ssldet>=0.1,<1")
+    result = ssldet("list")
+    assert result.exit_code == 0
+    assert [line.split() for line in result.stdout.splitlines()[1:]] == [
+        ["metric", "twin", "(duplicate)", "first-dist", "1.2", ">=0.1,<1", "first_module:Good"],
+        ["metric", "twin", "(duplicate)", "second-dist", "1.2", ">=0.1,<1", "second_module:Good"],
+    ]
+    assert [row["duplicate"] for row in json.loads(ssldet("list", "--json").stdout)] == [True, True]
+    checked = ssldet("list", "--check", "--json")
+    assert checked.exit_code == 1
+    assert [row["status"] for row in json.loads(checked.stdout)] == ["broken", "broken"]
+
+
+@pytest.mark.usefixtures("only_third_parties")
+def test_a_checked_list_says_what_works(fabricate: Fabricate) -> None:
+    offer(fabricate, METRIC)
+    result = ssldet("list", "--check")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1].split() == ["metric", "some", "some-dist", "1.2", "any", "ok"]
+    fabricate("bad-dist", "[ssldet.metrics]\nbad = bad_module:Bad\n", {"bad_module": "1 / 0"})
+    result = ssldet("list", "--check")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].split()[-1] == "broken"
+    assert "fault: metric 'bad' of bad-dist 1.2 does not import: ZeroDivisionError" in result.stderr
+
+
+def test_show_tells_options_with_defaults_bounds_and_meaning() -> None:
+    content = json.loads(ssldet("show", "dual_guidance", "--json").stdout)
+    options = {option["option"]: option for option in content["options"]}
+    assert content["sources"] == ["arXiv 2507.21247"]
+    assert content["needs"]["frame_head"] is True
+    assert options["o_th"] == {
+        "option": "o_th",
+        "type": "float",
+        "default": "0.4",
+        "bounds": ">= 0, <= 1",
+        "meaning": "O_th; a box is a candidate when its confidence is above (strictly).",
+    }
+    assert all(option["meaning"] for option in content["options"])
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("yowo_nano", ["stride: 16 pixels a cell", "distribution: ssldet 0.1.0"]),
+        ("ava", ["labels: several a box", "numbering: files count from 900, one every 30 frames"]),
+        ("synthetic", ["splits: 1", "seed int 0"]),
+        ("frame_map", ["protocols: standard, yowo, act", "0.5: F@0.5"]),
+    ],
+)
+def test_show_tells_what_each_kind_has(name: str, lines: list[str]) -> None:
+    result = ssldet("show", name)
+    assert result.exit_code == 0
+    assert set(lines) <= {" ".join(line.split()) for line in result.stdout.splitlines()}
+
+
+def test_a_name_of_several_kinds_must_say_which(fabricate: Fabricate) -> None:
+    points = "[ssldet.strategies]\nsome = some_module:Good\n[ssldet.metrics]\nsome = some_module:Good\n"
+    fabricate("some-dist", points, {"some_module": METRIC})
+    result = ssldet("show", "some")
+    assert result.exit_code == 2
+    assert result.stderr == "error: 'some' is the name of a strategy and of a metric; say which with --kind\n"
+    assert "columns:" in ssldet("show", "some", "--kind", "metric").stdout
+    assert ssldet("show", "recal").stderr.startswith("error: unknown plugin 'recal'; did you mean 'recall'?")
+
+
+def test_names_complete_with_their_kinds() -> None:
+    from ssldet.cli.plugins import complete_name, show
+
+    found = complete_name(click.Context(show), show.params[0], "y")
+    assert [(item.value, item.help) for item in found] == [("yowo", "backbone"), ("yowo_nano", "backbone")]
+
+
+def test_a_plugin_is_tested_through_pytest(fabricate: Fabricate, capfd: pytest.CaptureFixture[str]) -> None:
+    offer(fabricate, METRIC)
+    assert ssldet("test", "some").exit_code == 1
+    printed = capfd.readouterr().out
+    assert "TestPlugin::test_its_protocols_and_columns_are_named PASSED" in printed
+    assert "Good has no docstring" in printed
+
+
+def test_without_pytest_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssldet.testing.importlib.util.find_spec", lambda name: None)
+    result = ssldet("test", "recall")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("pip install pytest\n")
 
 
 def test_a_broken_plugin_troubles_nobody_else(fabricate: Fabricate) -> None:

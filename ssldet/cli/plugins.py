@@ -243,7 +243,12 @@ def _of_dataset(found: type[Any]) -> dict[str, Any]:
         "anchors": [f"{width:g} x {height:g}" for width, height in facts.anchors],
         "splits": list(found.splits),
         "options": [
-            {"option": one.name, "type": str(one.annotation), "default": str(one.default)} for one in parameters
+            {
+                "option": one.name,
+                "type": _type_name(one.annotation),
+                "default": "(needed)" if one.default is one.empty else str(one.default),
+            }
+            for one in parameters
         ],
         "guide": found.guide(),
     }
