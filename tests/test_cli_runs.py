@@ -88,6 +88,7 @@ def test_filters_choose_runs(results: Path, filters: list[str], chosen: str) -> 
 def test_a_run_that_is_carried_out_is_listed_as_running(results: Path) -> None:
     with FileLock(next(results.glob("*" + 12 * "d")) / ".lock"):
         assert listed(results, "--status", "running") == ["d"]
+        assert "no record" not in invoke("list", "--results", results).stdout
     assert listed(results, "--status", "running") == []
 
 

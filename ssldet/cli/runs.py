@@ -73,10 +73,10 @@ _HEADER = (
 
 def summary(entry: RunEntry) -> dict[str, Any]:
     """What a list says of a run, as plain data; fractions and seconds."""
-    experiment, record = entry.experiment, entry.record
+    experiment, record, status = entry.experiment, entry.record, state(entry)
     return {
         "id": entry.id,
-        "status": state(entry),
+        "status": status,
         "strategy": experiment.get("strategy"),
         "options": options_beside_preset(entry),
         "dataset": dataset_name(entry),
@@ -85,7 +85,7 @@ def summary(entry: RunEntry) -> dict[str, Any]:
         "metrics": {title: headline(record.metrics, places) for title, places in HEADLINES} if record else {},
         "train_seconds": record.training.seconds.get("train") if record else None,
         "date": datetime.fromtimestamp(entry.changed).astimezone().isoformat(timespec="seconds"),
-        "problem": entry.problem,
+        "problem": "" if status == "running" else entry.problem,
         "folder": str(entry.folder),
     }
 
