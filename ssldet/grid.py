@@ -18,8 +18,8 @@ from typing import Any
 from ssldet import benchmark
 from ssldet.benchmark import Cell, Row, TableSpec
 from ssldet.cells import Settings, run_config
-from ssldet.config import RunConfig, resolve
-from ssldet.errors import RequestError, SsldetError, UnknownName
+from ssldet.config import RunConfig, presets, resolve
+from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.estimate import seconds_by_phase, seconds_per_clip
 from ssldet.files import content_hash
 from ssldet.first_stage import first_stage
@@ -76,11 +76,6 @@ class _Wanted:
             "seed": c.seed,
         }
 
-    @property
-    def title(self) -> str:
-        c, start = self.cell, "pretrained" if self.cell.pretrained else "scratch"
-        return f"{self.approach}, {c.dataset} {c.ratio:.0%}, {start}, split {c.split}, seed {c.seed}"
-
 
 @dataclass
 class Grid:
@@ -125,16 +120,16 @@ class Grid:
         fields = wanted.fields()
         try:
             config = run_config(wanted.cell, self.request.settings)
-        except SsldetError as error:  # a strategy that is not installed, or broken
+        except (PluginError, UnknownName) as error:  # a plugin that is not installed, or broken
             key = content_hash(fields)
-            task = Task("run", key, wanted.title, None, (), wanted.tables, fields, "blocked", str(error))
+            task = Task("run", key, wanted.approach, None, (), wanted.tables, fields, "blocked", str(error))
             self.tasks[key] = task
             return
         key = content_hash(config.experiment.identity())
         if known := self.tasks.get(key):  # two tables ask for it in different words
             known.tables = tuple(dict.fromkeys((*known.tables, *wanted.tables)))
             return
-        task = Task("run", key, wanted.title, config, (), wanted.tables, fields)
+        task = Task("run", key, wanted.approach, config, (), wanted.tables, fields)
         self._plan(task)
         self.tasks[key] = task  # after what it needs: the order of the tasks is that in which they are best done
 
@@ -215,13 +210,11 @@ class Grid:
         if stage is None or stage.is_done():
             return
         if stage.key not in self.tasks:
-            c = task.cell
-            parts = ["boxes", *(["frame head"] if planned.needs.frame_head else [])]
-            parts += ["temporal term"] if planned.needs.temporal else []
-            start = "pretrained" if c["pretrained"] else "scratch"
-            where = f"{c['dataset']} {c['ratio']:.0%}, {start}, split {c['split']}, seed {c['seed']}"
-            title = f"first stage ({' + '.join(parts)}), {where}"
-            shared = Task("first stage", stage.key, title, task.config, (), task.tables, folder=stage.folder)
+            parts = ["boxes", *(["frames"] if planned.needs.frame_head else [])]
+            parts += ["temporal"] if planned.needs.temporal else []
+            name = f"first stage: {', '.join(parts)}"
+            shared = Task("first stage", stage.key, name, task.config, (), task.tables, folder=stage.folder)
+            shared.cell = {name: task.cell[name] for name in ("dataset", "ratio", "pretrained", "split", "seed")}
             shared.seconds = seconds_by_phase(planned, self._seconds_per_clip(planned))["first_stage"]
             self.tasks[stage.key] = shared
         task.needs = (*task.needs, stage.key)
@@ -250,8 +243,10 @@ def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambd
         progress: called with (cells planned, cells in all).
 
     Raises:
-        RequestError: nothing is asked for, or by names that do not exist.
+        RequestError: nothing is asked for, or by names or settings that do not exist.
     """
+    if request.settings.preset not in presets():
+        raise UnknownName("preset", request.settings.preset, presets())
     wanted = list(_distinct(_cells(request)))
     if not wanted:
         raise RequestError("no cell is asked for; --only leaves none of the tables' rows")

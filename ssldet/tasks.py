@@ -27,10 +27,10 @@ class Task:
     Attributes:
         kind: a run that makes initial weights, a first stage that runs share, or a run of a cell.
         key: names it within the grid: the hash of its experiment, or of its first stage.
-        title: for people.
         config: of the run; of a first stage, that of one of the runs that begin with it.
         needs: keys of the tasks that must be done before.
         tables: names of the tables and figures that ask for it.
+        name: what is done, without the cell's fields.
         cell: what the run is about, for filters and listings.
         state: where it stands; `reason`: why it is blocked or has failed.
         run_id, folder: of the run, once they are known (not before the weights are that it starts from).
@@ -40,7 +40,7 @@ class Task:
 
     kind: Kind
     key: str
-    title: str
+    name: str
     config: RunConfig | None = None
     needs: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
@@ -51,6 +51,14 @@ class Task:
     folder: Path | None = None
     seconds: float = 0.0
     files: tuple[Path, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What is done and on what, in one line."""
+        if not self.cell:
+            return self.name
+        c = self.cell
+        return f"{self.name}, {c['dataset']} {c['ratio']:.0%}, {start(c)}, split {c['split']}, seed {c['seed']}"
 
     def as_json(self) -> dict[str, Any]:
         """What is known of it, without its configuration."""
@@ -67,6 +75,11 @@ class Task:
             "folder": str(self.folder or ""),
             "estimated_seconds": round(self.seconds, 1),
         }
+
+
+def start(cell: Mapping[str, Any]) -> str:
+    """Where a cell's weights come from, in a word."""
+    return "pretrained" if cell["pretrained"] else "scratch"
 
 
 def carry_out(task: Task, reporter: Reporter, shelf: Shelf) -> None:

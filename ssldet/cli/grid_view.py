@@ -14,7 +14,7 @@ from rich.text import Text
 from ssldet.cli.run import duration
 from ssldet.executors.local import News, Outcome, Watcher
 from ssldet.grid import Grid
-from ssldet.tasks import State, Task
+from ssldet.tasks import State, Task, start
 
 STATES: tuple[State, ...] = ("done", "to run", "running", "failed", "blocked")
 SECONDS_BETWEEN_LINES = 60.0
@@ -97,10 +97,14 @@ def show_plan(grid: Grid, jobs: int, *, finished: bool = False) -> None:
         finished: whether the grid was run; it then says what is left, and how to see the tables.
     """
     console = Console()
-    table = Table("task", "tables", "state", "run", title_justify="left", box=None, pad_edge=False)
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(box=None, pad_edge=False)
+    for column in ("task", "data", "labels", "start", "split", "seed", "tables", "state", "run"):
+        table.add_column(column, no_wrap=True)
     for task in grid.tasks.values():
-        tables = ", ".join(name.replace("figure", "Fig. ") for name in task.tables)
-        table.add_row(task.title, tables, _styled(task.state), task.run_id)
+        tables = ",".join(name.replace("figure", "Fig.") for name in task.tables)
+        table.add_row(task.name, *_place(task), tables, _styled(task.state), task.run_id)
     console.print(table)
     for reason, titles in _by_reason(grid).items():
         console.print(f"{titles[0]}{_and_more(titles)}: {reason}", highlight=False, soft_wrap=True, markup=False)
@@ -109,6 +113,13 @@ def show_plan(grid: Grid, jobs: int, *, finished: bool = False) -> None:
         console.print(f"estimated: {duration(grid.seconds_left() / jobs)} with --jobs {jobs}", highlight=False)
     if finished and grid.seconds_left():
         console.print("the same command goes on from here", highlight=False)
+
+
+def _place(task: Task) -> tuple[str, ...]:
+    c = task.cell
+    if not c:
+        return ("",) * 5
+    return c["dataset"], f"{c['ratio']:.0%}", start(c), str(c["split"]), str(c["seed"])
 
 
 def _styled(state: State) -> Text:

@@ -1,0 +1,291 @@
+"""The plan of a grid, and carrying it out: what is shared, blocked, left to do, and what a failure costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from helpers import QUICK
+
+from ssldet import benchmark
+from ssldet.cells import Settings, parse_dataset_map
+from ssldet.cli import main
+from ssldet.executors.local import Outcome, Watcher, run_grid
+from ssldet.grid import Grid, GridRequest, plan_grid
+from ssldet.records import Record
+from ssldet.tasks import Task
+
+MAP = "ucf24=synthetic:ucf24"
+FEW = ("dataset.train_per_class=10", "dataset.test_per_class=1")
+SETS = (*QUICK, *FEW, "train.steps=8", "clip.size=32", "clip.frames=4")
+
+
+def request(results: Path, tables: str = "6", **fields: Any) -> GridRequest:
+    settings = Settings("smoke", parse_dataset_map(MAP), SETS, {"results": results, "threads": 1, "workers": 1})
+    return GridRequest([benchmark.spec(name) for name in tables.split(",")], settings, **fields)
+
+
+def small(results: Path, **fields: Any) -> Grid:
+    """Two cells with a first stage each."""
+    return plan_grid(request(results, only={"ratio": frozenset({"0.1"})}, **fields))
+
+
+def command(results: Path, *arguments: str) -> list[str]:
+    asked = ["grid", "--preset", "smoke", "--dataset-map", MAP, "--results", str(results), "--threads", "1"]
+    return [*asked, *(part for one in SETS for part in ("--set", one)), *arguments]
+
+
+def invoke(results: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, command(results, *arguments))
+
+
+# -------------------------------------------------------------------------------------------------- the plan
+
+
+def test_the_papers_tables_have_44_cells_a_seed_and_ten_controls(tmp_path: Path) -> None:
+    settings = Settings("smoke", machine={"results": tmp_path, "data_root": tmp_path})
+    grid = plan_grid(GridRequest([benchmark.spec(name) for name in "23456"], settings))
+    cells = grid.cells()
+    controls = [task for task in cells if task.cell["options"] == {"equal_clips": True}]
+    assert (len(cells) - len(controls), len(controls)) == (44, 10)
+    assert {task.state for task in cells} == {"blocked"}  # there is no data
+
+
+def test_cells_share_first_stages_and_initial_weights(tmp_path: Path) -> None:
+    grid = plan_grid(request(tmp_path, "2,5,6", only={"ratio": frozenset({"0.1"})}))
+    # from scratch with boxes alone, with the frame head, with the temporal term; the others follow the weights
+    kinds = Counter(task.kind for task in grid.tasks.values())
+    assert kinds == {"first stage": 3, "pretraining": 1, "run": 12}
+    guided = next(
+        task for task in grid.cells() if task.cell["strategy"] == "dual_guidance" and not task.cell["options"]
+    )
+    assert guided.tables == ("2", "5", "6")
+    assert all(task.state == "to run" and task.seconds > 0 for task in grid.tasks.values())
+
+
+def test_seeds_optional_rows_and_further_strategies_add_cells(tmp_path: Path) -> None:
+    assert len(small(tmp_path, seeds=(0, 1, 2)).cells()) == 6
+    only = {"pretrained": frozenset({"false"}), "ratio": frozenset({"0.1", "1"})}
+    assert len(plan_grid(request(tmp_path, "2", only=only)).cells()) == 5
+    more = plan_grid(request(tmp_path, "2", only=only, strategies=("fixmatch", "nobody")))
+    assert Counter(task.state for task in more.cells()) == {"to run": 5, "blocked": 1}
+    assert "unknown strategy 'nobody'" in next(task.reason for task in more.cells() if task.state == "blocked")
+    full = {"approach": frozenset({"Supervised, all labels"})}
+    (cell,) = plan_grid(request(tmp_path, "2", only=full, extra=("fully_supervised",))).cells()
+    assert cell.cell["ratio"] == 1
+
+
+def test_a_sweep_shares_the_cells_that_it_has_in_common_with_a_table(tmp_path: Path) -> None:
+    settings = Settings("nano", parse_dataset_map("ucf24=synthetic:ucf24"), FEW, {"results": tmp_path})
+    specs, only = [benchmark.spec("6"), benchmark.spec("figure4")], {"ratio": frozenset({"0.1"})}
+    grid = plan_grid(GridRequest(specs, settings, only=only))
+    shared = [task for task in grid.cells() if len(task.tables) > 1]
+    assert [task.tables for task in shared] == [("6", "figure4")]  # F_th 0.8 and O_th 0.4 are what the paper uses
+    assert len(grid.cells()) == 2 + 10 - 2
+
+
+def test_what_is_missing_blocks_a_cell_and_no_other(tmp_path: Path) -> None:
+    settings = Settings(
+        "smoke", parse_dataset_map("ucf24=synthetic:ucf24"), machine={"results": tmp_path, "data_root": tmp_path}
+    )
+    grid = plan_grid(GridRequest([benchmark.spec("3"), benchmark.spec("6")], settings))
+    states = Counter((task.cell["dataset"], task.cell["pretrained"], task.state) for task in grid.cells())
+    assert states == {("jhmdb", False, "blocked"): 10, ("jhmdb", True, "blocked"): 10, ("ucf24", False, "to run"): 4}
+    reasons = {task.cell["pretrained"]: task.reason for task in grid.cells() if task.state == "blocked"}
+    assert "jhmdb" in reasons[False]
+    assert "yowo_nano has no pretrained weights for jhmdb" in reasons[True]
+
+
+def test_an_unreadable_record_is_never_written_over(tmp_path: Path) -> None:
+    task = small(tmp_path).cells()[0]
+    assert task.folder
+    task.folder.mkdir(parents=True)
+    for content in ("{", json.dumps({"schema_version": 99})):
+        (task.folder / "record.json").write_text(content)
+        again = small(tmp_path).tasks[task.key]
+        assert again.state == "blocked" and "record" in again.reason
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tables", "7"], "unknown table '7'"),
+        (["--figures", "5"], "unknown table 'figure5'"),
+        (["--seeds", "0,x"], "whole numbers from 0"),
+        (["--splits", "0"], "whole numbers from 1"),
+        (["--dataset-map", "ucf24"], "NAME=NAME"),
+        (["--with", "everything"], "fully_supervised"),
+        (["--only", "stratgy=supervised"], "did you mean 'strategy'"),
+        (["--only", "ratio=0.77"], "no cell is asked for"),
+        (["--preset", "smok"], "did you mean 'smoke'"),
+        (["--set", "train.stepz=1"], "did you mean 'train.steps'"),
+    ],
+)
+def test_bad_requests_exit_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = invoke(tmp_path, "--tables", "6", *arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
+    shown = invoke(tmp_path / "r", "--tables", "6", "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert "4 cells: 2 to run, 2 blocked" in shown.stdout and "estimated:" in shown.stdout
+    assert "the smallest ratio that works" in shown.stdout  # 5 % of so few videos
+    listed = json.loads(invoke(tmp_path / "r", "--tables", "6", "--dry-run", "--json").stdout)
+    assert listed["cells"] == {"to run": 2, "blocked": 2}
+    assert Counter(task["kind"] for task in listed["tasks"]) == {"run": 4, "first stage": 2}
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Path) -> None:
+    """Pretrained rows: weights are made first, loaded for real, and shared."""
+    asked = ["--tables", "2", "--only", "pretrained=true", "--only", "strategy=supervised,fixmatch"]
+    asked += ["--only", "ratio=0.1", "--jobs", "2"]
+    done = invoke(tmp_path, *asked, "--json")
+    assert done.exit_code == 0, done.output
+    tasks = json.loads(done.stdout)["tasks"]
+    assert Counter((task["kind"], task["state"]) for task in tasks) == {
+        ("pretraining", "done"): 1,
+        ("first stage", "done"): 1,
+        ("run", "done"): 3,
+    }
+    records = [Record.read(path) for path in tmp_path.glob("*/record.json")]
+    started = [r for r in records if r.config["experiment"]["pretrained"]]
+    assert len(records) == 4 and len(started) == 3
+    assert len({json.dumps(r.notes["weights"]) for r in started}) == 1
+    assert started[0].notes["initial_weights"]["features"]["missing"] == []
+    assert len({r.notes["first_stage"] for r in started}) == 1
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")}
+    again = invoke(tmp_path, *asked)
+    assert again.exit_code == 0
+    assert "3 cells: 3 done" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")}
+
+
+# ------------------------------------------------------------------------------------- failures and interruptions
+
+
+class Listener(Watcher):
+    """Notes how tasks end; kills the worker that begins the `kill`-th task."""
+
+    def __init__(self, kill: int = 0) -> None:
+        self.kill, self.begun = kill, 0
+        self.outcomes: dict[str, Outcome] = {}
+
+    def began(self, worker: int, task: Task) -> None:
+        self.begun += 1
+        if self.begun == self.kill:
+            from multiprocessing import active_children
+
+            (victim,) = [p for p in active_children() if p.name == f"ssldet-worker-{worker}"]
+            victim.kill()
+
+    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
+        self.outcomes[task.title] = outcome
+
+
+def test_a_worker_that_dies_costs_its_task_and_what_needs_it(tmp_path: Path) -> None:
+    grid, listener = small(tmp_path), Listener(kill=1)
+    assert run_grid(grid, jobs=1, watcher=listener)
+    states = Counter((task.kind, task.state) for task in grid.tasks.values())
+    assert states == {
+        ("first stage", "failed"): 1,
+        ("run", "blocked"): 1,
+        ("first stage", "done"): 1,
+        ("run", "done"): 1,
+    }
+    (failed,) = [task for task in grid.tasks.values() if task.state == "failed"]
+    assert "SIGKILL" in failed.reason
+    again = small(tmp_path)
+    assert run_grid(again, jobs=1, watcher=Listener())
+    assert {task.state for task in again.tasks.values()} == {"done"}
+
+
+def test_a_run_that_fails_leaves_the_rest_alone_and_is_tried_again(tmp_path: Path) -> None:
+    """A folder in the way of one run's files."""
+    grid = small(tmp_path)
+    first, second = grid.cells()
+    assert first.folder
+    (first.folder / "weights.safetensors" / "in the way").mkdir(parents=True)
+    assert run_grid(grid, jobs=1, watcher=Listener())
+    assert (first.state, second.state) == ("failed", "done")
+    assert Record.read(first.folder / "record.json").status == "failed"
+    shown = small(tmp_path).tasks[first.key]
+    assert shown.state == "to run" and "failed before" in shown.reason
+    (first.folder / "weights.safetensors" / "in the way").rmdir()
+    (first.folder / "weights.safetensors").rmdir()
+    again = small(tmp_path)
+    run_grid(again, jobs=1, watcher=Listener())
+    assert {task.state for task in again.tasks.values()} == {"done"}
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    """Run id -> metrics of every record."""
+    found = [Record.read(path) for path in results.glob("*/record.json")]
+    return {record.id: record.metrics for record in found if record.status == "done"}
+
+
+def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-c", "from ssldet.cli import main; main()", *command(results, *arguments)]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def killed_and_issued_again(tmp_path: Path, seconds: list[float]) -> None:
+    """A grid that is killed after each of these times, and then left alone, ends as one that was never killed."""
+    asked = ["--tables", "6", "--only", "ratio=0.1", "--jobs", "2"]
+    for wait in seconds:
+        process = start(tmp_path / "killed", *asked)
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    for results in ("killed", "whole"):
+        process = start(tmp_path / results, *asked)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    assert len(numbers(tmp_path / "whole")) == 2
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+    tables = [
+        CliRunner().invoke(main, ["table", "6", "--format", "csv", "--results", str(tmp_path / results)]).stdout
+        for results in ("killed", "whole")
+    ]
+    assert tables[0] == tables[1] and tables[0].count("\n") > 4
+
+
+@pytest.mark.slow
+def test_a_killed_grid_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    killed_and_issued_again(tmp_path, [9.0])
+
+
+@pytest.mark.acceptance
+def test_a_grid_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    import random
+
+    killed_and_issued_again(tmp_path, [random.uniform(1, 20) for _ in range(10)])
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path) -> None:
+    process = start(tmp_path, "--tables", "6", "--only", "ratio=0.1", "--set", "train.steps=4000")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("first_stages/*/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopping" in output and "the same command goes on from here" in output
+    assert list(tmp_path.glob("first_stages/*/checkpoint.safetensors"))
