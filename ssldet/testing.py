@@ -88,7 +88,12 @@ def check(plugin: type[Any], *, only: str = "", skip: Collection[str] = (), **at
         only: the name of one test; "" means all.
         skip: names of tests to leave out.
         attributes: of the suite, such as `config`.
+
+    Raises:
+        SsldetError: Python was started with -O, under which no assertion can fail.
     """
+    if not __debug__:
+        raise SsldetError("under python -O no test can fail; start Python without it")
     bound = contract_of(plugin, **attributes)
     names = [only] if only else [name for name in dir(bound) if name.startswith("test_") and name not in skip]
     bound.setup_class()

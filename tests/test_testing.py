@@ -6,6 +6,8 @@ import copy
 import itertools
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +76,12 @@ def test_installed_plugins_keep_their_contract(kind: str, name: str) -> None:
 def test_a_class_that_is_no_plugin_is_refused() -> None:
     with pytest.raises(TypeError, match=r"expected a class derived from one of ssldet\.Dataset"):
         testing.check(Options)
+
+
+def test_it_does_not_pretend_to_test_without_assertions() -> None:
+    code = "from ssldet import plugins, testing; testing.check(plugins.load('metric', 'recall'))"
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=False)
+    assert "under python -O no test can fail" in done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------- strategies
