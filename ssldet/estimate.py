@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -83,16 +85,29 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
 @torch.inference_mode()
 def _seconds_per_clip(student: torch.nn.Module, plan: Plan, budget: float = 1.0) -> float:
     """Seconds of one clip's forward pass, at a batch size that the device fills in about `budget` seconds."""
-    clip, precision = plan.config.experiment.clip, plan.config.experiment.train.precision
     student.eval()
-    batch, seconds = 1, 0.0
-    for _ in range(2):  # the first pass warms up and tells how many clips to time
-        clips = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=plan.device)
-        began = time.perf_counter()
-        with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            float(student(clips).grid.float().sum())  # waits for the device
-        seconds = time.perf_counter() - began
-        if seconds > budget:
-            break
-        batch = min(16, max(1, int(budget / max(seconds, 1e-3))))
-    return seconds / len(clips)
+    with _threads(plan.config.machine.threads):
+        _forward_seconds(student, plan, 1)  # the first pass sets things up
+        seconds = _forward_seconds(student, plan, 1)
+        batch = min(16, int(budget / max(seconds, 1e-3)))
+        return _forward_seconds(student, plan, batch) / batch if batch > 1 else seconds
+
+
+def _forward_seconds(student: torch.nn.Module, plan: Plan, batch: int) -> float:
+    clip, precision = plan.config.experiment.clip, plan.config.experiment.train.precision
+    clips = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=plan.device)
+    began = time.perf_counter()
+    with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        float(student(clips).grid.float().sum())  # waits for the device
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """As many threads as the run will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

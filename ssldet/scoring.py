@@ -57,6 +57,8 @@ def applicable(facts: DatasetFacts) -> tuple[dict[str, Sequence[str]], dict[str,
             wanted[name] = kind.protocols
         except (PluginError, ConfigError) as error:  # one metric that does not fit must not cost the others
             reasons[name] = str(error)
+        except Exception as error:  # nor one that is broken
+            reasons[name] = f"{type(error).__name__}: {error}"
     return wanted, reasons
 
 
