@@ -19,11 +19,18 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ssldet import plugins
 from ssldet.clips import ClipOptions
 from ssldet.contracts import Backbone, Options, Strategy
-from ssldet.errors import ConfigError, UnknownName, did_you_mean
+from ssldet.datasets import checked_options
+from ssldet.errors import ConfigError, PluginError, UnknownName, did_you_mean
 from ssldet.region import RegionOptions
 from ssldet.views import ViewOptions
 
 DEFAULT_PRESET = "paper"
+
+PLUGIN_KINDS = ("strategy", "backbone", "dataset")
+"""The plugins of an experiment; `--set KIND.NAME=VALUE` is an option of one."""
+
+Mistake = str | UnknownName
+"""What is wrong with a request, as a line for people."""
 
 
 class TrainOptions(Options):
@@ -200,17 +207,22 @@ def resolve(
         assignments: "key=value" with a dotted key (train.lr=0.001, strategy.f_th=0.5), the value in YAML.
 
     Raises:
-        ConfigError: names every unknown key and bad value at once. UnknownName: no such preset or plugin.
+        ConfigError: names every unknown name and key and every bad value at once.
+        UnknownName: the one mistake is a preset or plugin that does not exist.
+        PluginError: a plugin is broken.
     """
+    mistakes: list[Mistake] = []
     given = _from_file(file) if file else {}
     name = preset or given.get("preset") or DEFAULT_PRESET
+    if name not in presets():
+        mistakes.append(UnknownName("preset", str(name), presets()))
+        name = DEFAULT_PRESET  # to go on looking
     base, proposed = _preset(name)
-    layers = [base, given, {k: v for k, v in flags.items() if v is not None}, _from_assignments(assignments)]
+    asked = {k: v for k, v in flags.items() if v is not None}
     merged: dict[str, Any] = {}
-    for layer in layers:
+    for layer in (base, given, asked, _from_assignments(assignments, mistakes)):
         merged = _merge(merged, layer)
-    merged["preset"] = name
-    return _typed(merged, proposed)
+    return _typed({**merged, "preset": name}, proposed, mistakes)
 
 
 def presets() -> list[str]:
@@ -221,8 +233,6 @@ def presets() -> list[str]:
 
 def _preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A preset's fields, and the strategy options that it proposes to any strategy that knows them."""
-    if name not in presets():
-        raise UnknownName("preset", name, presets())
     layer = yaml.safe_load((resources.files("ssldet") / "presets" / f"{name}.yaml").read_text())
     base = layer.pop("base", None)
     if base:
@@ -244,27 +254,32 @@ def _from_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+def _from_assignments(assignments: Sequence[str], mistakes: list[Mistake]) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text!r}: expected key=value, such as train.lr=0.001")
-        head, *rest = key.strip().split(".")
-        if rest and head in ("strategy", "backbone", "dataset"):
-            head = f"{head}_options"
-        nested: Any = _value(text, value)
-        for part in reversed(rest):
-            nested = {part: nested}
-        layer = _merge(layer, {head: nested})
+        try:
+            layer = _merge(layer, _from_assignment(text))
+        except ConfigError as error:
+            mistakes.append(str(error))
     return layer
 
 
-def _value(text: str, value: str) -> Any:
+def _from_assignment(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected key=value, such as train.lr=0.001")
+    head, *rest = key.strip().split(".")
+    if head == "preset":
+        raise ConfigError(f"--set {text!r}: a preset is what --set changes; choose it with --preset")
+    if rest and head in PLUGIN_KINDS:
+        head = f"{head}_options"
     try:
-        return yaml.safe_load(value)
+        nested: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    for part in reversed(rest):
+        nested = {part: nested}
+    return {head: nested}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,35 +290,72 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any]) -> RunConfig:
+def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: list[Mistake]) -> RunConfig:
     """Check all layers together, so that every mistake is named at once."""
-    unknown = [key for key in merged if key not in Experiment.model_fields and key not in Machine.model_fields]
-    mistakes = [_unknown_key(key, [*Experiment.model_fields, *Machine.model_fields]) for key in unknown]
+    known = [*Experiment.model_fields, *Machine.model_fields]
+    mistakes += [_unknown_key(key, known) for key in merged if key not in known]
+    spelled = _plugin_options(merged, proposed, mistakes)
     parts: dict[str, Any] = {}
     for name, model in (("experiment", Experiment), ("machine", Machine)):
         try:
-            parts[name] = model(**{key: merged[key] for key in merged if key in model.model_fields})
+            parts[name] = model(**{key: value for key, value in spelled.items() if key in model.model_fields})
         except ValidationError as error:
             mistakes += _explain(error, model)
-    if "experiment" in parts:
-        parts["experiment"] = _with_plugin_options(parts["experiment"], proposed, mistakes)
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        alone = mistakes[0] if len(mistakes) == 1 else None
+        raise alone if isinstance(alone, UnknownName) else ConfigError("\n".join(map(str, mistakes)))
     return RunConfig(**parts)
 
 
-def _with_plugin_options(experiment: Experiment, proposed: Mapping[str, Any], mistakes: list[str]) -> Experiment:
+def _plugin_options(
+    merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: list[Mistake]
+) -> Mapping[str, Any]:
+    """The settings with every option of strategy and backbone spelled out; those of the data set are checked."""
+    spelled = dict(merged)
+    defaults = {
+        kind: field.default for kind in PLUGIN_KINDS if not (field := Experiment.model_fields[kind]).is_required()
+    }
+    for kind in PLUGIN_KINDS:
+        name, options = merged.get(kind, defaults.get(kind)), merged.get(f"{kind}_options", {})
+        if not isinstance(name, str) or not isinstance(options, Mapping):
+            continue  # Experiment says what is wrong
+        try:
+            plugin = plugins.load(kind, name)
+        except UnknownName as error:
+            mistakes.append(error)
+            continue
+        if kind == "dataset":
+            mistakes += checked_options(plugin, options)[1]
+            continue
+        if kind == "strategy":
+            options = {**{k: v for k, v in proposed.items() if k in plugin.Config.model_fields}, **options}
+        try:
+            spelled[f"{kind}_options"] = typed_options(plugin.Config, options, kind).model_dump(mode="json")
+        except ConfigError as error:
+            mistakes += str(error).splitlines()
+    return spelled
+
+
+def typed_options(model: type[Options], options: Mapping[str, Any], kind: str) -> Options:
+    """The options of one plugin. Raises ConfigError, one line a mistake."""
+    try:
+        return model(**options)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, model, prefix=f"{kind}."))) from error
+
+
+def spelled_out(experiment: Experiment) -> Experiment:
+    """An experiment of a record, with the defaults of those options that its plugins got after it was made.
+
+    Where a plugin is absent, or has other options by now, its options stay as they are.
+    """
     spelled: dict[str, Any] = {}
     for kind in ("strategy", "backbone"):
-        model = plugins.load(kind, getattr(experiment, kind)).Config
-        options = getattr(experiment, f"{kind}_options")
-        if kind == "strategy":
-            options = {**{k: v for k, v in proposed.items() if k in model.model_fields}, **options}
         try:
-            spelled[f"{kind}_options"] = model(**options).model_dump(mode="json")
-        except ValidationError as error:
-            mistakes += _explain(error, model, prefix=f"{kind}.")
-    plugins.load("dataset", experiment.dataset)
+            model = plugins.load(kind, getattr(experiment, kind)).Config
+            spelled[f"{kind}_options"] = model(**getattr(experiment, f"{kind}_options")).model_dump(mode="json")
+        except (UnknownName, PluginError, ValidationError):
+            continue
     return experiment.model_copy(update=spelled)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssldet.cells import PER_RUN, DatasetChoice, settings_key
-from ssldet.config import Experiment
+from ssldet.config import Experiment, spelled_out
 from ssldet.files import content_hash
 from ssldet.records import Record
 from ssldet.run_store import RunEntry, find_runs
@@ -99,6 +99,7 @@ def gather(folders: Iterable[Path]) -> Evidence:
         except ValidationError as error:
             unreadable.append(leave_out(entry, entry.problem or _not_ours(error)))
         else:
+            experiment = spelled_out(experiment)
             runs.append(Run(entry, experiment, settings_key(experiment)))
     return Evidence(tuple(runs), tuple(unreadable))
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from typing import Any, Literal
@@ -238,7 +239,14 @@ def strict() -> bool:
 
 
 def _scan() -> tuple[list[PluginInfo], list[Fault]]:
-    """All plugins in order, and the distributions whose metadata cannot be read.
+    """All plugins in order, and the distributions whose metadata cannot be read."""
+    plugins, found = _scanned(tuple(sys.path))
+    return list(plugins), list(found)
+
+
+@lru_cache(maxsize=8)
+def _scanned(path: tuple[str, ...]) -> tuple[tuple[PluginInfo, ...], tuple[Fault, ...]]:
+    """What lies on a search path, read once: a grid asks for it thousands of times.
 
     Reading entry_points.txt is cheap and parsing METADATA is not, so the names of distributions without plugins are
     never asked for. An editable install can be listed twice (its .dist-info and the .egg-info in its source tree); the
@@ -258,7 +266,7 @@ def _scan() -> tuple[list[PluginInfo], list[Fault]]:
         except Exception as error:  # metadata is written by others, in any shape
             reason = f"its metadata cannot be read ({type(error).__name__}: {error})"
             found.append(Fault(_folder_or_name(distribution), reason, _version(distribution)))
-    return sorted(plugins), found
+    return tuple(sorted(plugins)), tuple(found)
 
 
 def _offers_any(distribution: Distribution) -> bool:

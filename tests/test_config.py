@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssldet.config import TrainOptions, presets, resolve
+from ssldet.config import TrainOptions, presets, resolve, spelled_out
 from ssldet.errors import ConfigError, UnknownName
 
 NEEDED = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
@@ -126,3 +126,13 @@ def test_parts_must_be_equal() -> None:
     with pytest.raises(ConfigError, match="does not divide into 3 parts"):
         resolve(NEEDED, assignments=["train.batch=16", "train.micro_batch=6"])
     assert TrainOptions(batch=128, micro_batch=8).parts == 16
+
+
+def test_an_experiment_from_before_an_option_existed_has_its_default() -> None:
+    now = resolve(NEEDED, preset="smoke").experiment
+    options = {name: value for name, value in now.strategy_options.items() if name != "evaluate"}
+    before = now.model_copy(update={"strategy_options": options})
+    assert before.identity() != now.identity()
+    assert spelled_out(before).identity() == now.identity()
+    unknown = now.model_copy(update={"strategy": "nobody_has_it"})
+    assert spelled_out(unknown) == unknown
