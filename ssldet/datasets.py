@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -29,15 +30,29 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         DataError: data that is absent.
     """
     plugin = plugins.load("dataset", name)
-    known = [key for key in inspect.signature(plugin).parameters if key != "root"]
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"unknown option 'dataset.{option}' of data set {name!r}{did_you_mean(option, known)}")
-    hints = get_type_hints(plugin.__init__)
-    options = {option: _typed(option, value, hints.get(option, Any)) for option, value in options.items()}
+    typed, mistakes = checked_options(plugin, options)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
-    dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **options)
+    dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **typed)
     return dataset
+
+
+def checked_options(plugin: type[Dataset], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a data set by the types that its `__init__` declares, and one line for each that is wrong."""
+    known = [key for key in inspect.signature(plugin).parameters if key != "root"]
+    hints = get_type_hints(plugin.__init__)
+    typed, mistakes = {}, []
+    for option, value in options.items():
+        if option not in known:
+            said = did_you_mean(f"dataset.{option}", [f"dataset.{name}" for name in known])
+            mistakes.append(f"unknown option 'dataset.{option}' of data set {plugin.facts.name!r}{said}")
+            continue
+        try:
+            typed[option] = _typed(option, value, hints.get(option, Any))
+        except ConfigError as error:
+            mistakes.append(str(error))
+    return typed, mistakes
 
 
 def _typed(option: str, value: Any, annotation: Any) -> Any:
