@@ -182,7 +182,7 @@ def test_rm_removes_nothing_unasked(results: Path) -> None:
 
 
 def test_rm_asks_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssldet.cli.runs.can_ask", lambda: True)
+    monkeypatch.setattr("ssldet.cli.output.can_ask", lambda: True)
     for answer, left in (("n\n", "abcd"), ("y\n", "bcd")):
         CliRunner().invoke(main, ["runs", "rm", "a", "--results", str(results)], input=answer)
         assert "".join(listed(results)) == left

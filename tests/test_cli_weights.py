@@ -168,7 +168,7 @@ def test_every_fault_is_named(nano: Path) -> None:
         (("--backbone", "yowo_nano", "--dataset", "jhmdbs"), "did you mean 'jhmdb'"),
         ((*NANO, "--part", "2d"), "no part '2d'"),
         ((*NANO, "--set", "widht=3"), "widht"),
-        ((*NANO, "--set", "width"), "NAME=VALUE"),
+        ((*NANO, "--set", "width"), "KEY=VALUE"),
     ],
 )
 def test_requests_that_make_no_sense(nano: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet._version import __version__
-from ssldet.errors import PluginError, SsldetError, did_you_mean
+from ssldet.cli.completion import SWITCH_ON
+from ssldet.errors import PluginError, RequestError, SsldetError, did_you_mean
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -88,23 +90,29 @@ class LazyGroup(click.Group):
         except SsldetError as error:
             report(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):  # the latter from a question that got no answer
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:  # a closed pipe is click's, the rest a bug
+                raise
+            report(RequestError(f"{error.filename}: {error.strerror}"))
+            ctx.exit(RequestError.exit_code)
 
 
 def report(error: SsldetError) -> None:
-    """Write an error to stderr as one line; red on a terminal that has not asked for NO_COLOR.
+    """Write an error to stderr, a line for each mistake; red on a terminal that has not asked for NO_COLOR.
 
     A plugin's own traceback comes first: it is what its author needs.
     """
     if isinstance(error, PluginError) and error.__cause__ is not None:
         traceback.print_exception(error.__cause__, file=sys.stderr)
     color = False if os.environ.get("NO_COLOR") else None
-    click.echo(f"{click.style('error:', fg='red')} {error}", err=True, color=color)
+    lines = str(error).replace("\n", "\n       ")
+    click.echo(f"{click.style('error:', fg='red')} {lines}", err=True, color=color)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=SWITCH_ON)
 @click.version_option(__version__, prog_name="ssldet")
 def main() -> None:
     """Benchmarks for semi-supervised spatio-temporal action detection.

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ssldet.cli.completion import complete_plugins
+from ssldet.cli.options import (
+    data_root,
+    data_settings,
+    json_flag,
+    open_data,
+    plugin_option,
+    split_number,
+    workers_option,
+)
+from ssldet.cli.output import bar, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, Problem, Subset, Video
     from ssldet.decoding import DecodeReport
     from ssldet.statistics import Statistics
 
-data_root = click.option(
-    "--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set."
-)
-json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-split_number = click.option("--split", type=int, default=1, show_default=True, help="Official split.")
-options_of = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Option of the data set.")
-workers_option = click.option("--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: cores]")
+dataset_name = click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
 
 
 @click.group()
@@ -31,21 +35,18 @@ def command() -> None:
     """Find, check, count and prepare data sets. D is a data set's name, or a folder to be recognised."""
 
 
-@command.command("list")
+@command.command("list", epilog="Example: ssldet data list --data-root data")
 @data_root
 @json_flag
 def list_data(data_root: Path | None, as_json: bool) -> None:
-    """List the data sets that can be read, and which of them lie below the data root.
-
-    Example: ssldet data list --data-root data
-    """
+    """List the data sets that can be read, and which of them lie below the data root."""
     from ssldet import plugins
     from ssldet.datasets import identify
 
     found = identify(data_root) if data_root else {}
     rows = [{"name": name, "layout": found[name].layout() if name in found else None} for name in _readable(plugins)]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for row in rows:
         layout = row["layout"]
@@ -53,11 +54,11 @@ def list_data(data_root: Path | None, as_json: bool) -> None:
         click.echo(f"{row['name']:<12}{('; '.join(lines))}".rstrip())
 
 
-@command.command("verify")
-@click.argument("name", metavar="D")
+@command.command("verify", epilog="Example: ssldet data verify jhmdb --data-root data --decode")
+@dataset_name
 @data_root
 @split_number
-@options_of
+@data_settings
 @click.option("--decode", is_flag=True, help="Decode every video, which finds damage inside the files.")
 @workers_option
 @json_flag
@@ -70,10 +71,7 @@ def verify(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Say what layout was found, what it holds, and every file that is missing or damaged; exit 1 if incomplete.
-
-    Example: ssldet data verify jhmdb --data-root data --decode
-    """
+    """Say what layout was found, what it holds, and every file that is missing or damaged; exit 1 if incomplete."""
     dataset = open_data(name, data_root, assignments)
     problems = [_as_json(problem) for problem in dataset.verify(split)]
     videos = _videos(dataset, split)
@@ -90,23 +88,20 @@ def verify(
         }
         if decoded:
             report |= {"decoded": decoded.videos, "short": decoded.short}
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _show_check(dataset, counts, problems, decoded)
     sys.exit(1 if problems else 0)
 
 
-@command.command("stats")
-@click.argument("name", metavar="D")
+@command.command("stats", epilog="Example: ssldet data stats ucf24 --data-root data --json")
+@dataset_name
 @data_root
 @split_number
-@options_of
+@data_settings
 @json_flag
 def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Count videos, tubes, boxes, frames and background per class, from the annotation; and the paper's Table 1.
-
-    Example: ssldet data stats ucf24 --data-root data --json
-    """
+    """Count videos, tubes, boxes, frames and background per class, from the annotation; and the paper's Table 1."""
     from ssldet.statistics import count, table_1
 
     dataset = open_data(name, data_root, assignments)
@@ -114,19 +109,20 @@ def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str,
     rows = table_1(found, dataset.reported)
     if as_json:
         content = {"dataset": dataset.facts.name, "split": split, "subsets": found.as_json(), "table_1": rows}
-        click.echo(json.dumps({**content, "absent": found.absent}, indent=2))
+        print_json({**content, "absent": found.absent})
     else:
         _show_stats(dataset, found, rows)
 
 
-@command.command("prepare")
-@click.argument("name", metavar="D")
+@command.command("prepare", epilog="Example: ssldet data prepare jhmdb --data-root data --size 112")
+@dataset_name
 @data_root
 @split_number
-@options_of
+@data_settings
 @click.option("--size", type=int, default=224, show_default=True, help="Side of the frames: clip.size of the runs.")
 @click.option("--skip-damaged", is_flag=True, help="Leave out videos that do not decode.")
 @workers_option
+@json_flag
 def prepare(
     name: str,
     data_root: Path | None,
@@ -135,11 +131,9 @@ def prepare(
     size: int,
     skip_damaged: bool,
     workers: int,
+    as_json: bool,
 ) -> None:
-    """Decode all videos to frames at the training size, which runs then share; goes on where it was stopped.
-
-    Example: ssldet data prepare jhmdb --data-root data --size 112
-    """
+    """Decode all videos to frames at the training size, which runs then share; goes on where it was stopped."""
     from ssldet.frame_store import FrameStore
 
     dataset = open_data(name, data_root, assignments)
@@ -150,6 +144,9 @@ def prepare(
         report = store.prepare(
             videos, workers=workers, progress=lambda done, _: advance(done), skip_damaged=skip_damaged
         )
+    if as_json:
+        print_json({"folder": str(store.folder), **asdict(report)})
+        return
     click.echo(f"{report.decoded} videos decoded into {store.folder}")
     for video_id, (decoded, annotated) in sorted(report.short.items()):
         click.echo(f"short: {video_id} has {decoded} of {annotated} frames; the others repeat those before them")
@@ -157,76 +154,35 @@ def prepare(
         click.echo(f"skipped: {video_id} does not decode")
 
 
-@command.command("synth")
+@command.command("synth", epilog="Example: ssldet data synth stand-ins/ucf24 --like ucf24")
 @click.argument("folder", metavar="D", type=click.Path(path_type=Path))
-@click.option("--like", required=True, help="Data set to imitate.")
+@plugin_option("dataset", "--like", "Data set to imitate.", required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes other videos.")
-def synth(folder: Path, like: str, seed: int) -> None:
-    """Write small made-up data into folder D, in the layout and formats of a real data set.
-
-    Example: ssldet data synth stand-ins/ucf24 --like ucf24
-    """
+@json_flag
+def synth(folder: Path, like: str, seed: int, as_json: bool) -> None:
+    """Write small made-up data into folder D, in the layout and formats of a real data set."""
     from ssldet import plugins
 
     plugin: type[Dataset] = plugins.load("dataset", like)
     plugin.write_stand_in(folder, seed)
-    click.echo(f"{folder}: stand-in data like {like}; numbers made on it mean nothing")
+    if as_json:
+        print_json({"folder": str(folder), "like": like, "seed": seed})
+    else:
+        click.echo(f"{folder}: stand-in data like {like}; numbers made on it mean nothing")
 
 
-@command.command("guide")
-@click.argument("name", metavar="D")
-def guide(name: str) -> None:
-    """Say where to get a data set, under which licence, and which folders are expected.
-
-    Example: ssldet data guide ava
-    """
+@command.command("guide", epilog="Example: ssldet data guide ava")
+@dataset_name
+@json_flag
+def guide(name: str, as_json: bool) -> None:
+    """Say where to get a data set, under which licence, and which folders are expected."""
     from ssldet import plugins
 
     plugin: type[Dataset] = plugins.load("dataset", name)
-    click.echo(plugin.guide() or f"{name} needs nothing: it is made on first use")
-
-
-# ------------------------------------------------------------------------------------------------- opening
-
-
-def open_data(name: str, data_root: Path | None, assignments: Sequence[str] = ()) -> Dataset:
-    """A data set by name, or the one that lies in a folder.
-
-    Raises:
-        UnknownName, DataError: no such data set; or the folder holds none that is known, or several.
-    """
-    from ssldet import plugins
-    from ssldet.datasets import identify, load_dataset
-    from ssldet.errors import DataError
-
-    if name in plugins.names("dataset") or not Path(name).is_dir():
-        return load_dataset(name, data_root, **_options(assignments))
-    found = identify(Path(name))
-    if len(found) != 1:
-        known = ", ".join(_readable(plugins))
-        what = f"{' and '.join(found)} were found" if found else "no data set was recognised"
-        raise DataError(
-            f"{name}: {what}; name one of {known} with --data-root {name} to see what is missing, "
-            "or see `ssldet data guide` for the folders expected"
-        )
-    return next(iter(found.values()))
-
-
-def _options(assignments: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    from ssldet.errors import ConfigError
-
-    options = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r}: expected key=value, such as annotations=boxes.csv")
-        try:
-            options[key.removeprefix("dataset.")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
-    return options
+    if as_json:
+        print_json({"dataset": name, "guide": plugin.guide()})
+    else:
+        click.echo(plugin.guide() or f"{name} needs nothing: it is made on first use")
 
 
 def _readable(plugins: Any) -> list[str]:
@@ -249,18 +205,6 @@ def _videos(dataset: Dataset, split: int) -> dict[str, Sequence[Video]]:
 
 
 # ------------------------------------------------------------------------------------------------- showing
-
-
-@contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; gives what sets how much is done. Draws nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _decode(dataset: Dataset, videos: Sequence[Video], workers: int) -> DecodeReport:
@@ -300,10 +244,9 @@ def _show_check(
 
 
 def _show_stats(dataset: Dataset, found: Statistics, rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = stdout_console()
     columns = ("videos", "tubes", "boxes", "labels", "frames", "annotated_frames", "background")
     for subset, counts in found.subsets.items():
         table = Table(title=f"{dataset.facts.name}, {subset}", title_justify="left")

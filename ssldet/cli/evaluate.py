@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from ssldet.cli.options import data_root, data_settings, json_flag, open_data, plugin_option, split_number
+from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, MetricResult, Subset, Video
@@ -25,45 +27,48 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Parquet or CSV (wide or long), AVA's csv, an ACT-style pickle, or a folder of Class_video_00001.txt.",
 )
-@click.option("--dataset", "name", required=True, help="Data set whose truth counts; its annotation is enough.")
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
-@click.option("--split", type=int, default=1, show_default=True, help="Official split.")
+@plugin_option(
+    "dataset", "--dataset", "Data set whose truth counts, or its folder; the annotation is enough.", required=True
+)
+@data_root
+@data_settings
+@split_number
 @click.option("--videos", "listed", help="Score these videos only: a file with one id a line, or ids with commas.")
-@click.option("--metric", "metrics", multiple=True, required=True, help="frame_map, video_map, recall, errors.")
+@plugin_option("metric", "--metric", "A metric, such as frame_map; several are allowed.", multiple=True, required=True)
 @click.option("--protocol", help="standard, yowo or act.  [default: the metric's]")
 @click.option("--lenient", is_flag=True, help="Drop and count unsound rows instead of refusing the file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, fractions 0-1, instead of tables of percent.")
+@json_flag
 def command(
     path: Path,
-    name: str,
+    dataset: str,
     data_root: Path | None,
+    assignments: tuple[str, ...],
     split: int,
     listed: str | None,
-    metrics: tuple[str, ...],
+    metric: tuple[str, ...],
     protocol: str | None,
     lenient: bool,
     as_json: bool,
 ) -> None:
     """Score a detections file. Nothing in it is filtered or suppressed: what is in the file counts.
 
-    A video without rows is a video with no detections. Videos are matched by id.
+    A video without rows is a video with no detections. Videos are matched by id. Tables are in percent, JSON in
+    fractions 0-1.
     """
     from ssldet import plugins
-    from ssldet.datasets import load_dataset
     from ssldet.detections import read_detections
     from ssldet.scoring import result_as_json, score
 
-    dataset = load_dataset(name, data_root)
-    scored, known = choose_videos(dataset, split, listed)
-    wanted = {metric: [protocol] if protocol else [] for metric in metrics}
-    for metric in wanted:  # an unknown name should not cost the reading of a large file
-        plugins.load("metric", metric)
-    detections = read_detections(path, dataset.facts, known, lenient=lenient)
+    wanted = {name: [protocol] if protocol else [] for name in metric}
+    for name in wanted:  # an unknown name should not cost the reading of a large file
+        plugins.load("metric", name)
+    opened = open_data(dataset, data_root, assignments)
+    scored, known = choose_videos(opened, split, listed)
+    detections = read_detections(path, opened.facts, known, lenient=lenient)
     _report_dropped(detections.dropped)
-    results = score(dataset.facts, scored, dataset.truth, detections, wanted)
+    results = score(opened.facts, scored, opened.truth, detections, wanted)
     if as_json:
-        content = {metric: result_as_json(result) for metric, result in _single(results)}
-        click.echo(json.dumps(content, indent=2))
+        print_json({name: result_as_json(result) for name, result in _single(results)})
     else:
         _show(results)
 
@@ -118,12 +123,11 @@ def _single(results: Results) -> list[tuple[str, MetricResult]]:
 
 
 def _show(results: Results) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from ssldet import plugins
 
-    console = Console()
+    console = stdout_console()
     for metric, result in _single(results):
         titles = plugins.load("metric", metric).columns
         table = Table(title=f"{metric}, protocol {result.protocol}, percent", title_justify="left")

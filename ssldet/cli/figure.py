@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssldet.cli.run_choice import chosen_run, complete_runs, places_of, results_option
+from ssldet.cli.completion import quietly
+from ssldet.cli.options import (
+    data_root,
+    dataset_map,
+    json_flag,
+    preset_option,
+    results_folders,
+    run_settings,
+    split_number,
+)
+from ssldet.cli.output import print_json
+from ssldet.cli.run_choice import chosen_run, complete_runs, places_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,18 +44,20 @@ def _number(context: click.Context, parameter: click.Parameter, value: str) -> s
 
 
 @click.command("figure", epilog="Example: ssldet figure 3 --preset nano --out figure3.pdf")
-@click.argument("number", metavar="3|4|5", callback=_number)
+@click.argument(
+    "number", metavar="3|4|5", callback=_number, shell_complete=quietly(lambda context: [(one, "") for one in FIGURES])
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A .png or .pdf file.  [default: figure<N>.png]")
-@results_option
-@click.option("--preset", help="Runs under this preset.  [default: that of most runs]")
-@click.option("--dataset-map", help="Data that stand in for the paper's, such as ucf24=synthetic:ucf24.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting that the runs were given.")
-@click.option("--split", type=int, default=1, show_default=True, help="Official split.")
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
+@results_folders
+@preset_option("Runs under this preset.  [default: that of most runs]")
+@dataset_map
+@run_settings("A setting that the runs were given.")
+@split_number
+@data_root
 @click.option("--threshold", default="0.5", show_default=True, help="Figure 3: overlap of tubes.")
 @click.option("--run", "name", metavar="RUN", shell_complete=complete_runs, help="Figure 5: the run to look at.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Figure 5: of the draw of frames.")
-@click.option("--json", "as_json", is_flag=True, help="Print what the figure shows as JSON; it is drawn all the same.")
+@json_flag
 def command(
     number: str,
     out: Path | None,
@@ -63,6 +75,7 @@ def command(
     """Draw a figure of the paper from runs.
 
     3: what each class gains over Supervised. 4: thresholds of pseudo-labels. 5: frames with truth and detections.
+    With --json what the figure shows is printed; it is drawn all the same.
     """
     from ssldet.drawing import check_format, save
     from ssldet.evidence import gather
@@ -81,7 +94,10 @@ def command(
         else:
             figure, content = _frames(_best_match(evidence, settings, split), data_root, seed)
     save(figure, out)
-    click.echo(json.dumps({"file": str(out), **content}, indent=2) if as_json else str(out))
+    if as_json:
+        print_json({"file": str(out), **content})
+    else:
+        click.echo(str(out))
 
 
 def _settings(

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ssldet.cli.options import (
+    data_root,
+    dataset_map,
+    json_flag,
+    plugin_option,
+    preset_option,
+    results_folder,
+    run_settings,
+    weights_root,
+)
 
 if TYPE_CHECKING:
     from ssldet.cli.grid_view import GridView
@@ -24,21 +34,21 @@ if TYPE_CHECKING:
 @click.option("--figures", default="", help="Figures whose cells are wanted too: 3, 4.")
 @click.option("--seeds", default="0", show_default=True, help="Every cell is run with each of these seeds.")
 @click.option("--splits", default="1", show_default=True, help="Official splits.")
-@click.option("--preset", help="Settings of all runs: paper, nano or smoke.  [default: paper]")
-@click.option("--dataset-map", default="", help="Data that stand in for the paper's: ucf24=synthetic:ucf24,...")
+@preset_option("Settings of all runs: paper, nano or smoke.  [default: paper]")
+@dataset_map
 @click.option("--with", "extra", multiple=True, help="An optional row that is wanted too: fully_supervised.")
-@click.option("--strategy", "strategies", multiple=True, help="A further strategy, beside Supervised in every table.")
+@plugin_option("strategy", "--strategy", "A further strategy, beside Supervised in every table.", multiple=True)
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting of all runs.")
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data sets.")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of runs.  [default: results/runs]")
-@click.option("--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.")
+@run_settings("One setting of all runs.")
+@data_root
+@results_folder
+@weights_root
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  [default: all cores / jobs]")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
-@click.option("--json", "as_json", is_flag=True, help="Print all tasks and their states as JSON.")
+@json_flag
 def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Plan the distinct cells of the paper's tables, and run what is left of them.
 
@@ -93,14 +103,14 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         specs=[benchmark.spec(name) for name in dict.fromkeys(names)],
         settings=Settings(
             preset=asked["preset"] or DEFAULT_PRESET,
-            dataset_map=parse_dataset_map(asked["dataset_map"]),
+            dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
             assignments=asked["assignments"],
             machine={name: value for name, value in machine.items() if value is not None},
         ),
         seeds=_numbers("--seeds", asked["seeds"], least=0),
         splits=_numbers("--splits", asked["splits"], least=1),
         extra=asked["extra"],
-        strategies=asked["strategies"],
+        strategies=asked["strategy"],
         only=_filters(asked["only"]),
     )
 

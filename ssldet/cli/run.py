@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +9,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ssldet.cli.options import (
+    data_root,
+    json_flag,
+    plugin_option,
+    preset_option,
+    results_folder,
+    run_settings,
+    weights_root,
+)
+from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.estimate import Estimate
@@ -29,20 +39,20 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
     "run",
     epilog="Example: ssldet run --strategy dual_guidance --dataset jhmdb --ratio 0.2 --preset nano --data-root data",
 )
-@click.option("--strategy", help="Training strategy.")
-@click.option("--dataset", help="Data set.")
+@plugin_option("strategy", "--strategy", "Training strategy.")
+@plugin_option("dataset", "--dataset", "Data set.")
 @click.option("--ratio", type=float, help="Share of training videos that keep their labels, in (0, 1].")
 @click.option("--split", type=int, help="Official split.  [default: 1]")
 @click.option("--videos", callback=_ids, help="Use these videos only: a file of ids, or ids with commas.")
-@click.option("--backbone", help="Network.  [default: the preset's]")
+@plugin_option("backbone", "--backbone", "Network.  [default: the preset's]")
 @click.option("--pretrained/--scratch", default=None, help="Start from published weights or from none.")
-@click.option("--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.")
+@weights_root
 @click.option("--seed", type=int, help="Seed of split, initial weights and all that is drawn.  [default: 0]")
-@click.option("--preset", help="Settings to start from: paper, nano or smoke.  [default: paper]")
+@preset_option("Settings to start from: paper, nano or smoke.  [default: paper]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML file of settings.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data set.")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of runs.  [default: results/runs]")
+@run_settings("One setting, such as train.lr=0.001 or strategy.o_th=0.5.")
+@data_root
+@results_folder
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--threads", type=int, help="CPU threads of the network.  [default: all cores]")
 @click.option("--eval-on", type=click.Choice(["test", "val"]), help="Which videos are scored.  [default: test]")
@@ -50,13 +60,14 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--keep-checkpoints", is_flag=True, default=None, help="Keep the training state of a finished run.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done and what it would take.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+@json_flag
 def command(
     preset: str | None, file: Path | None, assignments: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
 ) -> None:
     """Train a detector semi-supervised, score it on the test videos, and leave a record.
 
-    The same command again resumes an interrupted run; of a finished one it prints the record.
+    The same command again resumes an interrupted run; of a finished one it prints the record. With --json that is
+    the whole record.
     """
     from ssldet.config import resolve
     from ssldet.runner import plan
@@ -67,7 +78,7 @@ def command(
         return
     record = _carry_out(planned)
     if as_json:
-        click.echo(json.dumps(record.model_dump(mode="json"), indent=2))
+        print_json(record.model_dump(mode="json"))
     else:
         show_record(record, planned.record_path)
 
@@ -118,7 +129,7 @@ def _show_plan(planned: Plan, as_json: bool) -> None:
     found = estimate(planned)
     content = _plan_content(planned, found)
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     click.echo(planned.config.to_yaml())
     for name in ("run", "folder", "steps", "videos", "weights", "estimate"):
@@ -156,7 +167,6 @@ def _line(value: Any) -> str:
 
 def show_record(record: Record, path: Path) -> None:
     """A record's numbers in percent and seconds by phase, for people."""
-    from rich.console import Console
     from rich.table import Table
 
     title = "{strategy} on {dataset}, {ratio:.0%} labelled, seed {seed}".format(**record.config["experiment"])
@@ -167,7 +177,7 @@ def show_record(record: Record, path: Path) -> None:
         table.add_column(protocol, justify="right")
     for name, values in rows.items():
         table.add_row(name, *(_percent(values.get(protocol)) for protocol in protocols))
-    console = Console()
+    console = stdout_console()
     console.print(table)
     seconds = ", ".join(f"{phase} {duration(value)}" for phase, value in record.training.seconds.items())
     console.print(f"{seconds}; record: {path}", highlight=False, soft_wrap=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+from ssldet.cli.completion import quietly
+from ssldet.cli.options import plugin_option, preset_option
 
+if TYPE_CHECKING:
     from ssldet.run_store import RunEntry
 
 STATES = ("done", "failed", "interrupted", "running", "damaged", "incompatible")
@@ -51,27 +52,17 @@ class Filters:
 def filter_options(function: Callable[..., None]) -> Callable[..., None]:
     """The options of `Filters`, and where to look."""
     options = (
-        click.option("--strategy", help="Runs of this strategy."),
-        click.option("--dataset", help="Runs on this data set, or flavour of one (synthetic:jhmdb)."),
+        plugin_option("strategy", "--strategy", "Runs of this strategy."),
+        plugin_option("dataset", "--dataset", "Runs on this data set, or flavour of one (synthetic:jhmdb)."),
         click.option("--ratio", type=float, help="Runs with this share of labelled videos."),
         click.option("--seed", type=int, help="Runs with this seed."),
         click.option("--split", type=int, help="Runs on this official split."),
-        click.option("--preset", help="Runs under this preset."),
+        preset_option("Runs under this preset."),
         click.option("--status", type=click.Choice(STATES), help="Runs in this state."),
     )
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def results_option(function: Callable[..., None]) -> Callable[..., None]:
-    """`--results`, as often as there are folders."""
-    return click.option(
-        "--results",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="Folder with runs, searched through; several are allowed.  [default: results/runs]",
-    )(function)
 
 
 def state(entry: RunEntry) -> str:
@@ -91,12 +82,10 @@ def is_running(entry: RunEntry) -> bool:
     return state(entry) == "running"
 
 
-def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+@quietly
+def complete_runs(context: click.Context) -> list[tuple[str, str]]:
     """Ids of the runs that are there, the newest first, for the shell."""
-    from click.shell_completion import CompletionItem
-
-    found = reversed(runs_in(context.params.get("results") or ()))
-    return [CompletionItem(entry.id, help=entry.folder.name) for entry in found if entry.id.startswith(incomplete)]
+    return [(entry.id, entry.folder.name) for entry in reversed(runs_in(context.params.get("results") or ()))]
 
 
 def places_of(results: Sequence[Path]) -> Sequence[Path]:

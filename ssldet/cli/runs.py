@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssldet.cli.options import json_flag, results_folders, yes_flag
+from ssldet.cli.output import aligned, confirm_removal, print_json
 from ssldet.cli.run_choice import (
     Filters,
     chosen_run,
@@ -20,7 +21,6 @@ from ssldet.cli.run_choice import (
     filter_options,
     is_running,
     places_of,
-    results_option,
     runs_in,
     state,
 )
@@ -36,8 +36,6 @@ HEADLINES = (
 
 LOG_LINES = 5
 
-json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.group()
 def command() -> None:
@@ -49,14 +47,14 @@ def command() -> None:
 
 @command.command("list", epilog="Example: ssldet runs list --strategy dual_guidance --status done")
 @filter_options
-@results_option
+@results_folders
 @json_flag
 def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     """List runs, the newest last; metrics in percent. V: video-mAP, F: frame-mAP."""
     found = runs_in(results)
     chosen = [entry for entry in found if Filters(**filters).accept(entry)]
     if as_json:
-        click.echo(json.dumps([summary(entry) for entry in chosen], indent=2))
+        print_json([summary(entry) for entry in chosen])
     elif chosen:
         click.echo(aligned([_HEADER, *(_row(summary(entry)) for entry in chosen)]))
     if not chosen:
@@ -140,23 +138,13 @@ def _usual_options(strategy: str, dataset: str, preset: str) -> Mapping[str, Any
     return config.experiment.strategy_options
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns; a column that is empty below its title is left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
 # ----------------------------------------------------------------------------------------------------- show
 
 
 @command.command("show", epilog="Example: ssldet runs show 3f2a --verify")
 @click.argument("name", metavar="RUN", shell_complete=complete_runs)
 @click.option("--verify", is_flag=True, help="Compare the files with the hashes in the record; exit 1 if any differs.")
-@results_option
+@results_folders
 @json_flag
 def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) -> None:
     """Show the numbers of RUN, what it was made with, its files, and the end of its log."""
@@ -165,7 +153,7 @@ def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) 
     if as_json:
         content: dict[str, Any] = summary(entry) | {"record": None, "log": read_tail(entry)}
         content |= {"record": entry.record.model_dump(mode="json")} if entry.record else {}
-        click.echo(json.dumps(content | ({"files": checked} if verify else {}), indent=2))
+        print_json(content | ({"files": checked} if verify else {}))
     else:
         _show(entry, checked)
     if verify and (not entry.record or set(checked.values()) - {"whole"}):
@@ -261,22 +249,29 @@ def _log_table(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 @command.command("rm", epilog="Example: ssldet runs rm --status failed --dry-run")
 @click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete_runs)
 @filter_options
-@results_option
-@click.option("--yes", is_flag=True, help="Remove without asking.")
+@results_folders
+@yes_flag
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
-def remove_runs(names: tuple[str, ...], results: tuple[Path, ...], yes: bool, dry_run: bool, **filters: Any) -> None:
+@json_flag
+def remove_runs(
+    names: tuple[str, ...], results: tuple[Path, ...], yes: bool, dry_run: bool, as_json: bool, **filters: Any
+) -> None:
     """Remove runs: those named, or all that the filters choose; never one that is being carried out."""
     from ssldet.run_store import remove
 
     chosen = _to_remove(names, Filters(**filters), results)
+    say = partial(click.echo, err=as_json or not dry_run)
     for entry in chosen:
-        click.echo(f"{'would remove' if dry_run else 'remove'} {entry.id} {entry.folder}", err=not dry_run)
-    if dry_run or not chosen:
+        say(f"{'would remove' if dry_run else 'remove'} {entry.id} {entry.folder}")
+    if chosen and not dry_run:
+        confirm_removal(f"{len(chosen)} runs", yes)
+    left = {entry.id: [] if dry_run else remove(entry) for entry in chosen}
+    if as_json:
+        runs = [{"id": entry.id, "folder": str(entry.folder), "left": left[entry.id]} for entry in chosen]
+        print_json({"dry_run": dry_run, "removed": [] if dry_run else runs, "would_remove": runs if dry_run else []})
         return
-    _confirm(len(chosen), yes)
-    for entry in chosen:
-        left = remove(entry)
-        rest = f"; {entry.folder} keeps {', '.join(left)}, which no run wrote" if left else ""
+    for entry in () if dry_run else chosen:
+        rest = f"; {entry.folder} keeps {', '.join(left[entry.id])}, which no run wrote" if left[entry.id] else ""
         click.echo(f"removed {entry.id}{rest}")
 
 
@@ -297,18 +292,3 @@ def _to_remove(names: Sequence[str], filters: Filters, results: Sequence[Path]) 
     if not found:
         click.echo(f"no such run in {', '.join(map(str, places_of(results)))}", err=True)
     return [entry for entry in found if entry not in kept]
-
-
-def _confirm(count: int, yes: bool) -> None:
-    from ssldet.errors import RequestError
-
-    if yes:
-        return
-    if not can_ask():
-        raise RequestError(f"{count} runs would be removed and nobody can be asked; --yes removes them")
-    click.confirm(f"remove {count} runs?", abort=True, err=True)
-
-
-def can_ask() -> bool:
-    """Whether somebody is there to answer."""
-    return sys.stdin.isatty()

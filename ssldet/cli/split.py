@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssldet.cli.data import data_root, json_flag, open_data, options_of, split_number
+from ssldet.cli.completion import complete_plugins
+from ssldet.cli.options import data_options, data_root, data_settings, json_flag, open_data, split_number
+from ssldet.cli.output import print_json
 
 if TYPE_CHECKING:
     from ssldet.splits import LabelSplit
@@ -21,16 +23,17 @@ def command() -> None:
     """Make, show and check splits into labelled and unlabelled videos."""
 
 
-@command.command("make")
-@click.argument("name", metavar="D")
+@command.command("make", epilog="Example: ssldet split make ava ava-20.json --ratio 0.2 --data-root data")
+@click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
 @click.argument("out", type=click.Path(path_type=Path))
 @data_root
 @split_number
-@options_of
+@data_settings
 @click.option("--ratio", type=float, help="Share of training videos that keep their labels, in (0, 1].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
 @click.option("--val-fraction", type=float, default=0.0, help="Share of labelled videos kept for validation.")
 @click.option("--from", "listed", type=click.Path(path_type=Path), help="Published list of labelled videos.")
+@json_flag
 def make(
     name: str,
     out: Path,
@@ -41,11 +44,9 @@ def make(
     seed: int,
     val_fraction: float,
     listed: Path | None,
+    as_json: bool,
 ) -> None:
-    """Draw a split of data set D, the same as a run with this ratio and seed draws, or import a published list.
-
-    Example: ssldet split make ava ava-20.json --ratio 0.2 --data-root data
-    """
+    """Draw a split of data set D, the same as a run with this ratio and seed draws, or import a published list."""
     from ssldet import split_files, splits
     from ssldet.errors import ConfigError
 
@@ -63,22 +64,22 @@ def make(
             facts.name, videos, facts.classes, split=split, ratio=ratio, seed=seed, val_fraction=val_fraction
         )
     splits.write(chosen, out)
-    click.echo(f"{out}: {_words(chosen)}")
     for video_id in unknown:
         click.echo(f"left out: {video_id} is no training video here", err=True)
+    if as_json:
+        print_json({"file": str(out), **_summary(chosen), "left_out": unknown})
+    else:
+        click.echo(f"{out}: {_words(chosen)}")
 
 
-@command.command("show")
-@click.argument("file", type=click.Path(path_type=Path))
+@command.command("show", epilog="Example: ssldet split show ucf24")
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=complete_plugins("dataset"))
 @json_flag
 def show(file: Path, as_json: bool) -> None:
-    """Show a split file: how many videos of each class are labelled. FILE may be NAME of a data set that ships some.
-
-    Example: ssldet split show ucf24
-    """
+    """Show a split file: how many videos of each class are labelled. FILE may be NAME of a data set that ships some."""
     content = [_summary(split) for split in _splits_of(file)]
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     for split, row in zip(_splits_of(file), content, strict=True):
         click.echo(_words(split))
@@ -87,34 +88,39 @@ def show(file: Path, as_json: bool) -> None:
                 click.echo(f"  {folder}: {labelled} of {every}")
 
 
-@command.command("verify")
+@command.command("verify", epilog="Example: ssldet split verify --data-root data")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @data_root
+@data_settings
 @json_flag
-def verify(files: tuple[Path, ...], data_root: Path | None, as_json: bool) -> None:
+def verify(files: tuple[Path, ...], data_root: Path | None, assignments: tuple[str, ...], as_json: bool) -> None:
     """Check split files, or all that ship with the installed data sets: unchanged, and the same as the data gives.
 
-    Without the data at hand only the hashes are checked. Exit 1 where something differs.
-
-    Example: ssldet split verify --data-root data
+    Without the data at hand only the hashes are checked. A split file does not say which options its data set had:
+    --set gives them. Exit 1 where something differs.
     """
+    from ssldet.errors import RequestError
+
+    if assignments and not files:
+        raise RequestError("--set is about the data set of the FILES given, and none is given")
+    options = data_options(assignments)
     found = [split for file in files for split in _splits_of(file)] if files else _shipped()
-    rows = [_check(split, data_root) for split in found]
+    rows = [_check(split, data_root, options) for split in found]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     for row in () if as_json else rows:
         click.echo(f"{row['split']}: {row['found']}")
     sys.exit(1 if any(row["differs"] for row in rows) else 0)
 
 
-def _check(split: LabelSplit, data_root: Path | None) -> dict[str, Any]:
+def _check(split: LabelSplit, data_root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Whether a split is what the data at hand gives."""
     from ssldet.datasets import load_dataset
     from ssldet.errors import DataError
     from ssldet.split_files import differences
 
     try:
-        dataset = load_dataset(split.dataset, data_root)
+        dataset = load_dataset(split.dataset, data_root, **options)
         videos = dataset.videos("train", split.split)
     except DataError as error:
         found = f"unchanged; not compared with the data ({str(error).splitlines()[0]})"

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ssldet.cli.completion import complete_tables
+from ssldet.cli.options import data_root, dataset_map, json_flag, preset_option, results_folders, run_settings
+
 if TYPE_CHECKING:
     from ssldet.documents import Document
     from ssldet.tables import Request
@@ -35,12 +38,13 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 
 
 @click.command("table", epilog="Example: ssldet table 3 --preset nano --format markdown")
-@click.argument("names", metavar="[1 2 3 4 5 6]...", nargs=-1)
+@click.argument("names", metavar="[1 2 3 4 5 6]...", nargs=-1, shell_complete=complete_tables)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="[default: by the suffix of --out, else terminal]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, whole or not at all.")
-@click.option("--preset", help="Show runs of this preset.")
-@click.option("--dataset-map", help="Show runs on stand-in data, such as ucf24=synthetic:ucf24,jhmdb=synthetic:jhmdb.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Show runs made with this setting.")
+@json_flag
+@preset_option("Show runs of this preset.")
+@dataset_map
+@run_settings("Show runs made with this setting.")
 @click.option("--seeds", callback=_numbers(0), help="Seeds that each cell should have.  [default: all found]")
 @click.option(
     "--splits",
@@ -49,17 +53,13 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
     show_default=True,
     help="Official splits; of several, their mean too.",
 )
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    help="Folder of runs; may be repeated.  [default: results/runs]",
-)
-@click.option("--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of data, for Table 1.")
+@results_folders
+@data_root
 def command(
     names: tuple[str, ...],
     form: str | None,
     out: Path | None,
+    as_json: bool,
     preset: str | None,
     dataset_map: str | None,
     assignments: tuple[str, ...],
@@ -71,12 +71,15 @@ def command(
     """Print the paper's tables: our mean and deviation over seeds beside the paper's numbers, and their differences.
 
     Without --preset and --dataset-map each table shows the settings that fill most of its cells. What is not run,
-    failed or was left out is said.
+    failed or was left out is said. Table 1 is counted from the data. --json is --format json.
     """
+    from ssldet.errors import RequestError
     from ssldet.files import write_text
     from ssldet.rendering import render, show
 
-    form = form or SUFFIXES.get(out.suffix.lower() if out else "", "terminal")
+    if as_json and form not in (None, "json"):
+        raise RequestError(f"--json asks for another format than --format {form}; give one of them")
+    form = "json" if as_json else form or SUFFIXES.get(out.suffix.lower() if out else "", "terminal")
     documents = _documents(names, _request(preset, dataset_map, assignments, seeds, splits), results, data_root)
     if out:
         write_text(out, render(documents, form))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ssldet.cli.completion import complete_settings
+from ssldet.cli.options import json_flag, plugin_option, read_assignments
+from ssldet.cli.output import print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,12 +35,12 @@ def command() -> None:
 
 @command.command("inspect", epilog="Example: ssldet weights inspect yowo_ucf24_16f_best.pth")
 @click.argument("file", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_flag
 def inspect_file(file: Path, as_json: bool) -> None:
     """Say what FILE is, which installed network it belongs to, and what entries it has."""
     described = describe(file)
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        print_json(described)
         return
     for key in ("kind", "bytes", "parameters", "values", *described["metadata"]):
         value = described.get(key, described["metadata"].get(key))
@@ -155,10 +158,17 @@ def _any_dataset() -> str:
 def network_options(function: Callable[..., None]) -> Callable[..., None]:
     """The options that name a network."""
     options = (
-        click.option("--backbone", required=True, help="Network whose weights they should be."),
-        click.option("--dataset", required=True, help="Data set whose classes it predicts; no data is read."),
+        plugin_option("backbone", "--backbone", "Network whose weights they should be.", required=True),
+        plugin_option("dataset", "--dataset", "Data set whose classes it predicts; no data is read.", required=True),
         click.option("--part", help="The file holds this part of the network only: 2d or 3d, say."),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the backbone."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Option of the backbone, such as dropout=0.",
+            shell_complete=complete_settings("backbone"),
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -170,7 +180,7 @@ def network_options(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.argument("file", type=FILE)
 @network_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_flag
 def verify_file(
     file: Path, backbone: str, dataset: str, part: str | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
@@ -178,7 +188,7 @@ def verify_file(
     built = make_backbone(backbone, settings)
     report = compare(built, dataset, part, read(built, part, file), str(file))
     if as_json:
-        click.echo(json.dumps(asdict(report) | {"complete": report.complete}, indent=2))
+        print_json(asdict(report) | {"complete": report.complete})
     else:
         show(report)
     click.get_current_context().exit(0 if report.complete else 1)
@@ -192,6 +202,7 @@ def verify_file(
 @network_options
 @click.option("--partial", is_flag=True, help="Write what fits even if entries are missing or left over.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@json_flag
 def convert_file(
     file: Path,
     out: Path,
@@ -201,6 +212,7 @@ def convert_file(
     settings: tuple[str, ...],
     partial: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Write the entries of FILE as safetensors OUT under the network's names, whole or not at all."""
     from ssldet.errors import WeightsError
@@ -219,27 +231,26 @@ def convert_file(
     prefix = f"{built.parts[part]}." if part else ""
     about = {"backbone": backbone, "dataset": dataset, "part": part or "whole", "source": file.name}
     write_weights(out, {prefix + name: state[name] for name in report.loaded}, {"format": "pt", **about})
+    if as_json:
+        print_json({"file": str(out), **asdict(report), "complete": report.complete})
+        return
     show(report)
     click.echo(f"wrote {out}: {len(report.loaded)} entries")
 
 
 def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
-    """A backbone by name, with options given as NAME=VALUE.
+    """A backbone by name, with options given as KEY=VALUE.
 
     Raises:
         UnknownName: there is no such backbone.
-        ConfigError: an option is not of the form NAME=VALUE, or none that it has.
+        ConfigError: an option is not of the form KEY=VALUE, or none that it has.
     """
     from ssldet import plugins
-    from ssldet.errors import ConfigError
+    from ssldet.config import typed_options
 
     kind = plugins.load("backbone", name)
-    if unclear := [text for text in settings if "=" not in text]:
-        raise ConfigError(f"--set {unclear[0]}: NAME=VALUE is expected")
-    try:
-        backbone: Backbone = kind(kind.Config(**dict(text.split("=", 1) for text in settings)))
-    except ValueError as error:  # pydantic's ValidationError is one
-        raise ConfigError(f"options of backbone {name!r}: {error}") from error
+    options = read_assignments(settings, "backbone.", "dropout=0")
+    backbone: Backbone = kind(typed_options(kind.Config, options, "backbone"))
     return backbone
 
 

@@ -1,0 +1,138 @@
+"""Options that several verbs share, each with one name and one wording, and how `--set` of a data set is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ssldet.cli.completion import complete_plugins, complete_presets, complete_settings
+
+if TYPE_CHECKING:
+    from ssldet.contracts import Dataset
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+data_root = click.option(
+    "--data-root", type=click.Path(path_type=Path), envvar="SSLDET_DATA", help="Folder of the data; or SSLDET_DATA."
+)
+weights_root = click.option(
+    "--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.  [default: weights]"
+)
+split_number = click.option("--split", type=int, default=1, show_default=True, help="Official split.")
+yes_flag = click.option("--yes", is_flag=True, help="Remove without asking.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, help="Processes.  [default: all cores]"
+)
+results_folder = click.option(
+    "--results", type=FOLDER, help="Folder that runs are written to.  [default: results/runs]"
+)
+results_folders = click.option(
+    "--results",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with runs, searched through; several are allowed.  [default: results/runs]",
+)
+dataset_map = click.option(
+    "--dataset-map", help="Data that stand in for the paper's, such as ucf24=synthetic:ucf24,jhmdb=synthetic:jhmdb."
+)
+data_settings = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the data set, such as flavour=jhmdb.",
+    shell_complete=complete_settings("dataset"),
+)
+
+
+def preset_option(help_text: str) -> Callable[[F], F]:
+    """`--preset`, which the shell completes."""
+    return click.option("--preset", help=help_text, shell_complete=complete_presets)
+
+
+def plugin_option(kind: str, flag: str, help_text: str, **more: Any) -> Callable[[F], F]:
+    """An option that takes the name of a plugin, which the shell completes."""
+    return click.option(flag, help=help_text, shell_complete=complete_plugins(kind), **more)
+
+
+def run_settings(help_text: str) -> Callable[[F], F]:
+    """`--set KEY=VALUE` of runs, whose keys the shell completes."""
+    return click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=help_text,
+        shell_complete=complete_settings("run"),
+    )
+
+
+def read_assignments(assignments: Sequence[str], prefix: str, example: str) -> dict[str, Any]:
+    """KEY=VALUE texts as options of one plugin, values in YAML; `prefix` ("dataset.") before a key may be left out.
+
+    Raises:
+        ConfigError: names every text that is not of that form.
+    """
+    import yaml
+
+    from ssldet.errors import ConfigError
+
+    found, mistakes = {}, []
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            mistakes.append(f"--set {text!r}: expected KEY=VALUE, such as {example}")
+            continue
+        try:
+            found[key.strip().removeprefix(prefix)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            mistakes.append(f"--set {text!r}: the value is not YAML: {error}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return found
+
+
+def data_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """The options of a data set that `--set` gives. Raises ConfigError."""
+    return read_assignments(assignments, "dataset.", "flavour=jhmdb")
+
+
+def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> Dataset:
+    """A data set by name, or the one that lies in a folder.
+
+    Raises:
+        UnknownName, DataError: no such data set; or the folder holds none that is known, or several.
+        ConfigError: an option that the data set does not know.
+    """
+    from ssldet import plugins
+    from ssldet.datasets import identify, load_dataset
+    from ssldet.errors import DataError, RequestError
+
+    options = data_options(assignments)
+    if name in plugins.names("dataset") or not (Path(name).is_dir() or os.sep in name):
+        return load_dataset(name, root, **options)
+    if not Path(name).is_dir():
+        raise DataError(f"{name}: no such folder; name one that exists, or a data set ({_known()}) with --data-root")
+    if options:
+        raise RequestError(f"--set goes with the name of a data set, not a folder; name one of {_known()}")
+    found = identify(Path(name))
+    if len(found) != 1:
+        what = f"{' and '.join(found)} were found" if found else "no data set was recognised"
+        raise DataError(
+            f"{name}: {what}; name one of {_known()} with --data-root {name} to see what is missing, "
+            "or see `ssldet data guide` for the folders expected"
+        )
+    return next(iter(found.values()))
+
+
+def _known() -> str:
+    from ssldet import plugins
+
+    return ", ".join(plugins.names("dataset"))

@@ -1,0 +1,75 @@
+"""What verbs write: results on stdout; bars, questions and news on stderr. Colour and bars are for terminals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 120
+"""Columns of a table that is written to a file or a pipe; rich would take 80."""
+
+
+def print_json(content: Any) -> None:
+    """Plain data as JSON."""
+    click.echo(json.dumps(content, indent=2))
+
+
+def stdout_console() -> Console:
+    """Where tables are printed: with colour on a terminal that wants it, wide enough elsewhere."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    return console
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns; a column that is empty below its title is left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:]) or len(rows) == 1]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; gives what sets how much is done. Draws nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def confirm_removal(what: str, yes: bool) -> None:
+    """Ask before `what` is removed, unless `yes` answers beforehand.
+
+    Raises:
+        RequestError: nobody can be asked. SsldetError: the answer is no.
+    """
+    from ssldet.errors import RequestError, SsldetError
+
+    if yes:
+        return
+    if not can_ask():
+        raise RequestError(f"{what} would be removed and nobody can be asked; --yes removes without asking")
+    if not click.confirm(f"remove {what}?", err=True):
+        raise SsldetError("nothing was removed")
+
+
+def can_ask() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
