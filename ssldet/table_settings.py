@@ -47,9 +47,9 @@ class Finder:
 
     def __init__(self, spec: TableSpec, evidence: Evidence, settings: Settings) -> None:
         self.spec, self.settings = spec, settings
-        data = settings.dataset(spec.dataset)
+        self._resolved, self._data = evidence.resolved, settings.dataset(spec.dataset)
+        data = self._data_of_cells()
         self.candidates = [run for run in evidence.runs if run.dataset == data]
-        self._resolved, self._data = evidence.resolved, data
 
     def runs(self, row: Row, ratio: float) -> list[Run]:
         """Runs with exactly the settings of a cell."""
@@ -68,6 +68,11 @@ class Finder:
             cell = Cell(self.spec.dataset, row.strategy, options, ratio, row.pretrained, split=1, seed=0)
             self._resolved[name] = _resolved(cell, self.settings)
         return self._resolved[name]
+
+    def _data_of_cells(self) -> DatasetChoice:
+        """The data that its cells are run on: those of the map, with what assignments make of their options."""
+        found = next(filter(None, (self.expected(row, ratio) for row, ratio in cells(self.spec))), None)
+        return DatasetChoice(found.dataset, found.dataset_options) if found else self._data
 
     def _near(self, row: Row, ratio: float) -> list[Run]:
         """Runs that look like a cell's, whatever their other settings."""

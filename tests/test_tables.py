@@ -309,6 +309,14 @@ def test_runs_made_with_other_assignments_are_shown_with_them(tmp_path: Path) ->
     assert entry(build("3", gather([tmp_path]), Request())).marks == ("not run",)
 
 
+def test_options_of_the_data_can_be_assigned(tmp_path: Path) -> None:
+    stand_in = {"jhmdb": DatasetChoice("synthetic", {"flavour": "jhmdb"})}
+    few = Settings("nano", stand_in, ("dataset.train_per_class=10",))
+    write_run(tmp_path, value=0.1, settings=few)
+    assert entry(table(tmp_path, settings=few)).mean == pytest.approx(10)
+    assert entry(table(tmp_path, settings=Settings("nano", stand_in))).mean is None
+
+
 def test_stand_in_data_are_found_but_never_another_data_set_of_the_paper(tmp_path: Path) -> None:
     stand_in = Settings("smoke", {"ucf24": DatasetChoice("synthetic", {"flavour": "ucf24"})})
     write_run(tmp_path, table="2", ratio=0.1, settings=stand_in)
