@@ -121,8 +121,11 @@ TestPlugin = testing.contract_of(plugins.load({kind!r}, {name!r}))
 """
 
 
-def run_pytest(kind: str, name: str) -> int:
+def run_pytest(kind: str, name: str, *, output: int | None = None) -> int:
     """Run the suite of an installed plugin through pytest, in a process of its own that prints; its exit code.
+
+    Args:
+        output: the file descriptor that it prints to; None means stdout.
 
     Raises:
         SsldetError: pytest is not installed.
@@ -135,7 +138,7 @@ def run_pytest(kind: str, name: str) -> int:
         file.write_text(TEST_FILE.format(kind=kind, name=name), encoding="utf-8")
         options = ["-v", "-rs", "--no-header", "-p", "no:cacheprovider", "--rootdir", folder]
         command = [sys.executable, "-P", "-m", "pytest", *options, str(file)]
-        return subprocess.run(command, cwd=folder, env=_environment(), check=False).returncode
+        return subprocess.run(command, cwd=folder, env=_environment(), stdout=output, check=False).returncode
 
 
 def _environment() -> Mapping[str, str]:

@@ -120,7 +120,7 @@ def test_plugins_are_listed_for_readers_and_for_programs() -> None:
     found = json.loads(ssldet("plugins", "list", "--json").stdout)
     assert len(table) == len(found) + 1
     assert {plugin["kind"] for plugin in found} == set(plugins.KINDS)
-    assert found[0].keys() == {"kind", "name", "target", "distribution", "version"}
+    assert found[0].keys() == {"kind", "name", "target", "distribution", "version", "requires", "duplicate"}
 
 
 def test_faults_are_listed_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ssldet import plugins
+from ssldet.cli.completion import quietly
+from ssldet.cli.options import json_flag
+from ssldet.cli.output import aligned, print_json
 from ssldet.errors import RequestError, UnknownName
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
 KIND = click.Choice(plugins.KINDS)
+STDERR = 2
 AT_ONCE = min(4, os.cpu_count() or 1)
 """Processes of `list --check`."""
 
@@ -35,15 +35,13 @@ def _installed() -> list[plugins.PluginInfo]:
     return [plugin for kind in plugins.KINDS for plugin in plugins.available(kind)]
 
 
-def complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of installed plugins that begin so, each with its kinds."""
-    from click.shell_completion import CompletionItem
-
+@quietly
+def complete_name(context: click.Context) -> list[tuple[str, str]]:
+    """The names of installed plugins, each with its kinds."""
     kinds: dict[str, list[str]] = {}
     for plugin in _installed():
-        if plugin.name.startswith(incomplete):
-            kinds.setdefault(plugin.name, []).append(plugin.kind)
-    return [CompletionItem(name, help=", ".join(of)) for name, of in sorted(kinds.items())]
+        kinds.setdefault(plugin.name, []).append(plugin.kind)
+    return [(name, ", ".join(of)) for name, of in sorted(kinds.items())]
 
 
 def choose(name: str, kind: str | None) -> plugins.PluginInfo:
@@ -67,7 +65,7 @@ def choose(name: str, kind: str | None) -> plugins.PluginInfo:
 @command.command("list", epilog="Example: ssldet plugins list --check")
 @click.option("--check", is_flag=True, help="Import each plugin in a process of its own.")
 @click.option("--timeout", default=20.0, show_default=True, type=click.FloatRange(0.1), help="Seconds that each has.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_flag
 def list_plugins(check: bool, timeout: float, as_json: bool) -> None:
     """List plugins of every kind from installed metadata, importing none; faults go to stderr.
 
@@ -93,7 +91,7 @@ def list_plugins(check: bool, timeout: float, as_json: bool) -> None:
 
 def _show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     checked = any("status" in row for row in rows)
     heading = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "SSLDET", "STATUS" if checked else "TARGET")
@@ -126,26 +124,18 @@ def _print_rich(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 # ------------------------------------------------------------------------------------------------------ show
 
 
 @command.command("show", epilog="Example: ssldet plugins show dual_guidance")
 @click.argument("name", shell_complete=complete_name)
 @click.option("--kind", type=KIND, help="Needed where plugins of several kinds have the name.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag
 def show(name: str, kind: str | None, as_json: bool) -> None:
     """Show what the contract knows of a plugin: its options, facts, protocols, and where it comes from."""
     content = describe(choose(name, kind))
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     for key, value in content.items():
         for line in _lines(key, value):
@@ -265,13 +255,17 @@ def _of_metric(found: type[Any]) -> dict[str, Any]:
 @click.argument("kind", type=KIND)
 @click.argument("name")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write it.  [default: ./NAME]")
-def new(kind: str, name: str, folder: Path | None) -> None:
+@json_flag
+def new(kind: str, name: str, folder: Path | None, as_json: bool) -> None:
     """Write an installable package with a working plugin of KIND, its tests and a README."""
     from ssldet import scaffold
 
     place = folder or Path(name)
-    for path in scaffold.write(kind, name, place):
-        click.echo(str(place / path))
+    written = [str(place / path) for path in scaffold.write(kind, name, place)]
+    if as_json:
+        print_json({"kind": kind, "name": name, "folder": str(place), "files": written})
+    else:
+        click.echo("\n".join(written))
     click.echo(
         f"next: pip install {place if place.is_absolute() else f'./{place}'} && ssldet plugins test {name}", err=True
     )
@@ -280,10 +274,17 @@ def new(kind: str, name: str, folder: Path | None) -> None:
 @command.command("test", epilog="Example: ssldet plugins test supervised")
 @click.argument("name", shell_complete=complete_name)
 @click.option("--kind", type=KIND, help="Needed where plugins of several kinds have the name.")
-def test(name: str, kind: str | None) -> None:
-    """Hold an installed plugin to its contract, through pytest. Exit code 1 when it fails."""
+@json_flag
+def test(name: str, kind: str | None, as_json: bool) -> None:
+    """Hold an installed plugin to its contract, through pytest. Exit code 1 when it fails.
+
+    With --json what pytest says goes to stderr.
+    """
     from ssldet import testing
 
     chosen = choose(name, kind)
     plugins.load(chosen.kind, chosen.name)
-    sys.exit(testing.run_pytest(chosen.kind, chosen.name))
+    code = testing.run_pytest(chosen.kind, chosen.name, output=STDERR if as_json else None)
+    if as_json:
+        print_json({"kind": chosen.kind, "name": chosen.name, "passed": code == 0})
+    sys.exit(code)
