@@ -57,6 +57,14 @@ def test_every_method_of_a_contract_is_documented(kind: str) -> None:
     assert methods and [method.__name__ for method in methods if not method.__doc__] == []
 
 
+def test_a_strategy_is_a_short_file() -> None:
+    """Where one grows, the contract is missing something."""
+    lengths = {
+        path.name: len(path.read_text().splitlines()) for path in (ROOT / "plugins/ssldet_strategies").glob("*.py")
+    }
+    assert len(lengths) >= 5 and max(lengths.values()) < 200, lengths
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom ssldet.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"

@@ -13,7 +13,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -83,7 +83,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     task: Task | None = None
-    told_to_stop: bool = field(default=False)
+    told_to_stop: bool = False
 
 
 def run_grid(grid: Grid, *, jobs: int, watcher: Watcher) -> bool:
@@ -114,16 +114,26 @@ def run_grid(grid: Grid, *, jobs: int, watcher: Watcher) -> bool:
 def _hand_out(grid: Grid, workers: list[_Worker], jobs: int, watcher: Watcher) -> None:
     """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`."""
     for task in list(grid.ready()):
-        idle = next((worker for worker in workers if worker.task is None), None)
-        if idle is None:
-            if len(workers) >= jobs:
-                return
-            taken = {worker.number for worker in workers}
-            idle = _start(min(number for number in range(jobs) if number not in taken))
-            workers.append(idle)
-        task.state, idle.task = "running", task
-        watcher.began(idle.number, task)
-        idle.pipe.send(task)
+        worker = _idle_worker(workers, jobs)
+        if worker is None:
+            return
+        task.state, worker.task = "running", task
+        watcher.began(worker.number, task)
+        with suppress(OSError):  # it has just died: listening to it will tell
+            worker.pipe.send(task)
+
+
+def _idle_worker(workers: list[_Worker], jobs: int) -> _Worker | None:
+    """A worker without a task, started if need be; None when all `jobs` are busy."""
+    for worker in [worker for worker in workers if worker.task is None]:
+        if worker.process.is_alive():
+            return worker
+        workers.remove(worker)
+    taken = {worker.number for worker in workers}
+    if len(taken) == jobs:
+        return None
+    workers.append(_start(min(number for number in range(jobs) if number not in taken)))
+    return workers[-1]
 
 
 def _start(number: int) -> _Worker:
@@ -171,7 +181,8 @@ def _tell_to_stop(workers: list[_Worker]) -> None:
     for worker in workers:
         if not worker.told_to_stop:
             worker.told_to_stop = True
-            worker.pipe.send("stop")
+            with suppress(OSError):
+                worker.pipe.send("stop")
 
 
 def _dismiss(workers: list[_Worker]) -> None:
