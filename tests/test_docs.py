@@ -1,0 +1,287 @@
+"""The documentation does what it says: every command and every Python block of README and docs is executed.
+
+The pages are gone through from top to bottom, each in a folder of its own. In every run of the tests the presets and
+the data are shrunk, stand-ins take the place of the real data, and a grid is only planned. `scripts/acceptance` goes
+through the same pages as they are written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import re
+import runpy
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from made_detections import detections
+
+from ssldet import cli, config, plugins, testing
+from ssldet.datasets import load_dataset
+from ssldet.detections import DetectionsWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md")]
+"""cli.md is written by a program, which has tests of its own."""
+
+SMOKE = "--dataset synthetic --ratio 0.1 --preset smoke"
+NANO = "ssldet run --strategy dual_guidance --dataset jhmdb"
+
+LONG = {
+    f"ssldet run --strategy supervised {SMOKE}": "acceptance",
+    f"ssldet run --strategy dual_guidance {SMOKE}": "acceptance",
+    f"ssldet run --strategy dual_guidance {SMOKE} --backbone key_frame": "acceptance",
+    f"ssldet run --strategy stac {SMOKE}": "acceptance",
+    "ssldet run --strategy supervised --dataset tracks --ratio 0.5 --preset smoke --data-root made-up": "acceptance",
+    "ssldet run --strategy dual_guidance --dataset folder --ratio 1 --preset smoke --data-root mine": "acceptance",
+    "ssldet grid --tables 2 --only 'approach=Supervised,Dual Guidance' --only ratio=0.1 --only pretrained=false "
+    "--preset smoke --dataset-map ucf24=synthetic --seeds 0,1": "acceptance",
+    "ssldet grid --tables 6 --only ratio=0.1 --preset smoke --dataset-map ucf24=synthetic:ucf24": "acceptance",
+    f"{NANO} --ratio 0.2 --preset nano --data-root data": "acceptance",
+    f"{NANO} --ratio 0.3 --val-fraction 0.3333 --eval-on val --preset nano --data-root data": "campaign",
+    "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2": "campaign",
+}
+"""What trains -> its tier: "acceptance" runs it as it is written, "campaign" takes hours and is only planned there."""
+
+OTHERWISE = {"ssldet split verify --data-root data": (1, "stand-ins have other videos than the shipped splits")}
+"""Command -> its exit code here, where that is not 0, and why."""
+
+SMALL = {
+    "backbone": "yowo_nano",
+    "clip": {"frames": 4, "stride": 1, "size": 32},
+    "train": {
+        **{"batch": 4, "unlabelled_batch": 4, "micro_batch": 4, "steps": 8},
+        **{"warmup": 2, "pair_share": 0.5, "checkpoint_every": 8},
+    },
+}
+"""What every preset is shrunk to."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a page tells its reader to do, at a line: a command, or Python code, which may be a file's."""
+
+    line: int
+    command: str = ""
+    code: str = ""
+    file: str = ""
+
+
+# ------------------------------------------------------------------------------------------------ reading pages
+
+
+def steps(text: str) -> list[Step]:
+    """The commands and Python blocks of a page, in order."""
+    found: list[Step] = []
+    for line, kind, content in blocks(text):
+        language, file = re.fullmatch(r'(\w*)(?: +title="(.+)")?', kind).groups()  # type: ignore[union-attr]
+        if language == "python":
+            found.append(Step(line, code="\n".join(content) + "\n", file=file or ""))
+        else:
+            found += [Step(line + n, command) for n, text in enumerate(content) for command in commands(text)]
+    return found
+
+
+def blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Fenced and indented blocks: number of the first line, what stands behind the fence, lines."""
+    lines = text.splitlines()
+    place = 0
+    while place < len(lines):
+        if fence := re.match(r"```(.*)", lines[place]):
+            end = lines.index("```", place + 1)
+            yield place + 2, fence[1].strip(), lines[place + 1 : end]
+            place = end
+        elif lines[place].startswith("    "):
+            yield place + 1, "", [lines[place][4:]]
+        place += 1
+
+
+def commands(line: str) -> list[str]:
+    """The commands of a line of a block; two spaces or a # end them."""
+    parts = re.split(r" {2,}| +# ", line.strip())[0].split(" && ")
+    known = [part.removeprefix(".venv/bin/") for part in parts]
+    return [part for part in known if part.startswith(("ssldet ", "pip install ./"))]
+
+
+def read(page: Path) -> list[Step]:
+    return steps(page.read_text(encoding="utf-8"))
+
+
+WORKING = [page for page in PAGES if read(page)]
+EVERY = [step.command for page in WORKING for step in read(page) if step.command]
+
+
+def trains(command: str) -> bool:
+    return command.startswith(("ssldet run ", "ssldet grid ")) and "--dry-run" not in command
+
+
+def test_commands_are_found() -> None:
+    text = 'Do\n\n    .venv/bin/ssldet a --b   # c\n    ssldet d "e  f"\n\n```\nssldet g && pip install ./h\n```\n'
+    text += '```python title="i.py"\nj = 1\n```\nand `ssldet k`.\n'
+    found = [(step.line, step.command or step.code) for step in steps(text.replace('"e  f"', "ef   prose"))]
+    assert found == [(3, "ssldet a --b"), (4, "ssldet d ef"), (7, "ssldet g"), (7, "pip install ./h"), (10, "j = 1\n")]
+    assert len(EVERY) > 60
+
+
+def test_what_trains_is_listed_with_its_tier() -> None:
+    assert {command for command in EVERY if trains(command)} == LONG.keys()
+    assert set(LONG.values()) <= {"acceptance", "campaign"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    """Commands between back quotes, which may be given in part: their verbs and options are known."""
+    for text in re.findall(r"`(ssldet [a-z][^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        found: click.Command = cli.main
+        words = re.split(r"[\s]+", text)[1:]
+        while isinstance(found, click.Group) and words and re.fullmatch("[a-z]+", words[0]):
+            verb = found.get_command(click.Context(found), words.pop(0))
+            assert verb is not None, f"{page.name}: no such command: {text}"
+            found = verb
+        known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = {word for word in words if word.startswith("--")} - known - {"--help"}
+        assert not unknown, f"{page.name}: {text} has options that do not exist: {unknown}"
+
+
+# ---------------------------------------------------------------------------------------------------- the world
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for name in ("ucf24", "jhmdb", "ava"):
+        assert CliRunner().invoke(cli.main, ["data", "synth", str(root / name), "--like", name]).exit_code == 0
+    return root
+
+
+def furnish(folder: Path, data: Path) -> None:
+    """What a reader of the pages has at hand: data, detections of J-HMDB-21, someone's list of labelled videos."""
+    (folder / "data").symlink_to(data)
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "path" / "to" / "folder").symlink_to(data / "jhmdb")
+    jhmdb, ucf24 = load_dataset("jhmdb", data), load_dataset("ucf24", data)
+    rows = [(0, (10, 10, 60, 80), 0.9, np.full(jhmdb.facts.num_classes, 1 / jhmdb.facts.num_classes))]
+    with DetectionsWriter(folder / "detections.parquet", jhmdb.facts) as writer:
+        for video in jhmdb.videos("test"):
+            writer.add(video.id, detections(rows, jhmdb.facts.num_classes))
+    listed = {video.id: 0 for video in ucf24.videos("train")}
+    (folder / "train_annots_10_labeled.pkl").write_bytes(pickle.dumps(listed))
+
+
+@pytest.fixture
+def small_world(tmp_path: Path, stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, small presets and small synthetic data."""
+    furnish(tmp_path, stand_ins)
+    monkeypatch.chdir(tmp_path)
+    preset = config._preset
+
+    def shrunk(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        layer, proposed = preset(name)
+        return config._merge(layer, SMALL), proposed
+
+    monkeypatch.setattr(config, "_preset", shrunk)
+    synthetic = type(load_dataset("synthetic"))
+    monkeypatch.setitem(synthetic.__init__.__kwdefaults__, "train_per_class", 10)
+    monkeypatch.setitem(synthetic.__init__.__kwdefaults__, "test_per_class", 1)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    modules = set(sys.modules)
+    yield tmp_path
+    for name in sys.modules.keys() - modules:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def arguments(command: str) -> list[str]:
+    """The words of a command as a shell would hand them on."""
+    return [
+        name
+        for word in shlex.split(command)
+        for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+    ]
+
+
+def install(package: Path) -> None:
+    """Make a package importable, with its entry points, as pip would."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = package / "src" / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir()
+    metadata = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}"]
+    (info / "METADATA").write_text("\n".join(metadata) + "\n")
+    points = [
+        f"[{group}]\n{name} = {target}\n"
+        for group, of in project["entry-points"].items()
+        for name, target in of.items()
+    ]
+    (info / "entry_points.txt").write_text("".join(points))
+    sys.path.insert(0, str(package.resolve() / "src"))
+    importlib.invalidate_caches()
+
+
+def invoke(command: str) -> tuple[int, str]:
+    """Carry out a command in this process; its exit code and what it printed."""
+    words = arguments(command)
+    if words[0] == "pip":
+        install(Path(words[2]))
+        return 0, ""
+    if words[1:3] == ["plugins", "test"]:  # the same tests, in this process
+        return held_to_contract(words[3])
+    if trains(command):
+        words += ["--dry-run"] if words[1] == "grid" else ["--threads", "1"]
+    done = CliRunner().invoke(cli.main, words[1:])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def held_to_contract(name: str) -> tuple[int, str]:
+    """What `ssldet plugins test` finds out of an installed plugin."""
+    (kind,) = [kind for kind in plugins.KINDS if name in plugins.names(kind)]
+    failed = [found for found in testing.check(plugins.load(kind, name)) if found.status == "failed"]
+    return int(bool(failed)), "\n".join(f"{found.test}: {found.reason}" for found in failed)
+
+
+def put(step: Step) -> None:
+    """Execute a block of Python, or put it into its file, which `ssldet plugins new` made."""
+    if not step.file:
+        exec(compile(step.code, "<block>", "exec"), {})
+        return
+    assert Path(step.file).is_file(), f"there is no {step.file} to replace"
+    Path(step.file).write_text(step.code, encoding="utf-8")
+
+
+def run_tests(file: Path, folder: Path) -> None:
+    """Run a page's own tests; the contract's have been run by `ssldet plugins test`."""
+    tests = runpy.run_path(str(file))
+    suites = [found for name, found in tests.items() if name.startswith("Test")]
+    functions = [found for name, found in tests.items() if name.startswith("test_")]
+    assert functions and all(issubclass(suite, testing.Contract) and suite.plugin for suite in suites)
+    for function in functions:
+        function(*[folder] * len(inspect.signature(function).parameters))
+
+
+# -------------------------------------------------------------------------------------------------- going through
+
+
+@pytest.mark.parametrize("page", WORKING, ids=lambda page: page.name)
+def test_the_page_works(page: Path, small_world: Path) -> None:
+    for step in read(page):
+        if step.code:
+            put(step)
+            continue
+        code, output = invoke(step.command)
+        expected, _ = OTHERWISE.get(step.command, (0, ""))
+        assert code == expected, f"{page.name}:{step.line}: {step.command}\nexit code {code}\n{output}"
+    for step in read(page):
+        if "/tests/" in step.file:
+            (small_world / "tmp").mkdir()
+            run_tests(Path(step.file), small_world / "tmp")
