@@ -99,7 +99,8 @@ class Grid:
 
     def seconds_left(self) -> float:
         """Estimated seconds of all that is to run, one after another."""
-        return sum(task.seconds for task in self.tasks.values() if task.state in ("to run", "running"))
+        open_tasks = (task for task in self.tasks.values() if task.state in ("to run", "running"))
+        return sum(task.seconds * (1 - task.progress) for task in open_tasks)
 
     def finished(self, task: Task) -> None:
         """Mark a task as done; plan further what waited for weights that it made."""

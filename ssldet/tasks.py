@@ -34,7 +34,7 @@ class Task:
         cell: what the run is about, for filters and listings.
         state: where it stands; `reason`: why it is blocked or has failed.
         run_id, folder: of the run, once they are known (not before the weights are that it starts from).
-        seconds: estimate of what it takes.
+        seconds: estimate of what it takes; `progress`: share of it that is done, 0-1.
         files: of a pretraining, the weights files that it makes.
     """
 
@@ -50,6 +50,7 @@ class Task:
     run_id: str = ""
     folder: Path | None = None
     seconds: float = 0.0
+    progress: float = 0.0
     files: tuple[Path, ...] = ()
 
     @property
