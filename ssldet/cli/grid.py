@@ -69,6 +69,7 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
         else:
             show_plan(grid, jobs)
         return
+    _warn_of_long_grid(grid, jobs)
     with GridView(grid, jobs) as view, _interruptible(view):
         whole = run_grid(grid, jobs=jobs, watcher=view)
     if as_json:
@@ -76,6 +77,17 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
     else:
         show_plan(grid, jobs, finished=True)
     sys.exit(_exit_code(grid, whole))
+
+
+def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
+    from ssldet.cli.run import LONG_RUN_SECONDS, duration
+
+    seconds = grid.seconds_left() / jobs
+    if seconds > LONG_RUN_SECONDS:
+        click.echo(
+            f"warning: this grid would take about {duration(seconds)} here; --dry-run shows why, --preset nano takes less",
+            err=True,
+        )
 
 
 def _exit_code(grid: Grid, whole: bool) -> int:

@@ -40,6 +40,7 @@ class GridView(Watcher):
         )
         self._bar = self._whole.add_task("tasks", total=self._open(), note="")
         self._rows: dict[int, TaskID] = {}
+        self._first_steps: dict[str, int] = {}
         self._live = Live(Group(self._workers, self._whole), console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -57,7 +58,8 @@ class GridView(Watcher):
 
     def news(self, worker: int, task: Task, news: News) -> None:
         if news.phase == "train":  # what takes nearly all of the time
-            task.progress = news.done / max(1, news.total)
+            start = self._first_steps.setdefault(task.key, news.done)  # a shared first stage lies behind it
+            task.progress = (news.done - start) / max(1, news.total - start)
         note = f"{news.unit} ({news.phase}) {news.note}"
         self._workers.update(self._rows[worker], completed=news.done, total=max(1, news.total), note=note)
         if not self.console.is_terminal and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
