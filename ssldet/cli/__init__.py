@@ -117,6 +117,9 @@ def report(error: SsldetError) -> None:
 def main() -> None:
     """Benchmarks for semi-supervised spatio-temporal action detection.
 
+    \b
+    Example: ssldet run --strategy supervised --dataset synthetic --ratio 0.2 --preset smoke
+
     Results go to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 a request that cannot be carried
     out as given, 130 interrupted.
     """

@@ -11,7 +11,7 @@ from ssldet.cli.output import confirm_removal, print_json
 from ssldet.errors import RequestError
 
 
-@click.group()
+@click.group(epilog="Example: ssldet cache list")
 def command() -> None:
     """Show and remove decoded frames and indices; they are made again when needed."""
 

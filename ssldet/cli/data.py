@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 dataset_name = click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
 
 
-@click.group()
+@click.group(epilog="Example: ssldet data list --data-root data")
 def command() -> None:
     """Find, check, count and prepare data sets. D is a data set's name, or a folder to be recognised."""
 

@@ -26,7 +26,7 @@ AT_ONCE = min(4, os.cpu_count() or 1)
 """Processes of `list --check`."""
 
 
-@click.group()
+@click.group(epilog="Example: ssldet plugins list")
 def command() -> None:
     """List, check, make and test plugins."""
 

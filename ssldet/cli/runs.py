@@ -37,7 +37,7 @@ HEADLINES = (
 LOG_LINES = 5
 
 
-@click.group()
+@click.group(epilog="Example: ssldet runs list")
 def command() -> None:
     """List, show and remove runs. RUN is the start of a run's id, or its folder."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssldet.splits import LabelSplit
 
 
-@click.group()
+@click.group(epilog="Example: ssldet split show ucf24")
 def command() -> None:
     """Make, show and check splits into labelled and unlabelled videos."""
 

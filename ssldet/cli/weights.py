@@ -25,7 +25,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: ssldet weights inspect yowo_ucf24_16f_best.pth")
 def command() -> None:
     """Inspect, verify and convert weights files. Nothing in a file is ever executed."""
 
