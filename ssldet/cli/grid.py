@@ -85,7 +85,7 @@ def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
     seconds = grid.seconds_left() / jobs
     if seconds > LONG_RUN_SECONDS:
         click.echo(
-            f"warning: this grid would take about {duration(seconds)} here; --dry-run shows why, --preset nano takes less",
+            f"warning: this grid would take about {duration(seconds)} here; --dry-run shows why",
             err=True,
         )
 
