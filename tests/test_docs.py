@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
+import os
 import pickle
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -33,6 +36,8 @@ from ssldet.detections import DetectionsWriter
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md")]
 """cli.md is written by a program, which has tests of its own."""
+
+NAME = operator.attrgetter("name")
 
 SMOKE = "--dataset synthetic --ratio 0.1 --preset smoke"
 NANO = "ssldet run --strategy dual_guidance --dataset jhmdb"
@@ -125,6 +130,13 @@ def trains(command: str) -> bool:
     return command.startswith(("ssldet run ", "ssldet grid ")) and "--dry-run" not in command
 
 
+def test_every_module_stands_in_the_floor_plan() -> None:
+    plan = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = [ROOT / "ssldet", ROOT / "ssldet" / "executors"]
+    modules = {path.name for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}
+    assert {name for name in modules if not re.search(rf"\b{re.escape(name)}", plan)} == set()
+
+
 def test_commands_are_found() -> None:
     text = 'Do\n\n    .venv/bin/ssldet a --b   # c\n    ssldet d "e  f"\n\n```\nssldet g && pip install ./h\n```\n'
     text += '```python title="i.py"\nj = 1\n```\nand `ssldet k`.\n'
@@ -138,7 +150,7 @@ def test_what_trains_is_listed_with_its_tier() -> None:
     assert set(LONG.values()) <= {"acceptance", "campaign"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAME)
 def test_options_in_the_text_exist(page: Path) -> None:
     """Commands between back quotes, which may be given in part: their verbs and options are known."""
     for text in re.findall(r"`(ssldet [a-z][^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
@@ -272,7 +284,7 @@ def run_tests(file: Path, folder: Path) -> None:
 # -------------------------------------------------------------------------------------------------- going through
 
 
-@pytest.mark.parametrize("page", WORKING, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WORKING, ids=NAME)
 def test_the_page_works(page: Path, small_world: Path) -> None:
     for step in read(page):
         if step.code:
@@ -285,3 +297,33 @@ def test_the_page_works(page: Path, small_world: Path) -> None:
         if "/tests/" in step.file:
             (small_world / "tmp").mkdir()
             run_tests(Path(step.file), small_world / "tmp")
+
+
+@pytest.mark.acceptance
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "page", [page for page in WORKING if any(step.command in LONG for step in read(page))], ids=NAME
+)
+def test_the_page_works_as_written(page: Path, shared: Path, tmp_path: Path) -> None:
+    """As a reader has it: a shell, the real data, packages that pip installs; campaigns are planned only."""
+    furnish(tmp_path, shared / "data")
+    bin_folder, installed = str(Path(sys.executable).parent), str(tmp_path / "installed")
+    pip = {
+        "PIP_TARGET": installed,
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
+    }  # 0: pip takes it as "no isolation"
+    environment = {
+        **os.environ,
+        **pip,
+        "PYTHONPATH": installed,
+        "PATH": os.pathsep.join((bin_folder, os.environ["PATH"])),
+    }
+    for step in read(page):
+        if step.file:
+            (tmp_path / step.file).write_text(step.code, encoding="utf-8")
+            continue
+        planned = " --dry-run" if LONG.get(step.command) == "campaign" else ""
+        asked = f"python -c {shlex.quote(step.code)}" if step.code else step.command + planned
+        done = subprocess.run(asked, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{page.name}:{step.line}: {asked}\n{done.stdout}{done.stderr}"
