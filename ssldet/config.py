@@ -246,7 +246,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
     if "experiment" in content:  # a run's config.yaml
@@ -372,12 +372,20 @@ def _explain(error: ValidationError, model: type[Options], prefix: str = "") -> 
         if item["type"] == "extra_forbidden":
             lines.append(_unknown_key(prefix + key, [prefix + name for name in _fields(model, item["loc"][:-1])]))
         elif item["type"] == "missing":
-            lines.append(f"{prefix}{key} is needed")
+            lines.append(f"{prefix}{key} is needed{_how_to_give(prefix + key)}")
         else:
             came = "" if isinstance(item["input"], dict) else f", not {item['input']!r}"
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{prefix}{key}: {message[0].lower()}{message[1:]}{came}" if key else message)
     return lines
+
+
+def _how_to_give(key: str) -> str:
+    """What to do where a setting is missing: its flag, and the names that it may be where it names a plugin."""
+    if "." in key:
+        return f"; give it with --set {key}=VALUE"
+    names = f", one of {', '.join(plugins.names(key))}" if key in PLUGIN_KINDS else ""
+    return f"; give --{key}{names}, or a --config that has it"
 
 
 def _fields(model: type[Options], path: Sequence[int | str]) -> list[str]:

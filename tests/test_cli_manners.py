@@ -302,3 +302,41 @@ def test_a_question_that_is_not_answered_with_yes(
     result = ssldet("cache", "clear", input=answer)
     assert result.exit_code == code and said in result.stderr
     assert (tmp_path / "frames" / "some").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run --dataset synthetic", "strategy is needed; give --strategy, one of dual_guidance, "),
+        ("run --dataset synthetic", "ratio is needed; give --ratio, or a --config that has it"),
+        ("run --config {folder}/bad.yaml", "bad.yaml: while parsing a flow sequence"),
+        ("data list --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
+        ("data verify jhmdb --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
+        ("data verify {folder}/absent", "absent: no such folder; name one that exists, or a data set (ava, "),
+        ("data verify {folder} --set seed=1", "--set goes with the name of a data set"),
+        ("data prepare synthetic --size 0", "0 is not in the range x>=16"),
+        ("data verify synthetic --set seed --set x=[", "--set 'seed': expected KEY=VALUE"),
+        ("data verify synthetic --set seed --set x=[", "--set 'x=[': the value is not YAML"),
+        ("data verify synthetic --set seed=x --set flavor=y", "dataset.seed: input should be a valid integer"),
+        ("data verify synthetic --set seed=x --set flavor=y", "did you mean 'dataset.flavour'"),
+        ("weights inspect {folder}/bad.yaml", "bad.yaml is not a torch checkpoint"),
+        (
+            "weights verify {folder}/x --backbone yowo --dataset ava --set dropout=x",
+            "backbone.dropout: input should be",
+        ),
+        ("runs list --results {folder}/absent", "absent' does not exist"),
+        ("table 3 --json --format csv", "--json asks for another format than --format csv"),
+    ],
+)
+def test_messages_say_what_is_wrong_and_what_to_do(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    result = ssldet(*line.format(folder=tmp_path).split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = ssldet("table", "3", "--out", tmp_path / "file" / "table.md")
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "file: " in result.stderr

@@ -12,6 +12,7 @@ import click
 
 from ssldet.cli.completion import complete_plugins
 from ssldet.cli.options import (
+    check_root,
     data_root,
     data_settings,
     json_flag,
@@ -43,6 +44,7 @@ def list_data(data_root: Path | None, as_json: bool) -> None:
     from ssldet import plugins
     from ssldet.datasets import identify
 
+    check_root(data_root)
     found = identify(data_root) if data_root else {}
     rows = [{"name": name, "layout": found[name].layout() if name in found else None} for name in _readable(plugins)]
     if as_json:
@@ -119,7 +121,13 @@ def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str,
 @data_root
 @split_number
 @data_settings
-@click.option("--size", type=int, default=224, show_default=True, help="Side of the frames: clip.size of the runs.")
+@click.option(
+    "--size",
+    type=click.IntRange(min=16),
+    default=224,
+    show_default=True,
+    help="Side of the frames: clip.size of the runs.",
+)
 @click.option("--skip-damaged", is_flag=True, help="Leave out videos that do not decode.")
 @workers_option
 @json_flag

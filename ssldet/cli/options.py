@@ -108,13 +108,14 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
     """A data set by name, or the one that lies in a folder.
 
     Raises:
-        UnknownName, DataError: no such data set; or the folder holds none that is known, or several.
+        UnknownName, DataError: no such data set or folder; or the folder holds none that is known, or several.
         ConfigError: an option that the data set does not know.
     """
     from ssldet import plugins
     from ssldet.datasets import identify, load_dataset
     from ssldet.errors import DataError, RequestError
 
+    check_root(root)
     options = data_options(assignments)
     if name in plugins.names("dataset") or not (Path(name).is_dir() or os.sep in name):
         return load_dataset(name, root, **options)
@@ -130,6 +131,14 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
             "or see `ssldet data guide` for the folders expected"
         )
     return next(iter(found.values()))
+
+
+def check_root(root: Path | None) -> None:
+    """Raises DataError where the data root is a folder that does not exist."""
+    from ssldet.errors import DataError
+
+    if root is not None and not root.expanduser().is_dir():
+        raise DataError(f"--data-root {root} (or SSLDET_DATA): no such folder; name the one that holds the data")
 
 
 def _known() -> str:
