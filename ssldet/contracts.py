@@ -424,8 +424,8 @@ class Strategy(ABC):
     """A training strategy: a small object that the core's loop calls; it owns no loop and sees no hidden truth.
 
     The first stage (labelled clips only: L_bou, and with `needs` L_frame and L_tmp) belongs to the core, so that
-    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses`, then backward and
-    the optimiser, then `after_step`.
+    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses` and backward, once for each
+    part of the step's clips (`train.micro_batch`), then the optimiser, then `after_step` once.
     """
 
     api_version: ClassVar[str] = API_VERSION
@@ -444,7 +444,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
-        """The loss terms of one step."""
+        """The loss terms of one step, or of one part of it."""
 
     def after_step(self, student: Detector) -> None:
         """Called after the optimiser moved the student: move an averaged teacher here."""
