@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Print the reference of the command line, docs/cli.md, from the commands themselves.
 
-    .venv/bin/python scripts/cli_reference.py > docs/cli.md
+.venv/bin/python scripts/cli_reference.py > docs/cli.md
 """
 
 from __future__ import annotations

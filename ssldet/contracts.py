@@ -424,8 +424,8 @@ class Strategy(ABC):
     """A training strategy: a small object that the core's loop calls; it owns no loop and sees no hidden truth.
 
     The first stage (labelled clips only: L_bou, and with `needs` L_frame and L_tmp) belongs to the core, so that
-    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses` and backward, once for each
-    part of the step's clips (`train.micro_batch`), then the optimiser, then `after_step` once.
+    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses` and backward, once for
+    each part of the step's clips (`train.micro_batch`), then the optimiser, then `after_step` once.
     """
 
     api_version: ClassVar[str] = API_VERSION

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssldet import benchmark
+from ssldet import benchmark, plugins
 from ssldet.benchmark import Cell, Row, TableSpec
 from ssldet.cells import Settings, run_config
 from ssldet.config import RunConfig, presets, resolve
@@ -248,6 +248,7 @@ def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambd
     """
     if request.settings.preset not in presets():
         raise UnknownName("preset", request.settings.preset, presets())
+    _check_dataset_map(request.settings)
     wanted = list(_distinct(_cells(request)))
     if not wanted:
         raise RequestError("no cell is asked for; --only leaves none of the tables' rows")
@@ -287,6 +288,15 @@ def _check_extra(request: GridRequest) -> None:
     for name in request.only:
         if name not in FILTERS:
             raise UnknownName("filter", name, FILTERS)
+
+
+def _check_dataset_map(settings: Settings) -> None:
+    papers = {spec.dataset for spec in benchmark.specs().values()}
+    for paper, chosen in settings.dataset_map.items():
+        if paper not in papers:
+            raise UnknownName("data set of the paper", paper, papers)
+        if chosen.name not in plugins.names("dataset"):
+            raise UnknownName("dataset", chosen.name, plugins.names("dataset"))
 
 
 def _is_asked_for(fields: Mapping[str, Any], only: Mapping[str, frozenset[str]]) -> bool:

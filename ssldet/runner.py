@@ -367,7 +367,7 @@ class _Run:
             hardware={**records.hardware(str(plan.device)), "threads": torch.get_num_threads()},
             provenance=records.provenance(),
             peak_memory_bytes=records.peak_memory_bytes(),
-            files={path.name: file_hash(path) for path in files if path.exists()},
+            files={path.name: file_hash(path) for path in files if path.is_file()},
             notes={**self.notes, **self._notes_of_the_plan()},
         )
 

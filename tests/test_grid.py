@@ -126,6 +126,8 @@ def test_an_unreadable_record_is_never_written_over(tmp_path: Path) -> None:
         (["--seeds", "0,x"], "whole numbers from 0"),
         (["--splits", "0"], "whole numbers from 1"),
         (["--dataset-map", "ucf24"], "NAME=NAME"),
+        (["--dataset-map", "ucf24=synthetik"], "did you mean 'synthetic'"),
+        (["--dataset-map", "ucf=synthetic"], "did you mean 'ucf24'"),
         (["--with", "everything"], "fully_supervised"),
         (["--only", "stratgy=supervised"], "did you mean 'strategy'"),
         (["--only", "ratio=0.77"], "no cell is asked for"),

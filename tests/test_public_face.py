@@ -38,10 +38,15 @@ def test_the_version_has_one_source() -> None:
 
 
 def test_every_package_of_the_tree_is_in_the_distribution() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    roots = [ROOT / "ssldet", *(ROOT / "plugins").glob("ssldet_*")]
-    found = [init.parent.relative_to(root.parent) for root in roots for init in root.rglob("__init__.py")]
-    assert sorted(listed) == sorted(".".join(package.parts) for package in found)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in settings["package-dir"].items()}
+    found = {
+        ".".join([name, *init.parent.relative_to(folder).parts])
+        for name, folder in folders.items()
+        for init in folder.rglob("__init__.py")
+    }
+    assert sorted(settings["packages"]) == sorted(found)
+    assert {path.name for path in (ROOT / "plugins").glob("ssldet_*")} <= folders.keys()
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)

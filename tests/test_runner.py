@@ -213,7 +213,7 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
         runner.plan(config(tmp_path, ratio=1))
     with pytest.raises(ConfigError, match="no pretrained weights"):
         runner.plan(config(tmp_path, dataset="jhmdb", dataset_options={}, pretrained=True))
-    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'dataset\.seed'"):
         runner.plan(config(tmp_path, dataset_options={"seeds": 1}))
     with pytest.raises(ConfigError, match=r"dataset\.train_per_class: input should be a valid integer.*'many'"):
         runner.plan(config(tmp_path, dataset_options={"train_per_class": "many"}))
