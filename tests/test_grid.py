@@ -243,16 +243,21 @@ def numbers(results: Path) -> dict[str, Any]:
 
 def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
     program = [sys.executable, "-c", "from ssldet.cli import main; main()", *command(results, *arguments)]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def killed_and_issued_again(tmp_path: Path, seconds: list[float]) -> None:
-    """A grid that is killed after each of these times, and then left alone, ends as one that was never killed."""
+    """A grid that is killed after each of these times, and then left alone, ends as one that was never killed.
+
+    Every other time its workers are killed with it; else they outlive it by a step and must end by themselves.
+    """
     asked = ["--tables", "6", "--only", "ratio=0.1", "--jobs", "2"]
-    for wait in seconds:
+    for turn, wait in enumerate(seconds):
         process = start(tmp_path / "killed", *asked)
         time.sleep(wait)
-        os.kill(process.pid, signal.SIGKILL)
+        (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
         process.communicate()
     for results in ("killed", "whole"):
         process = start(tmp_path / results, *asked)
