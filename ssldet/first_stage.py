@@ -54,7 +54,7 @@ class FirstStage:
         return (self.folder / ABOUT).is_file() and self.checkpoint.is_file()
 
     @contextmanager
-    def held(self, stop: Callable[[], bool]) -> Iterator[bool]:
+    def held(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[bool]:
         """Hold it against other processes, waiting for one that trains it. False: `stop` asked to give up."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -66,6 +66,7 @@ class FirstStage:
                 if stop():
                     yield False
                     return
+                waiting()
                 time.sleep(POLL_SECONDS)
         try:
             yield True
@@ -112,13 +113,19 @@ def reach(
     *,
     on_step: Callable[[StepReport], None] = lambda report: None,
     stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> bool:
     """Bring fresh training to the end of its first stage: from what is there, else by training it.
+
+    Args:
+        on_step: called after every step that is trained here.
+        stop: asked after every step, and while another process trains the stage.
+        waiting: called again and again while another process does.
 
     Returns:
         Whether the end was reached; False when `stop` asked to give up. What was trained is kept either way.
     """
-    with stage.held(stop) as ours:
+    with stage.held(stop, waiting) as ours:
         if not ours:
             return False
         if stage.checkpoint.exists():

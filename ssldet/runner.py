@@ -275,8 +275,15 @@ class _Run:
 
     def _reach(self, stage: FirstStage, training: Training) -> None:
         """Bring fresh training to the end of its first stage."""
-        reached = first_stage.reach(training, stage, on_step=self.reporter.step, stop=self.reporter.stop)
-        if not reached or self.reporter.stop():
+        listener = self.reporter
+        reached = first_stage.reach(
+            training,
+            stage,
+            on_step=listener.step,
+            stop=listener.stop,
+            waiting=lambda: listener.advance(0, "waits for a run that trains the same first stage"),
+        )
+        if not reached or listener.stop():
             raise Interrupted(self._stopped(training))
 
     def _unlabelled(self) -> KeyFrames | None:

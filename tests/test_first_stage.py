@@ -136,8 +136,18 @@ def test_a_first_stage_can_be_trained_by_itself(alone: Alone, tmp_path: Path) ->
 def test_a_run_waits_for_the_process_that_trains_its_first_stage(tmp_path: Path) -> None:
     found = stage(tmp_path, "supervised")
     found.folder.mkdir(parents=True)
+    said: list[str] = []
+
+    class Patient(Reporter):
+        def advance(self, done: int, note: str = "") -> None:
+            said.append(note)
+
+        def stop(self) -> bool:
+            return any("waits" in note for note in said)
+
     with FileLock(found.folder / ".lock"), pytest.raises(Interrupted):
-        runner.execute(planned(tmp_path, "supervised"), StopAt(0))
+        runner.execute(planned(tmp_path, "supervised"), Patient())
+    assert said[-1] == "waits for a run that trains the same first stage"
 
 
 def test_every_strategy_takes_the_same_steps_on_the_same_labelled_clips(alone: Alone) -> None:
