@@ -293,7 +293,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: list[Mistake]) -> RunConfig:
     """Check all layers together, so that every mistake is named at once."""
     known = [*Experiment.model_fields, *Machine.model_fields]
-    mistakes += [_unknown_key(key, known) for key in merged if key not in known]
+    mistakes += [_unknown_setting(key, known, merged) for key in merged if key not in known]
     spelled = _plugin_options(merged, proposed, mistakes)
     parts: dict[str, Any] = {}
     for name, model in (("experiment", Experiment), ("machine", Machine)):
@@ -395,6 +395,18 @@ def _fields(model: type[Options], path: Sequence[int | str]) -> list[str]:
         assert isinstance(annotation, type) and issubclass(annotation, Options)
         model = annotation
     return [".".join([*map(str, path), name]) for name in model.model_fields]
+
+
+def _unknown_setting(key: str, known: Sequence[str], merged: Mapping[str, Any]) -> str:
+    """An unknown key, which may be an option of a plugin without its prefix."""
+    for kind in ("strategy", "backbone"):
+        try:
+            options = plugins.load(kind, str(merged.get(kind))).Config.model_fields
+        except (UnknownName, PluginError):
+            continue
+        if key in options:
+            return f"unknown option {key!r}; did you mean '{kind}.{key}'?"
+    return _unknown_key(key, [name for name in known if not name.endswith("_options")])
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:

@@ -390,7 +390,7 @@ class StepLosses:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: `step` of `steps` in all, the semi-supervised part starting at `burn_in`."""
+    """Where training stands: `step`, from 0, of `steps` in all, the semi-supervised part starting at `burn_in`."""
 
     step: int
     steps: int

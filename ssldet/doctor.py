@@ -217,8 +217,8 @@ def plugins_found(report: Report, check: bool) -> dict[str, Any]:
         (report.broken if fault.distribution == DISTRIBUTION else report.problems).append(f"plugin of {fault}")
     rows: dict[str, Any] = {kind: ", ".join(map(_title, offers)) or "none" for kind, offers in found.items()}
     return rows | {
-        "faults": [str(fault) for fault in faults] or "none",
-        "imported": "each" if check else "none (--check)",
+        "faults": [str(fault) for fault in faults] or ("none" if check else "none in their metadata"),
+        "imported": "each" if check else "none; --check imports each, which finds the other faults",
     }
 
 

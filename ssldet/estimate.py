@@ -24,7 +24,7 @@ BYTES_PER_WEIGHT = 4 * 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds by phase, bytes of disk for frames, bytes of memory at least (weights and optimiser state)."""
+    """Seconds by phase; bytes of disk for decoded frames, and of memory for weights and optimiser state alone."""
 
     seconds: dict[str, float]
     disk_bytes: int

@@ -11,7 +11,7 @@ when they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambd
     _check_dataset_map(request.settings)
     wanted = list(_distinct(_cells(request)))
     if not wanted:
-        raise RequestError("no cell is asked for; --only leaves none of the tables' rows")
+        raise RequestError(f"no cell is asked for; {_what_there_is(request)}")
     grid = Grid(request)
     for done, item in enumerate(wanted):
         progress(done, len(wanted))
@@ -272,6 +272,13 @@ def _cells(request: GridRequest) -> Iterator[tuple[Cell, str, str]]:
                         cell = benchmark.cell(table, row, ratio, split=split, seed=seed)
                         if _is_asked_for(_Wanted(cell, row.approach, ()).fields(), request.only):
                             yield cell, row.approach, table.name
+
+
+def _what_there_is(request: GridRequest) -> str:
+    """What each filter of a request could have been."""
+    every = [_Wanted(*part[:2], ()).fields() for part in _cells(replace(request, only={}))]
+    known = {name: sorted({_as_text(fields[name]) for fields in every}) for name in request.only}
+    return "; ".join(f"{name} is one of {', '.join(values)}" for name, values in known.items()) or "no row is planned"
 
 
 def _rows_of(table: TableSpec, strategies: Sequence[str]) -> list[Row]:

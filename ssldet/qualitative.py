@@ -80,8 +80,10 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
     """
     path = run.entry.folder / DETECTIONS
     if not path.is_file():
-        again = f"ssldet run --config {run.entry.folder / 'config.yaml'}"
-        raise RequestError(f"run {run.entry.id} keeps no {DETECTIONS} in {run.entry.folder}; `{again}` makes it again")
+        raise RequestError(
+            f"run {run.entry.id} keeps no {DETECTIONS} in {run.entry.folder}; copy its config.yaml, remove the run "
+            f"(`ssldet runs rm {run.entry.id}`), and make it again: ssldet run --config COPY"
+        )
     videos = scored_videos(run, dataset)
     detections = read_detections(path, dataset.facts, videos)
     draws = np.random.default_rng(seed)

@@ -115,7 +115,10 @@ class Record(_Part):
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RequestError(f"no readable record at {path}: {error}") from error
+            raise RequestError(
+                f"no readable record at {path}: {error}; `ssldet runs rm` removes the run, and the same request "
+                "makes it again"
+            ) from error
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise RequestError(

@@ -105,7 +105,7 @@ def find_run(name: str, found: Sequence[RunEntry], looked_in: Iterable[Path] = (
         choices = "".join(f"\n  {entry.id}  {entry.folder}" for entry in chosen)
         raise RequestError(f"{len(chosen)} runs begin with {name!r}; give more of the id, or the folder:{choices}")
     places = ", ".join(map(str, looked_in))
-    known = ", ".join(entry.id for entry in found[-10:]) or "none"
+    known = ", ".join(entry.id for entry in reversed(found[-10:])) or "none"
     raise RequestError(f"no run begins with {name!r} in {places} (newest runs: {known}); `ssldet runs list` lists all")
 
 

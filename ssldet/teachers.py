@@ -83,6 +83,10 @@ class TeacherStudent(Strategy):
 
     A subclass says what it `needs`, which teacher it has, and how a teacher's predictions become pseudo-labels; its
     Config derives from TeacherOptions.
+
+    Attributes:
+        teacher: from `start` on.
+        progress: where training stands, while `pseudo_labels` is asked for: for thresholds that follow a schedule.
     """
 
     Config = TeacherOptions
@@ -103,6 +107,7 @@ class TeacherStudent(Strategy):
         """One step of Algorithm 1: label the weak view, then the terms of labelled and of unlabelled clips."""
         unlabelled = batch.unlabelled
         assert unlabelled is not None, "the second stage needs unlabelled clips"
+        self.progress = progress
         pseudo = self.pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
         strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
         terms = supervised_terms(student, batch.labelled, self.needs)

@@ -38,7 +38,7 @@ def test_a_sound_installation(home: Path) -> None:
     assert sections["versions"]["ssldet"].startswith(cli.__version__)
     assert {"python", "torch", "torchvision", "av", "numpy", "ffmpeg"} <= sections["versions"].keys()
     assert sections["decoder"] == {"trial": "works", "codecs": "mpeg4, h264, mjpeg"}
-    assert "supervised" in sections["plugins"]["strategy"] and sections["plugins"]["faults"] == "none"
+    assert "supervised" in sections["plugins"]["strategy"] and sections["plugins"]["faults"] == "none in their metadata"
     assert sections["devices"]["threads"] >= 1
     assert sections["weights"]["yowo"]["yolo.weights"] == "absent, for ava, jhmdb, ucf24"
     assert "writable" in sections["folders"]["results"]

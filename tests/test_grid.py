@@ -121,8 +121,8 @@ def test_an_unreadable_record_is_never_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tables", "7"], "unknown table '7'"),
-        (["--figures", "5"], "unknown table 'figure5'"),
+        (["--tables", "7"], "unknown table with cells to run '7'"),
+        (["--figures", "5"], "unknown figure with cells to run '5' (known: 3, 4)"),
         (["--seeds", "0,x"], "whole numbers from 0"),
         (["--splits", "0"], "whole numbers from 1"),
         (["--dataset-map", "ucf24"], "NAME=NAME"),
@@ -130,7 +130,7 @@ def test_an_unreadable_record_is_never_written_over(tmp_path: Path) -> None:
         (["--dataset-map", "ucf=synthetic"], "did you mean 'ucf24'"),
         (["--with", "everything"], "fully_supervised"),
         (["--only", "stratgy=supervised"], "did you mean 'strategy'"),
-        (["--only", "ratio=0.77"], "no cell is asked for"),
+        (["--only", "ratio=0.77"], "no cell is asked for; ratio is one of 0.05, 0.1"),
         (["--preset", "smok"], "did you mean 'smoke'"),
         (["--set", "train.stepz=1"], "did you mean 'train.steps'"),
     ],

@@ -98,7 +98,7 @@ def test_a_run_is_found_by_the_start_of_its_id_or_its_folder(tmp_path: Path) -> 
     assert find_run("abc", found).folder == find_run(str(folder), []).folder == folder
     with pytest.raises(RequestError, match=r"(?s)2 runs begin with 'ab'.*abc0.*abd0"):
         find_run("ab", found)
-    with pytest.raises(RequestError, match=r"no run begins with 'x' .*abc000000000, abd000000000"):
+    with pytest.raises(RequestError, match=r"no run begins with 'x' .*abd000000000, abc000000000"):
         find_run("x", found)
     with pytest.raises(RequestError, match="no folder of a run"):
         find_run(str(tmp_path), found)

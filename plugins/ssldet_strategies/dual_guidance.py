@@ -26,7 +26,8 @@ class DualGuidance(TeacherStudent):
 
         Attributes:
             f_th: F_th; a frame label is accepted when its probability is above (strictly).
-            beta, delta: weights of L_frame on labelled and on unlabelled clips.
+            beta: weight of L_frame on labelled clips.
+            delta: weight of L_frame on unlabelled clips.
             teacher: "ema", "shared" or "frozen".
             ema_decay: of the "ema" teacher.
             temporal: use L_tmp (Eq. 10), in both stages.

@@ -22,6 +22,7 @@ from ssldet.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from ssldet.benchmark import TableSpec
     from ssldet.cli.grid_view import GridView
     from ssldet.grid import Grid, GridRequest
 
@@ -99,7 +100,6 @@ def _exit_code(grid: Grid, whole: bool) -> int:
 def _request(jobs: int, **asked: Any) -> GridRequest:
     import os
 
-    from ssldet import benchmark
     from ssldet.cells import Settings, parse_dataset_map
     from ssldet.config import DEFAULT_PRESET
     from ssldet.grid import GridRequest
@@ -112,7 +112,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         "workers": threads,
     }
     return GridRequest(
-        specs=[benchmark.spec(name) for name in dict.fromkeys(names)],
+        specs=[_spec(name) for name in dict.fromkeys(names)],
         settings=Settings(
             preset=asked["preset"] or DEFAULT_PRESET,
             dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
@@ -125,6 +125,19 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         strategies=asked["strategy"],
         only=_filters(asked["only"]),
     )
+
+
+def _spec(name: str) -> TableSpec:
+    """A table by number, or a figure's sweep. Raises UnknownName, which knows the others of its kind."""
+    from ssldet import benchmark
+    from ssldet.errors import UnknownName
+
+    figure = name.startswith("figure")
+    known = [other for other in benchmark.specs() if other.startswith("figure") == figure]
+    if name not in known:
+        kind, names = ("figure", [other.removeprefix("figure") for other in known]) if figure else ("table", known)
+        raise UnknownName(f"{kind} with cells to run", name.removeprefix("figure"), names)
+    return benchmark.spec(name)
 
 
 def _words(text: str) -> list[str]:

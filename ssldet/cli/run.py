@@ -76,11 +76,30 @@ def command(
     if dry_run:
         _show_plan(planned, as_json)
         return
+    if planned.record_path.exists():
+        _say_that_it_is_done(planned)
     record = _carry_out(planned)
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
         show_record(record, planned.record_path)
+
+
+def _say_that_it_is_done(planned: Plan) -> None:
+    """A run's id does not hash code: say where its numbers are from, and how to have them made again."""
+    from ssldet.records import Record, provenance
+
+    record = Record.read(planned.record_path)
+    if record.status != "done":
+        click.echo(f"run {planned.id} failed before and is tried again: {record.notes.get('error', '')}", err=True)
+        return
+    then, now = record.provenance.get("distributions", {}), provenance()["distributions"]
+    changed = [name for name in now if then.get(name) != now[name]]
+    made = f", by other versions of {', '.join(changed)}" if changed else ""
+    again = (
+        f"`ssldet runs rm {planned.id} --results {planned.config.machine.results}` and the same command make it again"
+    )
+    click.echo(f"run {planned.id} is done{made}; {again}, after a change of code say", err=True)
 
 
 def _carry_out(planned: Plan) -> Record:
@@ -153,7 +172,7 @@ def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
             "time": duration(found.total_seconds),
             "seconds": {phase: round(seconds, 1) for phase, seconds in found.seconds.items()},
             "disk_bytes": found.disk_bytes,
-            "memory_bytes": found.memory_bytes,
+            "state_bytes": found.memory_bytes,
             "parameters": found.parameters,
         },
     }

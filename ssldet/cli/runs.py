@@ -59,7 +59,8 @@ def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         click.echo(aligned([_HEADER, *(_row(summary(entry)) for entry in chosen)]))
     if not chosen:
         places = ", ".join(map(str, places_of(results)))
-        click.echo(f"no such run in {places} ({len(found)} runs there)", err=True)
+        hint = "" if found else "; `ssldet run` and `ssldet grid` make some, --results names another folder"
+        click.echo(f"no such run in {places} ({len(found)} runs there){hint}", err=True)
 
 
 _HEADER = (
