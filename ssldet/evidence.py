@@ -135,8 +135,9 @@ class Chosen:
 
     @property
     def mixed(self) -> bool:
-        """Whether they were made by different versions of ssldet or torch."""
-        return len({_versions(run) for run in self.runs.values()}) > 1
+        """Whether they, or the first stage of one of them, were made by different versions of ssldet or torch."""
+        runs = self.runs.values()
+        return len(set(map(_versions, runs))) > 1 or any("first_stage_versions" in run.record.notes for run in runs)
 
 
 def choose(runs: Sequence[Run]) -> Chosen:

@@ -11,6 +11,7 @@ has its own, and a third without the temporal term.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,12 @@ class FirstStage:
     @property
     def log(self) -> Path:
         return self.folder / LOG
+
+    def made_by_others(self) -> dict[str, Any]:
+        """Versions of ssldet and torch that trained it, where they are not those that run now; else empty."""
+        then = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))["provenance"]["distributions"]
+        now = records.provenance()["distributions"]
+        return {name: then.get(name) for name in ("ssldet", "torch") if then.get(name) != now.get(name)}
 
     def is_done(self) -> bool:
         """Whether it was trained to its end; cheap, reads no weights."""

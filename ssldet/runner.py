@@ -285,6 +285,8 @@ class _Run:
         )
         if not reached or listener.stop():
             raise Interrupted(self._stopped(training))
+        if others := stage.made_by_others():
+            self.notes["first_stage_versions"] = others
 
     def _unlabelled(self) -> KeyFrames | None:
         plan = self.plan

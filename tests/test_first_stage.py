@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_runner import StopAt, config
 from ssldet import runner
 from ssldet.clips import BatchSource
 from ssldet.errors import TrainingError
+from ssldet.evidence import choose, gather
 from ssldet.first_stage import FirstStage, first_stage
 from ssldet.records import Record, read_log
 from ssldet.runner import Interrupted, Reporter
@@ -131,6 +133,22 @@ def test_a_first_stage_can_be_trained_by_itself(alone: Alone, tmp_path: Path) ->
     assert not plan.folder.exists()
     runner.execute(plan, Reporter())
     same_run(alone["dual_guidance"], plan)
+
+
+def test_a_first_stage_of_another_version_is_noted(tmp_path: Path) -> None:
+    """After a change of code the first stage is reused all the same: the record says so, and tables mark it."""
+    plan = planned(tmp_path, "supervised")
+    runner.train_first_stage(plan, Reporter())
+    about = stage(tmp_path, "supervised").folder / "stage.json"
+    assert stage(tmp_path, "supervised").made_by_others() == {}
+    content = json.loads(about.read_text())
+    older = content["provenance"]["distributions"]["ssldet"] | {"version": "0.0.1"}
+    content["provenance"]["distributions"]["ssldet"] = older
+    about.write_text(json.dumps(content))
+    record = runner.execute(plan, Reporter())
+    assert record.notes["first_stage_versions"] == {"ssldet": older}
+    (run,) = gather([tmp_path]).runs
+    assert choose([run]).mixed
 
 
 def test_a_run_waits_for_the_process_that_trains_its_first_stage(tmp_path: Path) -> None:
