@@ -74,7 +74,8 @@ class ConfiguredContract(Contract):
             self.plugin.Config(**{**self.config, UNKNOWN: 1})
         except ValidationError:
             return
-        raise AssertionError(f"{self.plugin.Config.__qualname__} takes unknown options; derive it from ssldet.Options")
+        name = self.plugin.Config.__qualname__
+        raise AssertionError(f"{name} takes unknown options; derive it from ssldet.contracts.Options")
 
     def options(self) -> Options:
         """The Config that the tests run with."""

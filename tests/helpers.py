@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssldet.contracts import (
     Backbone,
@@ -23,6 +23,7 @@ from ssldet.contracts import (
 )
 from ssldet.detector import Detector, FrameHead
 from ssldet.region import RegionOptions
+from ssldet.testing_cases import CHANNELS, TinyFeatures
 
 QUICK = (
     "train.steps=16",
@@ -48,25 +49,6 @@ FACTS = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
 MULTILABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, multilabel=True)
 
 
-class TinyFeatures(nn.Module):
-    """Mean over time, then two strided convolutions: 32 x 32 -> 2 x 2."""
-
-    def __init__(self, channels: int = 12):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, channels, 4, stride=4),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 4, stride=4),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
-
-    def forward(self, clips_bcthw: Tensor) -> Tensor:
-        features: Tensor = self.layers(clips_bcthw.mean(dim=2))
-        return features
-
-
 class TinyBackbone(Backbone):
     stride = 16
 
@@ -74,8 +56,8 @@ class TinyBackbone(Backbone):
         super().__init__(config or Options())
 
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
-        head = nn.Conv2d(12, len(facts.anchors) * (5 + facts.num_classes), 1)
-        return DetectorParts(TinyFeatures(), head, FrameHead(12, facts, hidden=16) if frame_head else None)
+        head = nn.Conv2d(CHANNELS, len(facts.anchors) * (5 + facts.num_classes), 1)
+        return DetectorParts(TinyFeatures(), head, FrameHead(CHANNELS, facts, hidden=16) if frame_head else None)
 
 
 def tiny_detector(
