@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 import ssldet
 from ssldet.contracts import Dataset, Subset, Truth
-from ssldet.detections import read_detections
+from ssldet.evaluation.detections import read_detections
 
 SHARE = 0.6
 """Linear accuracy must stay below this share of the network's."""

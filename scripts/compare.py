@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssldet.errors import SsldetError
-from ssldet.records import Record
+from ssldet.runs.record import Record
 
 COLUMNS = {
     "V@0.1": ("video_map", "yowo", "thresholds", "0.1", "mean"),

@@ -17,12 +17,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssldet import plugins
-from ssldet.clips import ClipOptions
 from ssldet.contracts import Backbone, Options, Strategy
-from ssldet.datasets import checked_options
+from ssldet.data.batches import ClipOptions
+from ssldet.data.datasets import checked_options
+from ssldet.data.views import ViewOptions
+from ssldet.detector.region import RegionOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName, did_you_mean
-from ssldet.region import RegionOptions
-from ssldet.views import ViewOptions
 
 DEFAULT_PRESET = "paper"
 

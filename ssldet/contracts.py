@@ -28,8 +28,8 @@ from ssldet.errors import ConfigError, WeightsError
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from torch import Tensor, nn
 
-    from ssldet.detector import Detector
-    from ssldet.views import Geometry
+    from ssldet.data.views import Geometry
+    from ssldet.detector.detector import Detector
 
 API_VERSION = "1.1"
 """`major.minor` of this page. A plugin written for another major version is listed as incompatible."""

@@ -20,12 +20,14 @@ from typing import Any
 import av
 import numpy as np
 
-from ssldet import cache, plugins, records
+from ssldet import plugins
 from ssldet.contracts import VideoSource
-from ssldet.datasets import ROOT_VARIABLE, identify
+from ssldet.data.datasets import ROOT_VARIABLE, identify
+from ssldet.data.video import read_frames
 from ssldet.errors import DecodeError, SsldetError
-from ssldet.run_store import DEFAULT_RESULTS
-from ssldet.video import read_frames
+from ssldet.runs import layout
+from ssldet.runs.provenance import hardware, provenance
+from ssldet.util import cache
 
 DISTRIBUTION = "ssldet"
 
@@ -67,7 +69,7 @@ class Report:
 def examine(
     data_root: Path | None = None,
     weights_root: Path | None = None,
-    results: Path = DEFAULT_RESULTS,
+    results: Path = layout.RESULTS,
     *,
     check: bool = False,
 ) -> Report:
@@ -109,7 +111,7 @@ def _named(variable: str) -> Path | None:
 
 def versions() -> dict[str, Any]:
     """Python, this program with its commit, what it requires, FFmpeg, and distributions that bring plugins."""
-    found = records.provenance()
+    found = provenance()
     rows: dict[str, Any] = {"python": found["python"]}
     for name, origin in found["distributions"].items():
         commit = f", commit {origin['commit'][:12]}" if origin.get("commit") else ""
@@ -128,7 +130,7 @@ def _version(name: str) -> str:
 
 def machine() -> dict[str, Any]:
     """Platform, processor, cores, memory."""
-    found = records.hardware()
+    found = hardware()
     return {
         "platform": found["platform"],
         "cpu": found["cpu"],

@@ -21,9 +21,10 @@ from ssldet.contracts import (
     Video,
     VideoSource,
 )
-from ssldet.detector import Detector, FrameHead
-from ssldet.region import RegionOptions
-from ssldet.testing_cases import CHANNELS, TinyFeatures
+from ssldet.detector.detector import Detector
+from ssldet.detector.heads import FrameHead
+from ssldet.detector.region import RegionOptions
+from ssldet.testing.tiny import CHANNELS, TinyFeatures
 
 QUICK = (
     "train.steps=16",

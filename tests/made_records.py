@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssldet import benchmark, records
-from ssldet.cells import Settings, run_config
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import Settings, run_config
 from ssldet.config import RunConfig
-from ssldet.files import content_hash, write_text
+from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.util.files import content_hash, write_text
 
 NANO = Settings("nano")
 
@@ -41,19 +42,19 @@ def record_of(
     data: str = "data",
     version: str = "1.0",
     notes: Mapping[str, Any] | None = None,
-) -> records.Record:
+) -> Record:
     """A record whose means are `value` everywhere, or by threshold; None: it was not scored."""
     by_key = dict.fromkeys(("0.1", "0.2", "0.5"), value) if isinstance(value, float) else dict(value or {})
     scored = {"thresholds": {key: {"mean": mean, "per_class": {}} for key, mean in by_key.items()}}
     metrics = {name: {"yowo": scored, "standard": scored} for name in ("video_map", "frame_map")}
-    return records.Record(
+    return Record(
         id=content_hash([config.experiment.identity(), data])[:12],
         status=status,  # type: ignore[arg-type]
         config=config.model_dump(mode="json"),
-        split=records.SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
+        split=SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
         data_fingerprint=data,
         metrics=metrics if by_key else {},
-        training=records.Training(steps=10, gradient_clips=80),
+        training=TrainingSummary(steps=10, gradient_clips=80),
         hardware={},
         provenance={"distributions": {"ssldet": {"version": version}, "torch": {"version": "2"}}},
         peak_memory_bytes=1,
@@ -61,7 +62,7 @@ def record_of(
     )
 
 
-def write_record(root: Path, record: records.Record, *, age: float = 0.0, name: str = "") -> Path:
+def write_record(root: Path, record: Record, *, age: float = 0.0, name: str = "") -> Path:
     """The folder of a run with a record, written `age` seconds ago."""
     experiment = record.config["experiment"]
     title = f"{experiment['dataset']}-{experiment['strategy']}-{experiment['ratio']:g}"

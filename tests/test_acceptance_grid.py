@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from ssldet import scoring
-from ssldet.clips import ClipReader
 from ssldet.config import RunConfig
-from ssldet.frame_store import FrameStore
-from ssldet.inference import detect_videos
-from ssldet.planning import Plan, build_student, plan
-from ssldet.records import Record
+from ssldet.data.batches import ClipReader
+from ssldet.data.frame_store import FrameStore
+from ssldet.evaluation import scoring
+from ssldet.evaluation.inference import detect_videos
+from ssldet.runs.planning import Plan, build_student, plan
+from ssldet.runs.record import Record
 
 pytestmark = pytest.mark.acceptance
 

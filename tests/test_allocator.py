@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import ctypes, sys
-from ssldet import allocator
+from ssldet.util import allocator
 kept = allocator.keep_freed_memory()
 import psutil
 def hold(): return bytearray(200_000_000)
@@ -27,7 +27,7 @@ def test_freed_memory_stays_with_the_process() -> None:
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ssldet import allocator
+    from ssldet.util import allocator
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert allocator.keep_freed_memory() is False

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssldet.data.video import read_frames
 from ssldet.errors import DataError
-from ssldet.video import read_frames
 from ssldet_datasets import facts
 from ssldet_datasets.ava import AVA
 

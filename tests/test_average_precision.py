@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssldet.average_precision import eleven_point, every_point, trapezoid
+from ssldet.ops.average_precision import eleven_point, every_point, trapezoid
 
 HITS = np.array([True, False, True])
 

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from ssldet import benchmark, plugins
-from ssldet.benchmark import Cell, Reported, Row, TableSpec
+from ssldet import plugins
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.spec import Cell, Reported, Row, TableSpec
 from ssldet.errors import UnknownName
 
 TABLES = ("2", "3", "4", "5", "6")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssldet.boxes import (
+from ssldet.ops.boxes import (
     _suppress_on_device,
     aligned_giou,
     box_areas,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssldet import checkpoints
 from ssldet.errors import CheckpointError
+from ssldet.training import checkpoints
 
 
 def save_and_load(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from ssldet import cli
 from ssldet.contracts import Dataset
-from ssldet.datasets import load_dataset
+from ssldet.data.datasets import load_dataset
 
 LIKE = ("ucf24", "jhmdb", "ava")
 

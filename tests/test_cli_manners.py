@@ -20,8 +20,8 @@ from made_detections import perfect
 from made_records import write_run
 
 from ssldet import cli
-from ssldet.datasets import load_dataset
-from ssldet.detections import DetectionsWriter
+from ssldet.data.datasets import load_dataset
+from ssldet.evaluation.detections import DetectionsWriter
 
 
 def walk(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:

@@ -16,7 +16,7 @@ from test_run_store import CONFIG, interrupt, write_run
 
 from ssldet.cli import main
 from ssldet.config import resolve
-from ssldet.files import file_hash
+from ssldet.util.files import file_hash
 
 METRICS = {
     "video_map": {"yowo": {"thresholds": {"0.5": {"mean": 0.123, "per_class": {}}}}},

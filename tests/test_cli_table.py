@@ -16,13 +16,14 @@ from click.testing import CliRunner, Result
 from made_records import config_of, record_of, write_record, write_run
 from rich.console import Console
 
-from ssldet import cli, rendering
-from ssldet.cells import DatasetChoice, Settings
+from ssldet import cli
+from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.cli.table import FORMATS, SUFFIXES
-from ssldet.documents import of_table
 from ssldet.errors import UnknownName
-from ssldet.evidence import gather
-from ssldet.tables import Request, build
+from ssldet.report import rendering
+from ssldet.report.documents import of_table
+from ssldet.report.run_selection import gather
+from ssldet.report.tables import Request, build
 
 HOSTILE = '=<script>alert("1")</script> & \\input{x} | `_*$%#@name'
 

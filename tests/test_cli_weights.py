@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ssldet
 from ssldet.cli import main
-from ssldet.weights import read_weights, write_weights
+from ssldet.detector.weights import read_weights, write_weights
 from ssldet_backbones.darknet import Darknet19, _file_order
 from ssldet_backbones.resnext3d import ResNeXt3D
 

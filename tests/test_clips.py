@@ -7,20 +7,12 @@ import pytest
 import torch
 from helpers import FACTS, MULTILABEL, TinyDataset
 
-from ssldet.clips import (
-    BatchSource,
-    ClipOptions,
-    ClipReader,
-    Order,
-    Sampling,
-    TruthTable,
-    action_extent,
-    key_frames,
-    to_input,
-)
 from ssldet.contracts import Needs, Truth
+from ssldet.data.batches import BatchSource, ClipOptions, ClipReader, to_input
+from ssldet.data.sampling import Order, Sampling, action_extent, key_frames
+from ssldet.data.targets import TruthTable
+from ssldet.data.views import ViewOptions, change_colours
 from ssldet.errors import DataError
-from ssldet.views import ViewOptions, change_colours
 
 CLIP = ClipOptions(frames=4, stride=1, size=32)
 

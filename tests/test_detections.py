@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from made_detections import FACTS, detections, shuffled, video
 
 from ssldet.contracts import FrameNumbering, Video, VideoDetections
-from ssldet.detection_rows import in_content_order
-from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.errors import DataError, DetectionsError
+from ssldet.evaluation.detection_rows import in_content_order
+from ssldet.evaluation.detections import DetectionsWriter, read_detections
 
 VIDEOS = [video("jump/b", 6), video("run/a", 4), video("wave/c", 2)]
 FOUND = {
@@ -101,7 +101,7 @@ def test_a_detector_may_find_nothing(tmp_path):
 
 
 def test_large_files_are_read_video_by_video(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssldet.detections.ROWS_PER_GROUP", 2)
+    monkeypatch.setattr("ssldet.evaluation.detections.ROWS_PER_GROUP", 2)
     found = read_detections(write(tmp_path / "found.parquet"), FACTS, VIDEOS)
     assert type(found._store).__name__ == "_FileStore" and len(found._store._offsets) > 2
     assert all(same(found[name], FOUND[name]) for name in FOUND)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import ssldet
 from ssldet.contracts import Backbone, DatasetFacts, Decoded, DetectorParts, Options, Predictions, Targets
-from ssldet.detector import CosineLinear, Detector, FrameHead, detections, frame_loss
+from ssldet.detector.detector import Detector
+from ssldet.detector.heads import CosineLinear, FrameHead, frame_loss
+from ssldet.detector.postprocess import detections
+from ssldet.detector.region import RegionOptions
+from ssldet.detector.weights import write_weights
 from ssldet.errors import ConfigError, UnknownName, WeightsError
-from ssldet.region import RegionOptions
-from ssldet.weights import write_weights
 
 FACTS = DatasetFacts("made_up", ("run", "jump", "sit"), ((1.0, 2.0), (3.0, 5.0)))
 MULTILABEL = DatasetFacts("multi", FACTS.classes, FACTS.anchors, True, class_ratios=(0.5, 0.1, 0.2), poses=2)

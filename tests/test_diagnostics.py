@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from helpers import FACTS, MULTILABEL
 
-from ssldet.clips import Places, TruthTable
 from ssldet.contracts import DatasetFacts, PseudoLabels, Targets, Truth, Video
-from ssldet.diagnostics import PseudoLabelMeter
+from ssldet.data.sampling import Places
+from ssldet.data.targets import TruthTable
+from ssldet.training.diagnostics import PseudoLabelMeter
 
 TRUE_BOX = [10.0, 10, 40, 50]
 

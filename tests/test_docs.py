@@ -30,8 +30,8 @@ from click.testing import CliRunner
 from made_detections import detections
 
 from ssldet import cli, config, plugins, testing
-from ssldet.datasets import load_dataset
-from ssldet.detections import DetectionsWriter
+from ssldet.data.datasets import load_dataset
+from ssldet.evaluation.detections import DetectionsWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md")]

@@ -10,7 +10,7 @@ from made_detections import FACTS, perfect, truth, video
 from ssldet import plugins
 from ssldet.cli import main
 from ssldet.contracts import Dataset
-from ssldet.detections import DetectionsWriter
+from ssldet.evaluation.detections import DetectionsWriter
 
 BOX = (10, 10, 50, 50)
 

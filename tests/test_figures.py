@@ -14,17 +14,19 @@ from helpers import TinyDataset
 from PIL import Image
 from test_run_store import write_run
 
-from ssldet import benchmark, drawing, figures, plugins, qualitative
-from ssldet.cells import DatasetChoice, Settings, run_config
+from ssldet import plugins
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import DatasetChoice, Settings, run_config
 from ssldet.cli import main
 from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts, Truth, Video, VideoDetections
-from ssldet.datasets import load_dataset
-from ssldet.detections import DetectionsWriter
+from ssldet.data.datasets import load_dataset
+from ssldet.data.frame_store import FrameStore
 from ssldet.errors import DataError, RequestError, UnknownName
-from ssldet.evidence import gather
-from ssldet.frame_store import FrameStore
-from ssldet.qualitative import Frames, choose_frames, judge, picture, scored_videos
+from ssldet.evaluation.detections import DetectionsWriter
+from ssldet.report import drawing, figures, qualitative
+from ssldet.report.qualitative import Frames, choose_frames, judge, picture, scored_videos
+from ssldet.report.run_selection import gather
 
 SETTINGS = Settings("smoke", {"ucf24": DatasetChoice("synthetic")})
 OWN = Settings("smoke")

@@ -14,13 +14,14 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from test_runner import StopAt, config
 
-from ssldet import runner
-from ssldet.clips import BatchSource
+from ssldet.data.batches import BatchSource
 from ssldet.errors import TrainingError
-from ssldet.evidence import choose, gather
-from ssldet.first_stage import FirstStage, first_stage
-from ssldet.records import Record, read_log
-from ssldet.runner import Interrupted, Reporter
+from ssldet.report.run_selection import choose, gather
+from ssldet.runs import runner
+from ssldet.runs.first_stage import FirstStage, first_stage
+from ssldet.runs.log import read_log
+from ssldet.runs.record import Record
+from ssldet.runs.runner import Interrupted, Reporter
 
 RUNS = {
     **{name: (name,) for name in ("supervised", "mean_teacher", "fixmatch", "dual_guidance")},

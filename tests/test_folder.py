@@ -11,10 +11,10 @@ from helpers import QUICK
 from made_videos import write_video
 from PIL import Image
 
-from ssldet import runner
 from ssldet.config import resolve
-from ssldet.datasets import identify, load_dataset
+from ssldet.data.datasets import identify, load_dataset
 from ssldet.errors import ConfigError, DataError
+from ssldet.runs import runner
 from ssldet_datasets.folder import Folder
 from ssldet_datasets.own_boxes import read_boxes
 

@@ -11,10 +11,10 @@ import pytest
 from filelock import FileLock
 from made_videos import MadeVideos, write_video
 
-from ssldet import frame_store
 from ssldet.contracts import Video
+from ssldet.data import frame_store
+from ssldet.data.frame_store import FrameStore
 from ssldet.errors import DataError, DecodeError
-from ssldet.frame_store import FrameStore
 
 LEVELS = [10, 50, 90, 130, 170, 210]
 

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 from test_folder import COCO, CSV, CVAT
 
-from ssldet import safe_pickle, split_files
+from ssldet.data import split_files
 from ssldet.errors import DataError, SsldetError
+from ssldet.util import safe_pickle
 from ssldet_datasets import ava, own_boxes, tube_files
 from ssldet_datasets.jhmdb import read_split_file
 from ssldet_datasets.jhmdb_boxes import read_mask

@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import QUICK
 
-from ssldet import benchmark
-from ssldet.cells import Settings, parse_dataset_map
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import Settings, parse_dataset_map
+from ssldet.benchmark.executors.local import Outcome, Watcher, run_grid
+from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
+from ssldet.benchmark.tasks import Task
 from ssldet.cli import main
-from ssldet.executors.local import Outcome, Watcher, run_grid
-from ssldet.grid import Grid, GridRequest, plan_grid
-from ssldet.records import Record
-from ssldet.tasks import Task
+from ssldet.runs.record import Record
 
 MAP = "ucf24=synthetic:ucf24"
 FEW = ("dataset.train_per_class=10", "dataset.test_per_class=1")

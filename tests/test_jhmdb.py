@@ -11,9 +11,9 @@ import pytest
 from made_videos import write_mask, write_video
 from PIL import Image
 
+from ssldet.data.splits import draw
+from ssldet.data.video import read_frames
 from ssldet.errors import DataError
-from ssldet.splits import draw
-from ssldet.video import read_frames
 from ssldet_datasets.jhmdb import JHMDB, load_index, mask_extents, read_mask, save_index
 
 ODD = "Odd & (name)!_#1'@+_catch_u_cm_np1"

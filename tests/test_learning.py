@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from ssldet.clips import BatchSource, ClipReader, Sampling, TruthTable, key_frames
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import DatasetFacts, Truth, Video
-from ssldet.datasets import load_dataset
-from ssldet.detector import Detector
-from ssldet.diagnostics import PseudoLabelMeter
-from ssldet.frame_store import FrameStore
-from ssldet.inference import detect_videos
-from ssldet.training import Training
+from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.datasets import load_dataset
+from ssldet.data.frame_store import FrameStore
+from ssldet.data.sampling import Sampling, key_frames
+from ssldet.data.targets import TruthTable
+from ssldet.detector.detector import Detector
+from ssldet.evaluation.inference import detect_videos
+from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.loop import Training
 from ssldet_metrics.recall import Recall
 
 CLASSES = ("golf", "pullup", "pour", "shoot_bow")

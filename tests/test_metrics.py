@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_detections import FACTS, detections, perfect, random_boxes, shuffled, truth, video
 
-from ssldet.average_precision import trapezoid
 from ssldet.contracts import Truth, VideoDetections
 from ssldet.errors import ConfigError, UnknownName
+from ssldet.ops.average_precision import trapezoid
 from ssldet_metrics.errors import KINDS, Errors
 from ssldet_metrics.frame_map import FrameMAP
 from ssldet_metrics.protocols import THRESHOLDS

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssldet.clips import BatchSource, ClipReader, Sampling, TruthTable, key_frames
 from ssldet.config import resolve
-from ssldet.datasets import load_dataset
-from ssldet.detector import Detector
-from ssldet.frame_store import FrameStore
-from ssldet.training import Training
+from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.datasets import load_dataset
+from ssldet.data.frame_store import FrameStore
+from ssldet.data.sampling import Sampling, key_frames
+from ssldet.data.targets import TruthTable
+from ssldet.detector.detector import Detector
+from ssldet.training.loop import Training
 
 SMALL = ["train.batch=1", "train.micro_batch=1", "train.burn_in=0", "train.steps=1"]
 EASY = ["strategy.f_th=0", "strategy.o_th=0"]  # an untrained teacher must label something

@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 from test_plugins import GOOD, METRIC, Fabricate, fabricator
 from test_runner import config
 
-from ssldet import cli, plugins, runner, scoring
+from ssldet import cli, plugins
 from ssldet.contracts import DatasetFacts
 from ssldet.errors import PluginError
+from ssldet.evaluation import scoring
+from ssldet.runs import runner
 
 UNREADABLE = "this line has no value"
 

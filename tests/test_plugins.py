@@ -303,7 +303,7 @@ def test_a_plugin_is_tested_through_pytest(fabricate: Fabricate, capfd: pytest.C
 
 
 def test_without_pytest_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssldet.testing.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ssldet.testing.suite.importlib.util.find_spec", lambda name: None)
     result = ssldet("test", "recall")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.endswith("pip install pytest\n")

@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssldet import __version__, files, records
+from ssldet import __version__
 from ssldet.contracts import MetricResult, MetricValue
 from ssldet.errors import RequestError
+from ssldet.runs.log import RunLog, read_log
+from ssldet.runs.provenance import hardware, provenance
+from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.util import files
 
-RECORD = records.Record(
+RECORD = Record(
     id="abc",
     status="done",
     config={"ratio": 0.2},
-    split=records.SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
+    split=SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
     data_fingerprint="f",
     metrics={"video_map": {"yowo": {"thresholds": {"0.5": {"mean": 0.25, "per_class": {"run": None}}}}}},
-    training=records.Training(steps=10, gradient_clips=80, seconds={"train": 1.5}),
+    training=TrainingSummary(steps=10, gradient_clips=80, seconds={"train": 1.5}),
     hardware={"cpu": "a"},
     provenance={"python": "3.11.7"},
     peak_memory_bytes=1,
@@ -121,7 +125,7 @@ def test_a_file_hash_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
     RECORD.write(tmp_path / "record.json")
-    assert records.Record.read(tmp_path / "record.json") == RECORD
+    assert Record.read(tmp_path / "record.json") == RECORD
 
 
 @pytest.mark.parametrize(
@@ -136,19 +140,19 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
 def test_a_record_that_is_not_whole_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     files.write_json(tmp_path / "record.json", {**RECORD.model_dump(), **change})
     with pytest.raises(RequestError, match=message):
-        records.Record.read(tmp_path / "record.json")
+        Record.read(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize("content", ["", '{"schema_version": 1', "[]", "\0"])
 def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "record.json").write_text(content)
     with pytest.raises(RequestError, match=r"record\.json"):
-        records.Record.read(tmp_path / "record.json")
+        Record.read(tmp_path / "record.json")
 
 
 def test_an_absent_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no readable record at .*record\.json"):
-        records.Record.read(tmp_path / "record.json")
+        Record.read(tmp_path / "record.json")
 
 
 # ------------------------------------------------------------------------------------------------ origin
@@ -182,12 +186,12 @@ def install(place: Path, monkeypatch: pytest.MonkeyPatch, direct_url: dict[str, 
 
 
 def origin() -> dict[str, Any]:
-    found: dict[str, Any] = records.provenance()["distributions"]["some-plugin"]
+    found: dict[str, Any] = provenance()["distributions"]["some-plugin"]
     return found
 
 
 def test_provenance_names_what_can_move_a_number() -> None:
-    found = records.provenance()
+    found = provenance()
     assert found["distributions"]["ssldet"]["version"] == __version__
     assert {"torch", "torchvision", "av", "numpy", "numba", "pyarrow", "pytorchvideo", "timm"} <= set(
         found["distributions"]
@@ -233,7 +237,7 @@ def test_an_install_from_a_repository_names_the_commit(tmp_path: Path, monkeypat
 
 
 def test_hardware_says_what_machine_it_was() -> None:
-    found = records.hardware()
+    found = hardware()
     assert found["device"] == "cpu" and found["device_name"] == found["cpu"] != ""
     assert 1 <= found["cores"] <= (os.cpu_count() or 1)
     assert found["memory_bytes"] > 2**28
@@ -241,7 +245,7 @@ def test_hardware_says_what_machine_it_was() -> None:
 
 def test_peak_memory_is_in_bytes_and_remembers() -> None:
     code = (
-        "import json\nfrom ssldet.records import peak_memory_bytes as peak\n"
+        "import json\nfrom ssldet.runs.provenance import peak_memory_bytes as peak\n"
         "before = peak(); block = b'x' * 300_000_000; during = peak(); del block\n"
         "print(json.dumps([before, during, peak()]))"
     )
@@ -255,7 +259,7 @@ def test_peak_memory_is_in_bytes_and_remembers() -> None:
 
 
 def test_each_line_is_a_whole_strict_object(tmp_path: Path) -> None:
-    with records.RunLog(tmp_path / "log.jsonl") as log:
+    with RunLog(tmp_path / "log.jsonl") as log:
         log.append(1, loss=0.5)
         log.append(2, loss=math.nan, boxes=np.int64(3))
         lines = (tmp_path / "log.jsonl").read_text().splitlines()  # flushed before the log is closed
@@ -267,18 +271,18 @@ def test_each_line_is_a_whole_strict_object(tmp_path: Path) -> None:
 
 def test_a_resumed_log_drops_what_came_after_the_step(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with records.RunLog(path) as log:
+    with RunLog(path) as log:
         for step in range(5):
             log.append(step)
-    with records.RunLog(path, keep_until=2) as log:
+    with RunLog(path, keep_until=2) as log:
         log.append(3, again=True)
-    assert records.read_log(path) == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    assert read_log(path) == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
 def test_a_line_cut_short_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
-    assert records.read_log(path) == [{"step": 1}]
-    with records.RunLog(path) as log:
+    assert read_log(path) == [{"step": 1}]
+    with RunLog(path) as log:
         log.append(2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssldet.boxes import pairwise_iou, xyxy_from_cxcywh
 from ssldet.contracts import DatasetFacts, Targets
-from ssldet.detector import detections
-from ssldet.region import RegionOptions, assign, binary_focal, decode_grid, open_grid, region_loss, smooth_l1
+from ssldet.detector.postprocess import detections
+from ssldet.detector.region import RegionOptions, assign, binary_focal, decode_grid, open_grid, region_loss, smooth_l1
+from ssldet.ops.boxes import pairwise_iou, xyxy_from_cxcywh
 
 ANCHORS = {
     "ucf24": ((0.70458, 1.18803), (1.26654, 2.55121), (1.59382, 4.08321), (2.30548, 4.94180), (3.52332, 5.91979)),

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from ssldet import config, planning, run_store
+from ssldet import config
 from ssldet.errors import RequestError
-from ssldet.records import Record, SplitSummary, Training
-from ssldet.run_store import find_run, find_runs, is_held, remove
+from ssldet.runs import layout
+from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.runs.store import find_run, find_runs, is_held, remove
 
 CONFIG = {
     "experiment": {"strategy": "supervised", "dataset": "synthetic", "ratio": 0.2, "split": 1, "seed": 0},
@@ -28,7 +29,7 @@ def write_run(results: Path, run_id: str, status: Any = "done", **fields: Any) -
         status=status,
         split=SplitSummary(hash="0" * 64, labelled=1, unlabelled=2, evaluated=3),
         data_fingerprint="data",
-        training=Training(steps=4, gradient_clips=8),
+        training=TrainingSummary(steps=4, gradient_clips=8),
         hardware={},
         provenance={},
         peak_memory_bytes=1,
@@ -43,10 +44,8 @@ def interrupt(folder: Path, content: str = "experiment: {strategy: fixmatch}\n")
     (folder / "config.yaml").write_text(content)
 
 
-def test_the_names_are_those_that_the_runner_writes() -> None:
-    written = (planning.RECORD, planning.CONFIG, planning.SPLIT, planning.LOG)
-    assert {*written, planning.CHECKPOINT, planning.WEIGHTS, planning.DETECTIONS, ".lock"} == set(run_store.RUN_FILES)
-    assert config.Machine().results == run_store.DEFAULT_RESULTS
+def test_runs_are_looked_for_where_they_are_written() -> None:
+    assert config.Machine().results == layout.RESULTS
 
 
 def test_runs_of_every_kind_are_told_apart(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from helpers import EASY, QUICK
 from safetensors.torch import load_file
 
 import ssldet
-from ssldet import planning, runner
 from ssldet.cli import main
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Problem
 from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
-from ssldet.records import Record, read_log
-from ssldet.training import StepReport
+from ssldet.runs import planning, runner
+from ssldet.runs.log import read_log
+from ssldet.runs.record import Record
+from ssldet.training.loop import StepReport
 
 SMALL = {"train_per_class": 5, "test_per_class": 1}
 

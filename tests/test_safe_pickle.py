@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssldet import safe_pickle
 from ssldet.errors import DataError
+from ssldet.util import safe_pickle
 
 PLAIN: dict[str, Any] = {
     "boxes": np.arange(8, dtype=np.uint8).reshape(2, 4),

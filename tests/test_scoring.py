@@ -9,9 +9,9 @@ from made_detections import FACTS, perfect, shuffled, truth, video
 
 from ssldet import plugins
 from ssldet.contracts import VideoDetections
-from ssldet.detections import DetectionsWriter, read_detections
 from ssldet.errors import UnknownName
-from ssldet.scoring import applicable, as_json, score
+from ssldet.evaluation.detections import DetectionsWriter, read_detections
+from ssldet.evaluation.scoring import applicable, as_json, score
 
 BOX = (10, 10, 50, 50)
 VIDEOS = [video("a"), video("b")]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from helpers import TinyDataset
 
-from ssldet import plugins, split_files, splits
-from ssldet.datasets import load_dataset
+from ssldet import plugins
+from ssldet.data import split_files, splits
+from ssldet.data.datasets import load_dataset
+from ssldet.data.split_files import differences, freeze, frozen, imported, read_list
 from ssldet.errors import DataError, SplitError
-from ssldet.split_files import differences, freeze, frozen, imported, read_list
 
 TRAIN = TinyDataset().videos("train")
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssldet.contracts import Video
+from ssldet.data.splits import LabelSplit, draw, read, round_half_up, share_out, write
 from ssldet.errors import SplitError
-from ssldet.splits import LabelSplit, draw, read, round_half_up, share_out, write
 
 NAMES = tuple("abcdefgh")
 

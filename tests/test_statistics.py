@@ -11,9 +11,9 @@ from helpers import TinyDataset
 from made_videos import MadeVideos
 
 from ssldet.contracts import Truth
-from ssldet.datasets import load_dataset
+from ssldet.data.datasets import load_dataset
+from ssldet.data.statistics import count, table_1
 from ssldet.errors import DataError
-from ssldet.statistics import count, table_1
 
 
 class Crowd(TinyDataset):

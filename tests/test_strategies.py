@@ -11,11 +11,11 @@ from test_clips import source
 from torch import Tensor
 
 from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
-from ssldet.detector import Detector
-from ssldet.objectives import temporal_term
-from ssldet.pseudo_labels import Candidates, candidate_boxes, carry_to_strong, confident_boxes
-from ssldet.teachers import Teacher, TeacherStudent
-from ssldet.views import Geometry
+from ssldet.data.views import Geometry
+from ssldet.detector.detector import Detector
+from ssldet.training.objectives import temporal_term
+from ssldet.training.pseudo_labels import Candidates, candidate_boxes, carry_to_strong, confident_boxes
+from ssldet.training.teachers import Teacher, TeacherStudent
 from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
 from ssldet_strategies.fixmatch import FixMatch
 from ssldet_strategies.mean_teacher import MeanTeacher

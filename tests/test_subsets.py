@@ -9,14 +9,14 @@ import helpers
 import pytest
 from click.testing import CliRunner
 
-from ssldet import runner
 from ssldet.cli import main
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Dataset
-from ssldet.datasets import load_dataset
+from ssldet.data.datasets import load_dataset
 from ssldet.errors import DataError, RequestError
 from ssldet.plugins import load
-from ssldet.records import Record
+from ssldet.runs import runner
+from ssldet.runs.record import Record
 
 QUICK = (
     *helpers.QUICK,

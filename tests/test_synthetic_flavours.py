@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import EASY, QUICK
 
-from ssldet import runner, splits
 from ssldet.config import resolve
 from ssldet.contracts import Truth
-from ssldet.records import Record, read_log
-from ssldet.statistics import count
-from ssldet.tubes import box_iou
+from ssldet.data import splits
+from ssldet.data.statistics import count
+from ssldet.ops.tubes import box_iou
+from ssldet.runs import runner
+from ssldet.runs.log import read_log
+from ssldet.runs.record import Record
 from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_rows, training_sizes
 from ssldet_datasets.synthetic.drawing import OUTFITS

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from made_records import NANO, config_of, record_of, write_interrupted, write_record, write_run
 
-from ssldet import benchmark, table_settings
-from ssldet.benchmark import Cell, specs
-from ssldet.cells import DatasetChoice, Settings
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import DatasetChoice, Settings
+from ssldet.benchmark.spec import Cell, specs
 from ssldet.config import RunConfig
 from ssldet.errors import ConfigError, PluginError, UnknownName
-from ssldet.evidence import Evidence, gather
-from ssldet.files import write_text
-from ssldet.tables import Difference, Entry, Request, Table, build, data_table, names, paired, summarise
+from ssldet.report import cell_matching as table_settings
+from ssldet.report.run_selection import Evidence, gather
+from ssldet.report.tables import Difference, Entry, Request, Table, build, data_table, names, paired, summarise
+from ssldet.util.files import write_text
 
 SMOKE = Settings("smoke")
 

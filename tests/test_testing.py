@@ -34,8 +34,8 @@ from ssldet.contracts import (
     VideoSource,
 )
 from ssldet.errors import ConfigError, DataError
-from ssldet.teachers import TeacherOptions
-from ssldet.testing_cases import TinyBackbone, TinyFeatures
+from ssldet.testing.tiny import TinyBackbone, TinyFeatures
+from ssldet.training.teachers import TeacherOptions
 from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.supervised import Supervised
 

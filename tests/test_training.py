@@ -10,12 +10,12 @@ import torch
 from helpers import FACTS, TinyDataset, tiny_detector
 from test_clips import source
 
-from ssldet.clips import TruthTable
 from ssldet.config import TrainOptions
 from ssldet.contracts import Strategy
-from ssldet.diagnostics import PseudoLabelMeter
+from ssldet.data.targets import TruthTable
 from ssldet.errors import CheckpointError, TrainingError
-from ssldet.training import Training
+from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.loop import Training
 from ssldet_strategies.dual_guidance import DualGuidance
 from ssldet_strategies.supervised import Supervised
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_detections import random_boxes
 
-from ssldet.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
+from ssldet.ops.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
 
 
 def tube(start: int, stop: int, box=(0, 0, 10, 10), score: float = 1.0) -> Tube:

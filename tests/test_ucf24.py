@@ -13,7 +13,7 @@ from made_videos import write_video
 
 from ssldet.contracts import Subset
 from ssldet.errors import DataError
-from ssldet.safe_pickle import load
+from ssldet.util.safe_pickle import load
 from ssldet_datasets.ucf24 import UCF24
 
 LONG = "Diving/v_Diving_g01_c01"

@@ -10,8 +10,8 @@ from made_videos import write_video
 from PIL import Image
 
 from ssldet.contracts import VideoSource
+from ssldet.data.video import align, probe, read_frames
 from ssldet.errors import DecodeError
-from ssldet.video import align, probe, read_frames
 
 
 def levels_of(frames_thwc: np.ndarray) -> list[int]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssldet.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity, visible
+from ssldet.data.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity, visible
 
 SIZE = 32
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from ssldet.detector.weights import apply_weights, compare_weights, read_weights, write_weights
 from ssldet.errors import WeightsError
-from ssldet.weights import apply_weights, compare_weights, read_weights, write_weights
 
 
 def network() -> nn.Sequential:

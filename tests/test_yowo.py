@@ -13,7 +13,7 @@ import torch
 
 import ssldet
 from ssldet.contracts import DatasetFacts
-from ssldet.detector import Detector
+from ssldet.detector.detector import Detector
 from ssldet.errors import WeightsError
 from ssldet_backbones.darknet import Darknet19, read_darknet
 from ssldet_backbones.resnext3d import ResNeXt3D

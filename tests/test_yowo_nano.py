@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ssldet
-from ssldet import runner
 from ssldet.cli import main
 from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts, Targets
-from ssldet.detector import Detector
+from ssldet.detector.detector import Detector
+from ssldet.detector.region import RegionOptions
+from ssldet.detector.weights import write_weights
 from ssldet.errors import ConfigError, WeightsError
-from ssldet.records import Record
-from ssldet.region import RegionOptions
-from ssldet.weights import write_weights
+from ssldet.runs import runner
+from ssldet.runs.record import Record
 from ssldet_backbones.convolution import Conv3d
 from ssldet_backbones.yowo_nano import YOWONano
 

@@ -19,9 +19,9 @@ from common import peak_memory_mb, record, typical
 from torch import Tensor
 
 from ssldet import plugins
-from ssldet.boxes import xyxy_from_cxcywh
 from ssldet.contracts import DatasetFacts, Targets
-from ssldet.region import RegionOptions, region_loss
+from ssldet.detector.region import RegionOptions, region_loss
+from ssldet.ops.boxes import xyxy_from_cxcywh
 
 CLIPS, CELLS, STRIDE, TRUTHS = 32, 7, 32, 2
 OPTIONS = RegionOptions(form="paper")

@@ -19,8 +19,8 @@ from common import peak_memory_mb, record, typical
 
 from ssldet import plugins
 from ssldet.contracts import DatasetFacts
-from ssldet.detector import Detections, detections
-from ssldet.region import decode_grid
+from ssldet.detector.postprocess import Detections, detections
+from ssldet.detector.region import decode_grid
 
 CLIPS, CELLS, STRIDE, LEAST_SCORE, MOST_OVERLAP = 32, 7, 32, 0.005, 0.4
 TENSOR_CLIPS = 4

@@ -23,8 +23,8 @@ from common import Timer, peak_memory_mb, record
 
 from ssldet import plugins
 from ssldet.contracts import Dataset, Truth, Video, VideoDetections
-from ssldet.detections import DetectionsWriter, read_detections
-from ssldet.scoring import score
+from ssldet.evaluation.detections import DetectionsWriter, read_detections
+from ssldet.evaluation.scoring import score
 
 BOXES_A_FRAME = 8
 THRESHOLDS = (0.1, 0.2, 0.5)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssldet.detector.weights import darknet_header
 from ssldet.errors import WeightsError
-from ssldet.weights import darknet_header
 
 OUTPUT_CHANNELS = 425
 """The 2D feature is YOLOv2's detection output on COCO: 5 anchors x (5 + 80 classes)."""

@@ -15,9 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector import Detector, FrameHead, FramePool
+from ssldet.detector.detector import Detector
+from ssldet.detector.heads import FrameHead, FramePool
+from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import WeightsError
-from ssldet.weights import apply_weights, read_weights
 from ssldet_backbones.cfam import CFAM
 from ssldet_backbones.convolution import Conv3d
 

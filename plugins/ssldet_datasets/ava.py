@@ -25,8 +25,8 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.data.video import frame_size
 from ssldet.errors import DataError
-from ssldet.video import frame_size
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import (
     ImageFolders,

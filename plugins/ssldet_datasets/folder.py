@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.data.video import VideoInfo, probe
 from ssldet.errors import ConfigError, DataError
-from ssldet.video import VideoInfo, probe
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import (
     IMAGE_SUFFIXES,

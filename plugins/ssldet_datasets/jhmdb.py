@@ -19,10 +19,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.cache import cache_root
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.data.video import frame_size, probe
 from ssldet.errors import DataError
-from ssldet.video import frame_size, probe
+from ssldet.util.cache import cache_root
 from ssldet_datasets import facts
 from ssldet_datasets.jhmdb_boxes import (
     BoxesOfTubes,

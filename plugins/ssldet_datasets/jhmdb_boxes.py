@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ssldet.errors import DataError
-from ssldet.files import replacing
+from ssldet.util.files import replacing
 from ssldet_datasets.layouts import checked_id, inside
 from ssldet_datasets.mat_files import load_mat
 from ssldet_datasets.tube_files import TubeFile

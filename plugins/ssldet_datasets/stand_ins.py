@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from ssldet.errors import ConfigError
-from ssldet.files import replacing, write_bytes, write_text
+from ssldet.util.files import replacing, write_bytes, write_text
 from ssldet_datasets import facts
 
 FPS = 30

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ssldet.errors import DataError
-from ssldet.safe_pickle import load
+from ssldet.util.safe_pickle import load
 from ssldet_datasets.layouts import checked_id, inside
 from ssldet_datasets.mat_files import load_mat
 

@@ -18,8 +18,8 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.data.video import probe
 from ssldet.errors import DataError
-from ssldet.video import probe
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import (
     ImageFolders,

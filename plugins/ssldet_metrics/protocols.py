@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from ssldet.average_precision import every_point, trapezoid
 from ssldet.contracts import DatasetFacts, MetricResult, MetricValue, Truth, VideoDetections
-from ssldet.detection_rows import in_content_order
 from ssldet.errors import UnknownName
+from ssldet.evaluation.detection_rows import in_content_order
+from ssldet.ops.average_precision import every_point, trapezoid
 
 COCO = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 THRESHOLDS = tuple(sorted({0.1, 0.2, 0.3, *COCO}))

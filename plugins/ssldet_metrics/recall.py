@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
-from ssldet.detection_rows import in_content_order
+from ssldet.evaluation.detection_rows import in_content_order
 from ssldet_metrics.protocols import choose, paired_iou
 
 

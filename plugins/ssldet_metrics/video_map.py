@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
-from ssldet.detection_rows import in_content_order
 from ssldet.errors import ConfigError
-from ssldet.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
+from ssldet.evaluation.detection_rows import in_content_order
+from ssldet.ops.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
 from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, choose, match
 
 

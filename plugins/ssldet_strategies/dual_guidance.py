@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssldet.contracts import Needs, Predictions, PseudoLabels, Targets
-from ssldet.detector import Detector
-from ssldet.objectives import frame_probabilities
-from ssldet.pseudo_labels import Candidates, box_targets
-from ssldet.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
+from ssldet.detector.detector import Detector
+from ssldet.training.objectives import frame_probabilities
+from ssldet.training.pseudo_labels import Candidates, box_targets
+from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
 
 
 class DualGuidance(TeacherStudent):

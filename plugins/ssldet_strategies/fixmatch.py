@@ -7,9 +7,9 @@ view. There is no frame head.
 from __future__ import annotations
 
 from ssldet.contracts import Needs, Predictions, PseudoLabels
-from ssldet.detector import Detector
-from ssldet.pseudo_labels import confident_boxes
-from ssldet.teachers import Teacher, TeacherOptions, TeacherStudent
+from ssldet.detector.detector import Detector
+from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
 
 class FixMatch(TeacherStudent):

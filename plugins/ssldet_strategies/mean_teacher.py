@@ -9,9 +9,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ssldet.contracts import Needs, Predictions, PseudoLabels
-from ssldet.detector import Detector
-from ssldet.pseudo_labels import confident_boxes
-from ssldet.teachers import Teacher, TeacherOptions, TeacherStudent
+from ssldet.detector.detector import Detector
+from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
 
 class MeanTeacher(TeacherStudent):

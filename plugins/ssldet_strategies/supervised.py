@@ -9,8 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from ssldet.contracts import Batch, Needs, Options, Progress, StepLosses, Strategy
-from ssldet.detector import Detector
-from ssldet.objectives import supervised_terms
+from ssldet.detector.detector import Detector
+from ssldet.training.objectives import supervised_terms
 
 
 class Supervised(Strategy):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ssldet import cache
 from ssldet.cli.completion import quietly
 from ssldet.cli.options import json_flag, yes_flag
 from ssldet.cli.output import confirm_removal, print_json
 from ssldet.errors import RequestError
+from ssldet.util import cache
 
 
 @click.group(epilog="Example: ssldet cache list")

@@ -25,8 +25,8 @@ from ssldet.cli.output import bar, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, Problem, Subset, Video
-    from ssldet.decoding import DecodeReport
-    from ssldet.statistics import Statistics
+    from ssldet.data.decoding import DecodeReport
+    from ssldet.data.statistics import Statistics
 
 dataset_name = click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
 
@@ -42,7 +42,7 @@ def command() -> None:
 def list_data(data_root: Path | None, as_json: bool) -> None:
     """List the data sets that can be read, and which of them lie below the data root."""
     from ssldet import plugins
-    from ssldet.datasets import identify
+    from ssldet.data.datasets import identify
 
     check_root(data_root)
     found = identify(data_root) if data_root else {}
@@ -104,7 +104,7 @@ def verify(
 @json_flag
 def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str, ...], as_json: bool) -> None:
     """Count videos, tubes, boxes, frames and background per class, from the annotation; and the paper's Table 1."""
-    from ssldet.statistics import count, table_1
+    from ssldet.data.statistics import count, table_1
 
     dataset = open_data(name, data_root, assignments)
     found = count(dataset, split)
@@ -142,7 +142,7 @@ def prepare(
     as_json: bool,
 ) -> None:
     """Decode all videos to frames at the training size, which runs then share; goes on where it was stopped."""
-    from ssldet.frame_store import FrameStore
+    from ssldet.data.frame_store import FrameStore
 
     dataset = open_data(name, data_root, assignments)
     videos = [video for found in _videos(dataset, split).values() for video in found]
@@ -216,7 +216,7 @@ def _videos(dataset: Dataset, split: int) -> dict[str, Sequence[Video]]:
 
 
 def _decode(dataset: Dataset, videos: Sequence[Video], workers: int) -> DecodeReport:
-    from ssldet.decoding import decode_all
+    from ssldet.data.decoding import decode_all
 
     with bar("decode", len(videos)) as advance:
         return decode_all(dataset, videos, workers, advance)

@@ -33,9 +33,9 @@ def command(
     of ssldet itself; anything else is a problem that it names, and exit 0.
     """
     from ssldet.doctor import examine
-    from ssldet.run_store import DEFAULT_RESULTS
+    from ssldet.runs import layout
 
-    report = examine(data_root, weights_root, results or DEFAULT_RESULTS, check=check)
+    report = examine(data_root, weights_root, results or layout.RESULTS, check=check)
     if as_json:
         print_json(asdict(report))
     else:

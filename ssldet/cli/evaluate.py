@@ -13,7 +13,7 @@ from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, MetricResult, Subset, Video
-    from ssldet.scoring import Results
+    from ssldet.evaluation.scoring import Results
 
 
 @click.command(
@@ -56,8 +56,8 @@ def command(
     fractions 0-1.
     """
     from ssldet import plugins
-    from ssldet.detections import read_detections
-    from ssldet.scoring import result_as_json, score
+    from ssldet.evaluation.detections import read_detections
+    from ssldet.evaluation.scoring import result_as_json, score
 
     wanted = {name: [protocol] if protocol else [] for name in metric}
     for name in wanted:  # an unknown name should not cost the reading of a large file

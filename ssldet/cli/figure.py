@@ -24,10 +24,10 @@ from ssldet.cli.run_choice import chosen_run, complete_runs, places_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssldet.cells import Settings
+    from ssldet.benchmark.cells import Settings
     from ssldet.contracts import Dataset
-    from ssldet.evidence import Evidence, Run
-    from ssldet.qualitative import Frames
+    from ssldet.report.qualitative import Frames
+    from ssldet.report.run_selection import Evidence, Run
 
 Drawn = tuple["Figure", dict[str, Any]]
 """A figure, and what it shows as plain data."""
@@ -77,8 +77,8 @@ def command(
     3: what each class gains over Supervised. 4: thresholds of pseudo-labels. 5: frames with truth and detections.
     With --json what the figure shows is printed; it is drawn all the same.
     """
-    from ssldet.drawing import check_format, save
-    from ssldet.evidence import gather
+    from ssldet.report.drawing import check_format, save
+    from ssldet.report.run_selection import gather
 
     out = out or Path(f"figure{number}.png")
     check_format(out)
@@ -103,9 +103,9 @@ def command(
 def _settings(
     number: str, evidence: Evidence, preset: str | None, dataset_map: str | None, assignments: Sequence[str]
 ) -> Settings:
-    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.config import DEFAULT_PRESET
-    from ssldet.figures import choose_settings
+    from ssldet.report.figures import choose_settings
 
     asked = None
     if preset or dataset_map:
@@ -114,9 +114,9 @@ def _settings(
 
 
 def _changes(evidence: Evidence, settings: Settings, threshold: str, split: int, data_root: Path | None) -> Drawn:
-    from ssldet import drawing, figures
     from ssldet.errors import DataError
-    from ssldet.files import plain
+    from ssldet.report import drawing, figures
+    from ssldet.util.files import plain
 
     found = figures.class_changes(evidence, settings, threshold=threshold, split=split)
     data = settings.dataset(found.dataset)
@@ -131,8 +131,8 @@ def _changes(evidence: Evidence, settings: Settings, threshold: str, split: int,
 
 
 def _sweep(evidence: Evidence, settings: Settings, split: int) -> Drawn:
-    from ssldet import drawing, figures
-    from ssldet.files import plain
+    from ssldet.report import drawing, figures
+    from ssldet.util.files import plain
 
     found = figures.sweep(evidence, settings, split=split)
     for panel in found.panels:
@@ -142,7 +142,7 @@ def _sweep(evidence: Evidence, settings: Settings, split: int) -> Drawn:
 
 
 def _frames(run: Run, data_root: Path | None, seed: int) -> Drawn:
-    from ssldet import drawing, qualitative
+    from ssldet.report import drawing, qualitative
 
     experiment = run.experiment
     dataset = _open(experiment.dataset, data_root or run.entry.machine.get("data_root"), experiment.dataset_options)
@@ -169,7 +169,7 @@ def _frames_content(found: Frames) -> dict[str, Any]:
 
 def _named_run(name: str, results: Sequence[Path], evidence: Evidence) -> Run:
     from ssldet.errors import RequestError
-    from ssldet.evidence import gather
+    from ssldet.report.run_selection import gather
 
     entry = chosen_run(name, results)
     for run in gather([entry.folder]).runs:
@@ -180,20 +180,20 @@ def _named_run(name: str, results: Sequence[Path], evidence: Evidence) -> Run:
 
 def _best_match(evidence: Evidence, settings: Settings, split: int) -> Run:
     """The run of Figure 3's proposed strategy with the lowest seed, which keeps its detections if one does."""
-    from ssldet.benchmark import spec
-    from ssldet.figures import no_runs, runs_of
-    from ssldet.qualitative import DETECTIONS
-    from ssldet.table_settings import Finder
+    from ssldet.benchmark.spec import spec
+    from ssldet.report.cell_matching import Finder
+    from ssldet.report.figures import no_runs, runs_of
+    from ssldet.runs import layout
 
     figure = spec("figure3")
     (row,) = [row for row in figure.rows if row.strategy != figure.baseline]
     found = list(runs_of(Finder(figure, evidence, settings), row, split).values())
     if not found:
         raise no_runs(figure, row.approach, evidence, settings)
-    return next((run for run in found if (run.entry.folder / DETECTIONS).is_file()), found[0])
+    return next((run for run in found if (run.entry.folder / layout.DETECTIONS).is_file()), found[0])
 
 
 def _open(name: str, data_root: Any, options: Any) -> Dataset:
-    from ssldet.datasets import load_dataset
+    from ssldet.data.datasets import load_dataset
 
     return load_dataset(name, data_root, **options)

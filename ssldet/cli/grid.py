@@ -22,9 +22,9 @@ from ssldet.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from ssldet.benchmark import TableSpec
+    from ssldet.benchmark.grid import Grid, GridRequest
+    from ssldet.benchmark.spec import TableSpec
     from ssldet.cli.grid_view import GridView
-    from ssldet.grid import Grid, GridRequest
 
 
 @click.command(
@@ -58,9 +58,9 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
 
     Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 130 interrupted.
     """
+    from ssldet.benchmark.executors.local import run_grid
+    from ssldet.benchmark.grid import plan_grid
     from ssldet.cli.grid_view import GridView, show_plan
-    from ssldet.executors.local import run_grid
-    from ssldet.grid import plan_grid
 
     request = _request(jobs, **asked)
     grid = plan_grid(request, _progress)
@@ -100,9 +100,9 @@ def _exit_code(grid: Grid, whole: bool) -> int:
 def _request(jobs: int, **asked: Any) -> GridRequest:
     import os
 
-    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.benchmark.cells import Settings, parse_dataset_map
+    from ssldet.benchmark.grid import GridRequest
     from ssldet.config import DEFAULT_PRESET
-    from ssldet.grid import GridRequest
 
     names = [*_words(asked["tables"]), *(f"figure{number}" for number in _words(asked["figures"]))]
     threads = asked["threads"] or max(1, (os.cpu_count() or 1) // jobs)
@@ -129,7 +129,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
 
 def _spec(name: str) -> TableSpec:
     """A table by number, or a figure's sweep. Raises UnknownName, which knows the others of its kind."""
-    from ssldet import benchmark
+    from ssldet.benchmark import spec as benchmark
     from ssldet.errors import UnknownName
 
     figure = name.startswith("figure")

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from ssldet.benchmark.executors.local import News, Outcome, Watcher
+from ssldet.benchmark.grid import Grid
+from ssldet.benchmark.tasks import State, Task, start
 from ssldet.cli.run import duration
-from ssldet.executors.local import News, Outcome, Watcher
-from ssldet.grid import Grid
-from ssldet.tasks import State, Task, start
 
 STATES: tuple[State, ...] = ("done", "to run", "running", "failed", "blocked")
 SECONDS_BETWEEN_LINES = 60.0

@@ -112,7 +112,7 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
         ConfigError: an option that the data set does not know.
     """
     from ssldet import plugins
-    from ssldet.datasets import identify, load_dataset
+    from ssldet.data.datasets import identify, load_dataset
     from ssldet.errors import DataError, RequestError
 
     check_root(root)

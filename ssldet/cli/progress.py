@@ -8,8 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ssldet.runner import Reporter
-from ssldet.training import StepReport
+from ssldet.runs.runner import Reporter
+from ssldet.training.loop import StepReport
 
 SECONDS_BETWEEN_LINES = 15.0
 

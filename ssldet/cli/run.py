@@ -22,9 +22,9 @@ from ssldet.cli.options import (
 from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
-    from ssldet.estimate import Estimate
-    from ssldet.records import Record
-    from ssldet.runner import Plan
+    from ssldet.runs.estimate import Estimate
+    from ssldet.runs.record import Record
+    from ssldet.runs.runner import Plan
 
 LONG_RUN_SECONDS = 6 * 3600
 
@@ -70,7 +70,7 @@ def command(
     the whole record.
     """
     from ssldet.config import resolve
-    from ssldet.runner import plan
+    from ssldet.runs.runner import plan
 
     planned = plan(resolve(flags, preset=preset, file=file, assignments=assignments))
     if dry_run:
@@ -87,7 +87,8 @@ def command(
 
 def _say_that_it_is_done(planned: Plan) -> None:
     """A run's id does not hash code: say where its numbers are from, and how to have them made again."""
-    from ssldet.records import Record, provenance
+    from ssldet.runs.provenance import provenance
+    from ssldet.runs.record import Record
 
     record = Record.read(planned.record_path)
     if record.status != "done":
@@ -103,9 +104,9 @@ def _say_that_it_is_done(planned: Plan) -> None:
 
 
 def _carry_out(planned: Plan) -> Record:
-    from ssldet.allocator import keep_freed_memory
     from ssldet.cli.progress import ProgressReporter
-    from ssldet.runner import Interrupted, execute
+    from ssldet.runs.runner import Interrupted, execute
+    from ssldet.util.allocator import keep_freed_memory
 
     keep_freed_memory()
     if not planned.record_path.exists():
@@ -131,7 +132,7 @@ def _carry_out(planned: Plan) -> Record:
 
 def _warn_of_long_run(planned: Plan) -> None:
     """Say so before it starts, when this device would take many hours."""
-    from ssldet.estimate import estimate
+    from ssldet.runs.estimate import estimate
 
     found = estimate(planned)
     if found.total_seconds > LONG_RUN_SECONDS:
@@ -143,7 +144,7 @@ def _warn_of_long_run(planned: Plan) -> None:
 
 
 def _show_plan(planned: Plan, as_json: bool) -> None:
-    from ssldet.estimate import estimate
+    from ssldet.runs.estimate import estimate
 
     found = estimate(planned)
     content = _plan_content(planned, found)

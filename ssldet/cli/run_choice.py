@@ -14,7 +14,7 @@ from ssldet.cli.completion import quietly
 from ssldet.cli.options import plugin_option, preset_option
 
 if TYPE_CHECKING:
-    from ssldet.run_store import RunEntry
+    from ssldet.runs.store import RunEntry
 
 STATES = ("done", "failed", "interrupted", "running", "damaged", "incompatible")
 
@@ -67,7 +67,7 @@ def filter_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def state(entry: RunEntry) -> str:
     """The entry's status, or "running"."""
-    from ssldet.run_store import is_held
+    from ssldet.runs.store import is_held
 
     return "running" if entry.status != "done" and is_held(entry) else entry.status
 
@@ -90,20 +90,20 @@ def complete_runs(context: click.Context) -> list[tuple[str, str]]:
 
 def places_of(results: Sequence[Path]) -> Sequence[Path]:
     """The folders given, or where runs are written by default."""
-    from ssldet.run_store import DEFAULT_RESULTS
+    from ssldet.runs import layout
 
-    return results or (DEFAULT_RESULTS,)
+    return results or (layout.RESULTS,)
 
 
 def runs_in(results: Sequence[Path]) -> list[RunEntry]:
     """All runs in the folders given. Newest last."""
-    from ssldet.run_store import find_runs
+    from ssldet.runs.store import find_runs
 
     return find_runs(places_of(results))
 
 
 def chosen_run(name: str, results: Sequence[Path]) -> RunEntry:
     """The run that is meant. Raises RequestError."""
-    from ssldet.run_store import find_run
+    from ssldet.runs.store import find_run
 
     return find_run(name, runs_in(results), places_of(results))

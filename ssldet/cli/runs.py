@@ -26,7 +26,7 @@ from ssldet.cli.run_choice import (
 )
 
 if TYPE_CHECKING:
-    from ssldet.run_store import RunEntry
+    from ssldet.runs.store import RunEntry
 
 HEADLINES = (
     ("V@0.5", (("video_map", "yowo", "0.5"),)),
@@ -163,9 +163,10 @@ def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) 
 
 def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:
     from ssldet.cli.run import show_record
+    from ssldet.runs import layout
 
     if entry.record and entry.record.metrics:
-        show_record(entry.record, entry.folder / "record.json")
+        show_record(entry.record, entry.folder / layout.RECORD)
     click.echo(aligned([("", ""), *((key, text) for key, text in _about(entry) if text)]).strip("\n"))
     if entry.record:
         files = [(name, digest[:16], checked.get(name, "")) for name, digest in entry.record.files.items()]
@@ -212,7 +213,7 @@ def _versions(provenance: Mapping[str, Any]) -> list[str]:
 
 def check_files(entry: RunEntry) -> dict[str, str]:
     """File of the record -> "whole", "absent" or "changed"."""
-    from ssldet.files import file_hash
+    from ssldet.util.files import file_hash
 
     assert entry.record is not None
     found = {}
@@ -224,9 +225,10 @@ def check_files(entry: RunEntry) -> dict[str, str]:
 
 def read_tail(entry: RunEntry) -> list[dict[str, Any]]:
     """The last lines of the run's log; none where there is no log."""
-    from ssldet.records import read_log
+    from ssldet.runs import layout
+    from ssldet.runs.log import read_log
 
-    path = entry.folder / "log.jsonl"
+    path = entry.folder / layout.LOG
     return read_log(path)[-LOG_LINES:] if path.is_file() else []
 
 
@@ -258,7 +260,7 @@ def remove_runs(
     names: tuple[str, ...], results: tuple[Path, ...], yes: bool, dry_run: bool, as_json: bool, **filters: Any
 ) -> None:
     """Remove runs: those named, or all that the filters choose; never one that is being carried out."""
-    from ssldet.run_store import remove
+    from ssldet.runs.store import remove
 
     chosen = _to_remove(names, Filters(**filters), results)
     say = partial(click.echo, err=as_json or not dry_run)

@@ -15,7 +15,7 @@ from ssldet.cli.options import data_options, data_root, data_settings, json_flag
 from ssldet.cli.output import print_json
 
 if TYPE_CHECKING:
-    from ssldet.splits import LabelSplit
+    from ssldet.data.splits import LabelSplit
 
 
 @click.group(epilog="Example: ssldet split show ucf24")
@@ -47,7 +47,7 @@ def make(
     as_json: bool,
 ) -> None:
     """Draw a split of data set D, the same as a run with this ratio and seed draws, or import a published list."""
-    from ssldet import split_files, splits
+    from ssldet.data import split_files, splits
     from ssldet.errors import ConfigError
 
     if (ratio is None) == (listed is None):
@@ -115,9 +115,9 @@ def verify(files: tuple[Path, ...], data_root: Path | None, assignments: tuple[s
 
 def _check(split: LabelSplit, data_root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Whether a split is what the data at hand gives."""
-    from ssldet.datasets import load_dataset
+    from ssldet.data.datasets import load_dataset
+    from ssldet.data.split_files import differences
     from ssldet.errors import DataError
-    from ssldet.split_files import differences
 
     try:
         dataset = load_dataset(split.dataset, data_root, **options)
@@ -131,7 +131,8 @@ def _check(split: LabelSplit, data_root: Path | None, options: Mapping[str, Any]
 
 def _splits_of(file: Path) -> list[LabelSplit]:
     """The split of a file, or those that ship with the data set of that name."""
-    from ssldet import plugins, split_files, splits
+    from ssldet import plugins
+    from ssldet.data import split_files, splits
     from ssldet.errors import SplitError
 
     if file.exists() or str(file) not in plugins.names("dataset"):
@@ -143,7 +144,8 @@ def _splits_of(file: Path) -> list[LabelSplit]:
 
 
 def _shipped() -> list[LabelSplit]:
-    from ssldet import plugins, split_files
+    from ssldet import plugins
+    from ssldet.data import split_files
     from ssldet.errors import PluginError
 
     found = []

@@ -13,8 +13,8 @@ from ssldet.cli.completion import complete_tables
 from ssldet.cli.options import data_root, dataset_map, json_flag, preset_option, results_folders, run_settings
 
 if TYPE_CHECKING:
-    from ssldet.documents import Document
-    from ssldet.tables import Request
+    from ssldet.report.documents import Document
+    from ssldet.report.tables import Request
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
 SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
@@ -74,8 +74,8 @@ def command(
     failed or was left out is said. Table 1 is counted from the data. --json is --format json.
     """
     from ssldet.errors import RequestError
-    from ssldet.files import write_text
-    from ssldet.rendering import render, show
+    from ssldet.report.rendering import render, show
+    from ssldet.util.files import write_text
 
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
@@ -99,9 +99,9 @@ def _request(
     seeds: tuple[int, ...] | None,
     splits: tuple[int, ...],
 ) -> Request:
-    from ssldet.cells import Settings, parse_dataset_map
+    from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.config import DEFAULT_PRESET
-    from ssldet.tables import Request
+    from ssldet.report.tables import Request
 
     settings = None
     if preset is not None or dataset_map is not None:
@@ -113,18 +113,18 @@ def _documents(
     names: Sequence[str], request: Request, results: Sequence[Path], data_root: Path | None
 ) -> list[Document]:
     """The tables asked for, each once; all of them when none is named. Raises UnknownName."""
-    from ssldet import tables
-    from ssldet.documents import of_data, of_table
     from ssldet.errors import UnknownName
-    from ssldet.evidence import Evidence, gather
-    from ssldet.run_store import DEFAULT_RESULTS
+    from ssldet.report import tables
+    from ssldet.report.documents import of_data, of_table
+    from ssldet.report.run_selection import Evidence, gather
+    from ssldet.runs import layout
 
     known = tables.names()
     for name in names:
         if name not in known:
             raise UnknownName("table", name, known)
     wanted = list(dict.fromkeys(names or known))
-    evidence = gather(results or (DEFAULT_RESULTS,)) if wanted != [tables.TABLE_1] else Evidence()
+    evidence = gather(results or (layout.RESULTS,)) if wanted != [tables.TABLE_1] else Evidence()
     return [
         of_data(tables.data_table(data_root))
         if name == tables.TABLE_1

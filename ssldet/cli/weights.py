@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssldet.contracts import Backbone
-    from ssldet.weights import WeightsReport
+    from ssldet.detector.weights import WeightsReport
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of entries that are no parameters: what batch normalisation counts."""
@@ -56,8 +56,8 @@ def describe(file: Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file is absent or of no kind that is known.
     """
+    from ssldet.detector.weights import darknet_header, open_weights
     from ssldet.errors import WeightsError
-    from ssldet.weights import darknet_header, open_weights
 
     try:
         header = darknet_header(file)
@@ -215,8 +215,8 @@ def convert_file(
     as_json: bool,
 ) -> None:
     """Write the entries of FILE as safetensors OUT under the network's names, whole or not at all."""
+    from ssldet.detector.weights import write_weights
     from ssldet.errors import WeightsError
-    from ssldet.weights import write_weights
 
     if out.suffix != ".safetensors":
         raise WeightsError(f"weights are converted to a file named .safetensors, not {out.name}")
@@ -256,7 +256,7 @@ def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
 
 def read(backbone: Backbone, part: str | None, file: Path) -> Mapping[str, Tensor]:
     """The tensors of a file by the names they have in the network, or in the module of its part."""
-    from ssldet.weights import read_weights
+    from ssldet.detector.weights import read_weights
 
     return backbone.read_part(part, file) if part else backbone.translate_weights(read_weights(file))
 
@@ -267,8 +267,8 @@ def compare(
     """How tensors fit the network, or its part. The network is built without memory for its values."""
     import torch
 
-    from ssldet.detector import build_detector
-    from ssldet.weights import compare_weights
+    from ssldet.detector.build import build_detector
+    from ssldet.detector.weights import compare_weights
 
     with_head = any(name.startswith("frame_head.") for name in state)
     with torch.device("meta"):

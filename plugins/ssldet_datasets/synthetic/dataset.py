@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ssldet.cache import cache_root
 from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import ConfigError, DataError, UnknownName
-from ssldet.files import content_hash
+from ssldet.util.cache import cache_root
+from ssldet.util.files import content_hash
 from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, VERSION, WIDTH
 from ssldet_datasets.synthetic.flavours import FLAVOURS
 from ssldet_datasets.synthetic.storage import Recipe, ensure, read

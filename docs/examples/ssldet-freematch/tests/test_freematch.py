@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ssldet.contracts import Decoded, Progress
-from ssldet.detector import Detector
+from ssldet.detector.detector import Detector
 from ssldet.testing import SINGLE_LABEL, StrategyContract, tiny_batch, tiny_detector
 
 from ssldet_freematch import FreeMatch, class_thresholds, clip_scores

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 from ssldet.contracts import Decoded, Needs, Predictions, PseudoLabels
-from ssldet.detector import Detector
-from ssldet.pseudo_labels import confident_boxes
-from ssldet.teachers import Teacher, TeacherOptions, TeacherStudent
+from ssldet.detector.detector import Detector
+from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 from torch import Tensor
 
 

@@ -1,0 +1,278 @@
+"""Tasks in worker processes on this machine: workers stay from one task to the next, and none outlives the grid.
+
+A worker is spawned with a pipe to the grid. It gets tasks, tells how they go, and stops after the current step, leaving
+a checkpoint, when it is told to or when the process that started it is gone. A worker that dies takes its task along
+and nothing else: the task is marked as failed and another worker takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any, Literal
+
+import psutil
+
+from ssldet.benchmark.grid import Grid
+from ssldet.benchmark.tasks import Task, carry_out
+from ssldet.errors import SsldetError
+from ssldet.runs.planning import Shelf
+from ssldet.runs.runner import Interrupted, Reporter
+from ssldet.training.loop import StepReport
+from ssldet.util.allocator import keep_freed_memory
+
+SECONDS_BETWEEN_NEWS = 0.3
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """How a worker's task goes: so much of `total` `unit` of a phase."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a worker's task ended; `details`: a traceback, where the error is no message for users."""
+
+    state: Literal["done", "failed", "interrupted"]
+    reason: str = ""
+    details: str = ""
+
+
+class Watcher:
+    """Hears how a grid goes. This one says nothing."""
+
+    def began(self, worker: int, task: Task) -> None:
+        """A worker takes up a task."""
+
+    def news(self, worker: int, task: Task, news: News) -> None:
+        """How it goes."""
+
+    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
+        """The task has ended."""
+
+    def tick(self) -> None:
+        """Called about twice a second."""
+
+    def stop(self) -> bool:
+        """Whether to begin nothing more and leave checkpoints of what is under way."""
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- the grid's side
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+    told_to_stop: bool = False
+
+
+def run_grid(grid: Grid, *, jobs: int, watcher: Watcher) -> bool:
+    """Carry out all tasks of a grid that can be, `jobs` at a time. Returns whether it came to its end.
+
+    What fails is marked and the rest goes on. False: the watcher asked to stop; what was under way can be resumed.
+    """
+    workers: list[_Worker] = []
+    try:
+        while True:
+            stopping = watcher.stop()
+            if not stopping:
+                _hand_out(grid, workers, jobs, watcher)
+            busy = [worker for worker in workers if worker.task]
+            if not busy:
+                return not stopping
+            if stopping:
+                _tell_to_stop(busy)
+            for pipe in wait([worker.pipe for worker in busy], timeout=POLL_SECONDS):
+                worker = next(worker for worker in busy if worker.pipe is pipe)
+                if not _listen(grid, worker, watcher):
+                    workers.remove(worker)
+            watcher.tick()
+    finally:
+        _dismiss(workers)
+
+
+def _hand_out(grid: Grid, workers: list[_Worker], jobs: int, watcher: Watcher) -> None:
+    """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`."""
+    for task in list(grid.ready()):
+        worker = _idle_worker(workers, jobs)
+        if worker is None:
+            return
+        task.state, worker.task = "running", task
+        watcher.began(worker.number, task)
+        with suppress(OSError):  # it has just died: listening to it will tell
+            worker.pipe.send(task)
+
+
+def _idle_worker(workers: list[_Worker], jobs: int) -> _Worker | None:
+    """A worker without a task, started if need be; None when all `jobs` are busy."""
+    for worker in [worker for worker in workers if worker.task is None]:
+        if worker.process.is_alive():
+            return worker
+        workers.remove(worker)
+    taken = {worker.number for worker in workers}
+    if len(taken) == jobs:
+        return None
+    workers.append(_start(min(number for number in range(jobs) if number not in taken)))
+    return workers[-1]
+
+
+def _start(number: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, os.getpid()), name=f"ssldet-worker-{number}")
+    process.start()
+    theirs.close()  # so that its death is seen as the end of the pipe
+    return _Worker(number, process, ours)
+
+
+def _listen(grid: Grid, worker: _Worker, watcher: Watcher) -> bool:
+    """Take in one message of a busy worker. False: it has died."""
+    task = worker.task
+    assert task is not None
+    try:
+        message: News | Outcome = worker.pipe.recv()
+        alive = True
+    except (EOFError, OSError):
+        worker.process.join()
+        message, alive = Outcome("failed", _death(worker.process.exitcode)), False
+    if isinstance(message, News):
+        watcher.news(worker.number, task, message)
+        return True
+    worker.task = None
+    if message.state == "done":
+        grid.finished(task)
+    elif message.state == "failed":
+        grid.failed(task, message.reason)
+    else:
+        task.state = "to run"
+    watcher.ended(worker.number, task, message)
+    return alive
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; the system may have run out of memory: try --jobs 1" if name == "SIGKILL" else ""
+        return f"its worker was ended by {name}{hint}"
+    return f"its worker ended with exit code {exit_code}"
+
+
+def _tell_to_stop(workers: list[_Worker]) -> None:
+    for worker in workers:
+        if not worker.told_to_stop:
+            worker.told_to_stop = True
+            with suppress(OSError):
+                worker.pipe.send("stop")
+
+
+def _dismiss(workers: list[_Worker]) -> None:
+    """Let idle workers go; end those that still work (after an error, or a second Ctrl-C)."""
+    for worker in workers:
+        if worker.task is not None:
+            _terminate_with_children(worker.process)
+        worker.pipe.close()
+    for worker in workers:
+        worker.process.join()
+
+
+def _terminate_with_children(process: BaseProcess) -> None:
+    """End a worker and the processes that decode videos for it."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.terminate()
+    process.terminate()
+
+
+# -------------------------------------------------------------------------------------------- the worker's side
+
+
+class _PipeReporter(Reporter):
+    """Tells the grid how a task goes, a few times a second."""
+
+    def __init__(self, pipe: Connection, parent: int) -> None:
+        self.pipe, self.parent = pipe, parent
+        self.stopping = False
+        self._phase: tuple[str, int, str] = ("", 0, "")
+        self._last = 0.0
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        self._phase, self._last = (name, total, unit), 0.0
+        self.advance(0)
+
+    def advance(self, done: int, note: str = "") -> None:
+        now = monotonic()
+        if now - self._last < SECONDS_BETWEEN_NEWS:
+            return
+        self._last = now
+        name, total, unit = self._phase
+        self._send(News(name, done, total, unit, note))
+
+    def step(self, report: StepReport) -> None:
+        losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+        self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
+
+    def stop(self) -> bool:
+        """Whether the grid said so, or is gone."""
+        if not self.stopping:
+            try:
+                self.stopping = os.getppid() != self.parent or (self.pipe.poll() and self.pipe.recv() == "stop")
+            except (EOFError, OSError):
+                self.stopping = True
+        return self.stopping
+
+    def _send(self, news: News) -> None:
+        try:
+            self.pipe.send(news)
+        except OSError:  # nobody is there to hear it
+            self.stopping = True
+
+
+def _work(pipe: Connection, parent: int) -> None:
+    """A worker's life: one task after another until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the grid decides
+    keep_freed_memory()
+    shelf = Shelf()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if not isinstance(task, Task):  # told to stop between two tasks
+            continue
+        outcome = _outcome(partial(carry_out, task, _PipeReporter(pipe, parent), shelf))
+        try:
+            pipe.send(outcome)
+        except OSError:
+            return
+
+
+def _outcome(work: Callable[[], Any]) -> Outcome:
+    try:
+        work()
+    except Interrupted:
+        return Outcome("interrupted")
+    except SsldetError as error:
+        return Outcome("failed", str(error))
+    except Exception as error:  # a defect of a plugin or of ours: the rest of the grid goes on
+        return Outcome("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Outcome("done")

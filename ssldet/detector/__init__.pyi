@@ -1,0 +1,21 @@
+from .build import build_detector as build_detector
+from .detector import Detector as Detector
+from .heads import CosineLinear as CosineLinear
+from .heads import FrameHead as FrameHead
+from .heads import frame_loss as frame_loss
+from .region import RegionOptions as RegionOptions
+from .region import region_loss as region_loss
+from .weights import apply_weights as apply_weights
+from .weights import read_weights as read_weights
+
+__all__ = [
+    "CosineLinear",
+    "Detector",
+    "FrameHead",
+    "RegionOptions",
+    "apply_weights",
+    "build_detector",
+    "frame_loss",
+    "read_weights",
+    "region_loss",
+]

@@ -1,0 +1,71 @@
+"""How a detector is built from names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ssldet import plugins
+from ssldet.contracts import Backbone, Dataset, DatasetFacts
+from ssldet.detector.detector import Detector
+from ssldet.detector.region import RegionOptions
+from ssldet.detector.weights import apply_weights, read_weights
+from ssldet.errors import ConfigError
+
+
+def build_detector(
+    backbone: str | Backbone,
+    *,
+    dataset: str | Dataset | DatasetFacts,
+    weights: str | Path | None = None,
+    frame_head: bool | None = None,
+    region: RegionOptions | None = None,
+    **options: Any,
+) -> Detector:
+    """Build a detector, with random or with loaded weights.
+
+    Args:
+        backbone: a plugin name such as "yowo", or a Backbone.
+        dataset: a plugin name such as "ucf24" (no data is read), a Dataset, or facts.
+        weights: a safetensors file or checkpoint that fits the network entirely, ours or one that the backbone knows.
+        frame_head: whether F is built; None builds it unless `weights` has none. Where F is not wanted, that of
+            the weights is left out.
+        region: settings of the box loss; None means the backbone-independent defaults.
+        options: fields of the backbone's Config, if it is given by name.
+
+    Raises:
+        UnknownName: no such backbone or data set.
+        ConfigError: options that the backbone does not know.
+        WeightsError: weights that are absent or do not fit.
+    """
+    facts = _facts_of(dataset)
+    chosen = _backbone_of(backbone, options)
+    state = None if weights is None else chosen.translate_weights(read_weights(Path(weights)))
+    if frame_head is None:
+        frame_head = state is None or any(name.startswith("frame_head.") for name in state)
+    parts = chosen.build(facts, frame_head=frame_head)
+    detector = Detector(parts, facts=facts, stride=chosen.stride, region=region or RegionOptions())
+    if state is not None:
+        wanted = {name: value for name, value in state.items() if frame_head or not name.startswith("frame_head.")}
+        apply_weights(detector, wanted, source=str(weights))
+    return detector
+
+
+def _facts_of(dataset: str | Dataset | DatasetFacts) -> DatasetFacts:
+    if isinstance(dataset, DatasetFacts):
+        return dataset
+    facts: DatasetFacts = plugins.load("dataset", dataset).facts if isinstance(dataset, str) else dataset.facts
+    return facts
+
+
+def _backbone_of(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
+    if isinstance(backbone, str):
+        kind = plugins.load("backbone", backbone)
+        try:
+            chosen: Backbone = kind(kind.Config(**options))
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise ConfigError(f"options of backbone {backbone!r}: {error}") from error
+        return chosen
+    if options:
+        raise ConfigError(f"options {sorted(options)} go into the backbone's Config, since an object was given")
+    return backbone

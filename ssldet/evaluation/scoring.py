@@ -1,0 +1,97 @@
+"""Detections and truth -> metric values: one pass over the videos, each video's truth read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ssldet import plugins
+from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.errors import ConfigError, PluginError
+from ssldet.evaluation.detection_rows import empty, in_content_order
+
+Results = dict[str, dict[str, MetricResult]]
+"""Metric -> protocol -> its result."""
+
+
+def score(
+    facts: DatasetFacts,
+    videos: Iterable[Video],
+    truth: Callable[[str], Truth],
+    detections: Mapping[str, VideoDetections],
+    metrics: Mapping[str, Sequence[str]],
+) -> Results:
+    """Score detections by the named metrics, each under the named protocols.
+
+    Args:
+        facts: the data set's facts.
+        videos: the videos to score; detections of others are not looked at.
+        truth: gives one video's annotation.
+        detections: by video id; a video without an entry is one in which nothing was detected.
+        metrics: metric name -> protocols; an empty sequence means the metric's default protocol.
+
+    Raises:
+        UnknownName: no such metric, or a protocol that a metric does not know.
+        ConfigError: a metric does not apply to the data set.
+    """
+    meters = _build(facts, metrics)
+    for video in videos:
+        own, found = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
+        for by_protocol in meters.values():
+            for meter in by_protocol.values():
+                meter.update(video, found, own)
+    return {
+        name: {protocol: meter.compute() for protocol, meter in by_protocol.items()}
+        for name, by_protocol in meters.items()
+    }
+
+
+def applicable(facts: DatasetFacts) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """All installed metrics that apply to a data set, with all their protocols; and the others, with the reason."""
+    wanted: dict[str, Sequence[str]] = {}
+    reasons: dict[str, str] = {}
+    for name in plugins.names("metric"):
+        try:
+            kind: type[Metric] = plugins.load("metric", name)
+            kind(facts, kind.protocols[0])
+            wanted[name] = kind.protocols
+        except (PluginError, ConfigError) as error:  # one metric that does not fit must not cost the others
+            reasons[name] = str(error)
+        except Exception as error:  # nor one that is broken
+            reasons[name] = f"{type(error).__name__}: {error}"
+    return wanted, reasons
+
+
+def _build(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Metric]]:
+    meters: dict[str, dict[str, Metric]] = {}
+    for name, protocols in metrics.items():
+        kind: type[Metric] = plugins.load("metric", name)
+        meters[name] = {protocol: kind(facts, protocol) for protocol in protocols or kind.protocols[:1]}
+    return meters
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Results as a record holds them: metric -> protocol -> {protocol, thresholds: {"0.5": {mean, per_class}}}.
+
+    A metric of plain scalars (recall) stands flat under its own name: its numbers depend on no protocol.
+    """
+    return {
+        name: _flat(by_protocol) or {protocol: result_as_json(result) for protocol, result in by_protocol.items()}
+        for name, by_protocol in results.items()
+    }
+
+
+def _flat(by_protocol: Mapping[str, MetricResult]) -> dict[str, Any]:
+    first = next(iter(by_protocol.values()))
+    return result_as_json(first) if first.scalars and len(by_protocol) == 1 else {}
+
+
+def result_as_json(result: MetricResult) -> dict[str, Any]:
+    """One result: its protocol, its thresholds or scalars, and its notes where it has any."""
+    content: dict[str, Any] = {"protocol": result.protocol}
+    if result.thresholds:
+        content["thresholds"] = {
+            key: {"mean": value.mean, "per_class": dict(value.per_class)} for key, value in result.thresholds.items()
+        }
+    content |= dict(result.scalars)
+    return content | ({"notes": dict(result.notes)} if result.notes else {})

@@ -1,0 +1,214 @@
+"""Under which settings a table is shown, and which runs are those of its cells under them.
+
+Finder(spec, runs, settings)    the runs of a cell; those that nearly are; a plugin's that no table names
+options(spec, runs)             the settings found in records, those that fill most cells first
+problem(spec, settings)         why no cell could be run under them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssldet import config
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import DatasetChoice, Settings, run_config, settings_key
+from ssldet.benchmark.spec import Cell, Row, TableSpec
+from ssldet.config import DEFAULT_PRESET, Experiment
+from ssldet.errors import PluginError, SsldetError, UnknownName
+from ssldet.report.run_selection import Evidence, Run, differing
+from ssldet.util.files import content_hash
+
+OF_STRATEGY = ("strategy", "strategy_options")
+
+UNRESOLVED = "what its cell asks for cannot be worked out here: a plugin is absent, or refuses a setting"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Settings under which a table could be shown.
+
+    Attributes:
+        filled: how many of its cells have a finished run; tried: how many have any.
+        newest: when the last of them was changed.
+    """
+
+    settings: Settings
+    filled: int = 0
+    tried: int = 0
+    newest: float = 0.0
+
+
+# -------------------------------------------------------------------------------------------------- finding
+
+
+class Finder:
+    """The runs of each cell of a table under some settings. A configuration is resolved once, and only when needed."""
+
+    def __init__(self, spec: TableSpec, evidence: Evidence, settings: Settings) -> None:
+        self.spec, self.settings = spec, settings
+        self._resolved, self._data = evidence.resolved, settings.dataset(spec.dataset)
+        data = self._data_of_cells()
+        self.candidates = [run for run in evidence.runs if run.dataset == data]
+
+    def runs(self, row: Row, ratio: float) -> list[Run]:
+        """Runs with exactly the settings of a cell."""
+        near = self._near(row, ratio)
+        expected = self.expected(row, ratio) if near else None
+        key = settings_key(expected) if expected else None
+        return [run for run in near if run.key == key]
+
+    def expected(self, row: Row, ratio: float) -> Experiment | None:
+        """The settings of a cell, on split 1 with seed 0; None when they cannot be resolved here."""
+        assert row.strategy is not None
+        settings = [self.settings.preset, self._data, self.settings.assignments]
+        name = content_hash([row.strategy, row.options, row.pretrained, ratio, settings])
+        if name not in self._resolved:
+            options = tuple(sorted(row.options.items()))
+            cell = Cell(self.spec.dataset, row.strategy, options, ratio, row.pretrained, split=1, seed=0)
+            self._resolved[name] = _resolved(cell, self.settings)
+        return self._resolved[name]
+
+    def _data_of_cells(self) -> DatasetChoice:
+        """The data that its cells are run on: those of the map, with what assignments make of their options."""
+        found = next(filter(None, (self.expected(row, ratio) for row, ratio in cells(self.spec))), None)
+        return DatasetChoice(found.dataset, found.dataset_options) if found else self._data
+
+    def _near(self, row: Row, ratio: float) -> list[Run]:
+        """Runs that look like a cell's, whatever their other settings."""
+        return [run for run in self._at(row.pretrained, ratio) if run.experiment.strategy == row.strategy]
+
+    def _at(self, pretrained: bool, ratio: float) -> list[Run]:
+        at = (pretrained, ratio)
+        return [run for run in self.candidates if (run.experiment.pretrained, run.experiment.ratio) == at]
+
+    def unmatched(self) -> Iterator[tuple[Run, list[str]]]:
+        """Runs that look like a cell's and are no cell's of any table, with the fewest settings that they differ in."""
+        known = {run.entry.folder for row, ratio in self._all_cells() for run in self.runs(row, ratio)}
+        nearest: dict[Any, tuple[Run, list[str]]] = {}
+        for row, ratio in cells(self.spec):
+            for run in self._near(row, ratio):
+                expected = self.expected(row, ratio)
+                folder = run.entry.folder
+                if folder not in known:
+                    found = (run, differing(run.experiment, expected) if expected else [UNRESOLVED])
+                    nearest[folder] = min(nearest.get(folder, found), found, key=lambda pair: len(pair[1]))
+        yield from nearest.values()
+
+    def _all_cells(self) -> Iterator[tuple[Row, float]]:
+        """The cells of every table and sweep about the same data."""
+        for spec in benchmark.specs().values():
+            if spec.dataset == self.spec.dataset:
+                yield from cells(spec)
+
+    def of_plugins(self) -> Iterator[tuple[Row, float, list[Run], list[Run]]]:
+        """Strategies that no table names: (row, ratio, runs, runs with other settings).
+
+        Their runs are held against the baseline's: they must equal it in everything but the strategy.
+        """
+        named = {row.strategy for spec in benchmark.specs().values() for row in spec.rows}
+        for base, ratio in baseline_cells(self.spec):
+            by_row: dict[str, tuple[Row, list[Run]]] = {}
+            for run in self._at(base.pretrained, ratio):
+                if run.experiment.strategy not in named:
+                    row = Row(
+                        approach=self._title(run.experiment),
+                        pretrained=base.pretrained,
+                        strategy=run.experiment.strategy,
+                        options=run.experiment.strategy_options,
+                    )
+                    by_row.setdefault(content_hash([row.strategy, row.options]), (row, []))[1].append(run)
+            expected = self.expected(base, ratio) if by_row else None
+            for row, runs in by_row.values():
+                fit = [run for run in runs if expected and not beside_strategy(run.experiment, expected)]
+                yield row, ratio, fit, [run for run in runs if run not in fit]
+
+    def _title(self, experiment: Experiment) -> str:
+        """A strategy's name and those of its options that are not what it would have had without being asked."""
+        plain = Row(approach="", pretrained=experiment.pretrained, strategy=experiment.strategy)
+        usual = self.expected(plain, experiment.ratio)
+        defaults = usual.strategy_options if usual else {}
+        own = [f"{k}={v}" for k, v in experiment.strategy_options.items() if k not in defaults or defaults[k] != v]
+        return " ".join([experiment.strategy, *own])
+
+
+def cells(spec: TableSpec) -> list[tuple[Row, float]]:
+    """The trained rows of a table with each of their ratios."""
+    return [(row, ratio) for row in spec.rows if row.strategy for ratio in spec.ratios_of(row)]
+
+
+def baseline_cells(spec: TableSpec) -> list[tuple[Row, float]]:
+    """The cells of the baseline's own rows, at the ratios of the table."""
+    return [(row, ratio) for row, ratio in cells(spec) if is_baseline(spec, row) and ratio in spec.ratios]
+
+
+def is_baseline(spec: TableSpec, row: Row) -> bool:
+    return row.strategy == spec.baseline and not row.options
+
+
+def beside_strategy(found: Experiment, expected: Experiment) -> list[str]:
+    """The settings in which two experiments differ, the strategy's apart."""
+    same = found.model_copy(update={name: getattr(expected, name) for name in OF_STRATEGY})
+    return differing(same, expected)
+
+
+def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
+    try:
+        return run_config(cell, settings).experiment
+    except SsldetError:  # its plugin is absent, or has no such option: no run can be this cell's
+        return None
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+
+def options(spec: TableSpec, evidence: Evidence, assignments: Sequence[str] = ()) -> list[Option]:
+    """Settings found in records under which a table could be shown, those that fill most cells first."""
+    found: dict[str, Settings] = {}
+    presets = config.presets()
+    for run in evidence.runs:
+        if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
+            own = run.dataset == DatasetChoice(spec.dataset)
+            settings = Settings(run.preset, {} if own else {spec.dataset: run.dataset}, assignments)
+            found.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
+    counted = [_counted(spec, evidence, settings) for settings in found.values()]
+    return sorted(counted, key=_preference, reverse=True)
+
+
+def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
+    """Whether flags can ask for these data: neither another data set of the paper, nor made-up data like one."""
+    others = benchmark.paper().datasets.keys() - {name}
+    return choice.options.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & others
+
+
+def _counted(spec: TableSpec, evidence: Evidence, settings: Settings) -> Option:
+    finder = Finder(spec, evidence, settings)
+    tried = [found for row, ratio in cells(spec) if (found := finder.runs(row, ratio))]
+    filled = sum(any(run.done for run in found) for found in tried)
+    return Option(
+        settings, filled, len(tried), max((run.entry.changed for found in tried for run in found), default=0.0)
+    )
+
+
+def _preference(option: Option) -> tuple[int, int, bool, bool, float]:
+    settings = option.settings
+    usual = settings.preset == DEFAULT_PRESET, not settings.dataset_map
+    return option.filled, option.tried, *usual, option.newest
+
+
+def problem(spec: TableSpec, settings: Settings) -> SsldetError | None:
+    """Why no cell of a table can be run under the settings; None when one can."""
+    for name in settings.dataset_map:
+        if name not in benchmark.paper().datasets:
+            return UnknownName("data set of the paper", name, benchmark.paper().datasets)
+    first = None
+    for row, ratio in cells(spec):
+        try:
+            run_config(benchmark.cell(spec, row, ratio, split=1, seed=0), settings)
+            return None
+        except PluginError:
+            continue  # that cell cannot be run here; records of it may be there
+        except SsldetError as error:
+            first = first or error
+    return first

@@ -1,0 +1,387 @@
+"""Tables in words: what every format prints, as text that is not yet escaped for any of them.
+
+of_table(table)         Tables 2 to 6: the numbers, the differences to the baseline, what to know, what was left out
+of_data(rows)           Table 1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import Settings
+from ssldet.benchmark.spec import Reported, ratio_key
+from ssldet.report.run_selection import LeftOut
+from ssldet.report.tables import CONFIDENCE, TABLE_1, Column, DataRow, Difference, Entry, Line, Table
+
+SYMBOLS = {
+    "other preset": ("†", "made with another preset than the paper's settings"),
+    "other data": ("‡", "made on other data than the paper's"),
+    "mixed versions": ("§", "mean of runs made by different versions of ssldet or torch"),
+    "failed": ("¶", "some seeds failed"),
+}
+"""Mark -> its symbol, and what it means."""
+
+WORDS = ("not run", "failed", "not scored", "split missing")
+"""Marks that stand in the place of a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A row: its label, and per column the lines of a cell ("ours", "(the paper's)")."""
+
+    label: str
+    cells: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows under a heading."""
+
+    title: str
+    rows: tuple[TextRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One grid: `columns` are (group, title), neighbours with the same group stand under one heading."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A table in words.
+
+    Attributes:
+        caption: how it was made; notes: what must be known to read it.
+        entries: one flat object a number; `left_out`: every run that is not in it, with the reason.
+        facts: settings and seeds.
+    """
+
+    name: str
+    title: str
+    caption: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+    entries: tuple[dict[str, Any], ...]
+    left_out: tuple[LeftOut, ...]
+    facts: dict[str, Any]
+
+
+def of_table(table: Table) -> Document:
+    """Tables 2 to 6."""
+    footnotes = _Footnotes(table)
+    spec = table.spec
+    blocks = [_numbers(table, footnotes)]
+    if any(entry and entry.difference for row in table.entries for entry in row):
+        blocks.append(_differences(table))
+    return Document(
+        name=spec.name,
+        title=f"Table {spec.name}. {spec.title}",
+        caption=tuple(_caption(table)),
+        blocks=tuple(blocks),
+        notes=tuple(_notes(table, footnotes)),
+        entries=tuple(_flat(table)),
+        left_out=table.left_out,
+        facts=_facts(table),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+class _Footnotes:
+    """Numbers for the places where the paper prints something else elsewhere, in the order of the table."""
+
+    def __init__(self, table: Table) -> None:
+        found = (entry.paper for row in table.entries for entry in row if entry and entry.paper)
+        self.texts = list(dict.fromkeys(_elsewhere(paper) for paper in found if paper.elsewhere))
+
+    def mark(self, paper: Reported) -> str:
+        return f"[{self.texts.index(_elsewhere(paper)) + 1}]" if paper.elsewhere else ""
+
+
+def _elsewhere(paper: Reported) -> str:
+    others = ", ".join(f"{_printed(value)} in {where}" for value, where in paper.elsewhere)
+    return f"for this {_printed(paper.value)} the paper also prints {others}"
+
+
+def _numbers(table: Table, footnotes: _Footnotes) -> Block:
+    digits = _digits(table)
+
+    def cells(index: int) -> tuple[tuple[str, ...], ...]:
+        pairs = zip(table.entries[index], table.columns, strict=True)
+        return tuple(_cell(entry, digits[column.metric.title], footnotes) for entry, column in pairs)
+
+    return Block("", _headings(table), _sections(table, cells, range(len(table.lines))))
+
+
+def _cell(entry: Entry | None, digits: int, footnotes: _Footnotes) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    paper = f"({_printed(entry.paper.value)}){footnotes.mark(entry.paper)}" if entry.paper else ""
+    if entry.mean is None:
+        return tuple(filter(None, (next((word for word in WORDS if word in entry.marks), ""), paper)))
+    spread = "" if entry.std is None else f" ± {entry.std:.{digits}f}"
+    symbols = "".join(symbol for mark, (symbol, _) in SYMBOLS.items() if mark in entry.marks)
+    partial = f"{entry.n}/{entry.expected}" if "partial" in entry.marks else ""
+    return tuple(filter(None, (f"{entry.mean:.{digits}f}{spread}{symbols}", f"{paper} {partial}".strip())))
+
+
+def _printed(value: float) -> str:
+    """A number as the paper prints it: one decimal, or two."""
+    return f"{value:.{1 if round(value, 1) == value else 2}f}"
+
+
+def _digits(table: Table) -> dict[str, int]:
+    """Column title -> decimals, as many as the paper prints in that column."""
+    digits: dict[str, int] = {}
+    for row in table.entries:
+        for entry, column in zip(row, table.columns, strict=True):
+            shown = len(_printed(entry.paper.value).partition(".")[2]) if entry and entry.paper else 1
+            digits[column.metric.title] = max(shown, digits.get(column.metric.title, 1))
+    return digits
+
+
+def _differences(table: Table) -> Block:
+    """The rows and columns that have any."""
+    digits = _digits(table)
+    gains = [[entry.difference if entry else None for entry in row] for row in table.entries]
+    columns = [i for i in range(len(table.columns)) if any(row[i] for row in gains)]
+
+    def cells(index: int) -> tuple[tuple[str, ...], ...]:
+        return tuple(_gain(gains[index][i], digits[table.columns[i].metric.title]) for i in columns)
+
+    headings = _headings(table)
+    lines = [index for index, row in enumerate(gains) if any(row)]
+    return Block(
+        f"Difference to {_baseline_title(table)}",
+        tuple(headings[i] for i in columns),
+        _sections(table, cells, lines),
+    )
+
+
+def _gain(difference: Difference | None, digits: int) -> tuple[str, ...]:
+    if difference is None:
+        return ()
+    if difference.mean is None:
+        return ("none",)
+    if difference.low is None:
+        return f"{difference.mean:+.{digits}f}", f"n = {difference.n}"
+    interval = f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+    return f"{difference.mean:+.{digits}f}", interval
+
+
+def _headings(table: Table) -> tuple[tuple[str, str], ...]:
+    several = len({column.splits for column in table.columns}) > 1 or table.columns[0].splits != (1,)
+    return tuple((column.metric.title, _heading(column, several)) for column in table.columns)
+
+
+def _heading(column: Column, several: bool) -> str:
+    ratio = "all" if column.ratio == "all" else f"{100 * column.ratio:g} %"
+    return f"{ratio}, {_view(column)}" if several else ratio
+
+
+def _view(column: Column) -> str:
+    splits = column.splits
+    return f"split {splits[0]}" if len(splits) == 1 else f"mean of {len(splits)} splits"
+
+
+def _sections(table: Table, cells: Any, indices: Iterable[int]) -> tuple[Section, ...]:
+    """Rows by initial weights as in the paper, then those of strategies that it does not know."""
+    rows: dict[str, list[TextRow]] = {}
+    for index in indices:
+        line = table.lines[index]
+        rows.setdefault(_section_title(line), []).append(TextRow(line.row.approach, cells(index)))
+    return tuple(Section(title, tuple(found)) for title, found in rows.items())
+
+
+def _section_title(line: Line) -> str:
+    start = "pretrained" if line.row.pretrained else "from scratch"
+    return f"Further strategies, {start}" if line.kind == "plugin" else start.capitalize()
+
+
+def _baseline_title(table: Table) -> str:
+    """The paper's name of the baseline, from whichever table has it."""
+    rows = [row for spec in benchmark.specs().values() for row in spec.rows]
+    plain = (row.approach for row in rows if row.strategy == table.spec.baseline and not row.options)
+    return next(plain, table.spec.baseline)
+
+
+# ---------------------------------------------------------------------------------------------------- words
+
+
+def _caption(table: Table) -> Iterator[str]:
+    seeds = ", ".join(map(str, table.seeds)) or "none found"
+    yield f"Ours: mean ± standard deviation (n - 1) over seeds ({seeds}), in percent; in parentheses, the paper's."
+    by_protocol: dict[str, list[str]] = {}
+    for column in table.spec.columns:
+        by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
+    yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
+    yield _settings_line(table)
+    if table.no_splits:
+        yield f"There is no split {', '.join(map(str, table.no_splits))} of these data."
+    if table.others:
+        shown = "; ".join(f"{flags(option.settings)} ({_cells(option.filled)})" for option in table.others)
+        yield f"Records of other settings are shown with: {shown}."
+
+
+def _settings_line(table: Table) -> str:
+    settings = table.settings
+    line = f"Preset {settings.preset}, data {settings.dataset(table.spec.dataset)}"
+    line += "".join(f", {assignment}" for assignment in settings.assignments)
+    if table.best and table.best.filled:
+        return f"{line}: of what the records hold, this fills most ({_cells(table.best.filled)}); {flags(settings)}."
+    return f"{line}."
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'' if count == 1 else 's'}"
+
+
+def flags(settings: Settings) -> str:
+    """The flags that ask for settings."""
+    mapped = ",".join(f"{name}={choice}" for name, choice in settings.dataset_map.items())
+    return f"--preset {settings.preset}" + (f" --dataset-map {mapped}" if mapped else "")
+
+
+def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
+    entries = [entry for row in table.entries for entry in row if entry]
+    used = {mark for entry in entries if entry.mean is not None for mark in entry.marks}
+    for mark, (symbol, meaning) in SYMBOLS.items():
+        if mark in used:
+            yield f"{symbol} {meaning}"
+    if "partial" in used:
+        yield "n/N: n of N expected seeds"
+    yield from (f"[{number}] {text}" for number, text in enumerate(footnotes.texts, start=1))
+    yield from _difference_notes(table, entries)
+    if table.spec.note:
+        yield table.spec.note
+    name = f"Table {table.spec.name}"
+    yield from (text for text in benchmark.paper().contradictions if name in text)
+
+
+def _difference_notes(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
+    found = [entry.difference for entry in entries if entry.difference]
+    if found:
+        baseline = _baseline_title(table)
+        yield (
+            f"Difference: mean over common seeds of ours - {baseline} with the same data, ratio and initial weights; "
+            f"in brackets its {100 * CONFIDENCE:g} % confidence interval (Student's t)"
+        )
+    yield from dict.fromkeys(f"Difference: {difference.why}" for difference in found if difference.why)
+
+
+# ----------------------------------------------------------------------------------------------------- data
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    settings = table.settings
+    return {
+        "dataset": str(settings.dataset(table.spec.dataset)),
+        "preset": settings.preset,
+        "assignments": list(settings.assignments),
+        "seeds": list(table.seeds),
+        "chosen_because_it_fills": table.best.filled if table.best else None,
+        "others": [{"flags": flags(option.settings), "cells": option.filled} for option in table.others],
+    }
+
+
+def _flat(table: Table) -> Iterator[dict[str, Any]]:
+    for line, row in zip(table.lines, table.entries, strict=True):
+        for column, entry in zip(table.columns, row, strict=True):
+            if entry:
+                yield {"table": table.spec.name, **_of_line(line), **_of_column(column), **_of_entry(entry)}
+
+
+def _of_line(line: Line) -> dict[str, Any]:
+    row = line.row
+    options = json.dumps(row.options, sort_keys=True) if row.options else ""
+    return {
+        "approach": row.approach,
+        "pretrained": row.pretrained,
+        "row": line.kind,
+        "strategy": row.strategy,
+        "options": options,
+    }
+
+
+def _of_column(column: Column) -> dict[str, Any]:
+    metric = column.metric
+    return {
+        "column": metric.title,
+        "metric": metric.metric,
+        "protocol": metric.protocol,
+        "threshold": metric.key,
+        "ratio": ratio_key(column.ratio),
+        "split": _view(column),
+    }
+
+
+def _of_entry(entry: Entry) -> dict[str, Any]:
+    found = entry.difference or Difference()
+    elsewhere = entry.paper.elsewhere if entry.paper else ()
+    return {
+        "mean": entry.mean,
+        "std": entry.std,
+        "n": entry.n,
+        "expected": entry.expected,
+        "seeds": list(entry.seeds),
+        "runs": list(entry.runs),
+        "paper": entry.paper.value if entry.paper else None,
+        "paper_elsewhere": [f"{_printed(value)} in {where}" for value, where in elsewhere],
+        "difference": found.mean,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "difference_n": found.n,
+        "difference_note": found.why,
+        "marks": list(entry.marks),
+    }
+
+
+# -------------------------------------------------------------------------------------------------- Table 1
+
+
+def of_data(rows: Sequence[DataRow]) -> Document:
+    """Table 1."""
+    columns = [(found["column"], "") for found in rows[0].columns]
+    lines = tuple(TextRow(row.title, tuple(_words(found) for found in row.columns)) for row in rows)
+    absent = tuple(f"{row.title}: not counted: {row.absent}" for row in rows if row.absent)
+    contradictions = tuple(text for text in benchmark.paper().contradictions if f"Table {TABLE_1}" in text)
+    return Document(
+        name=TABLE_1,
+        title=f"Table {TABLE_1}. Data sets",
+        caption=("As counted in the annotation; in parentheses, the paper's words.",),
+        blocks=(Block("", tuple(columns), (Section("", lines),)),),
+        notes=(*filter(None, map(_details, rows)), *absent, *contradictions),
+        entries=tuple(_data_entry(row, found) for row in rows for found in row.columns),
+        left_out=(),
+        facts={"absent": {row.name: row.absent for row in rows if row.absent}},
+    )
+
+
+def _words(found: dict[str, Any]) -> tuple[str, ...]:
+    differs = " differs" if found.get("differs") else ""
+    counted = found.get("counted") or found.get("detail")
+    return tuple(filter(None, (counted, f"({found['printed']}){differs}")))
+
+
+def _details(row: DataRow) -> str:
+    """The numbers behind what was counted of a data set; "" where nothing was."""
+    known = [f"{found['column']}: {found['detail']}" for found in row.columns if found.get("counted")]
+    return f"{row.title}: {'; '.join(known)}" if known else ""
+
+
+def _data_entry(row: DataRow, found: dict[str, Any]) -> dict[str, Any]:
+    return {"table": TABLE_1, "dataset": row.name, **found}
+
+
+def as_dict(found: LeftOut) -> dict[str, Any]:
+    """A run left out, as csv and json have it."""
+    return asdict(found)

@@ -1,0 +1,209 @@
+"""Pictures: the data of `figures` and `qualitative` drawn with matplotlib, and written as .png or .pdf.
+
+A reader who prints in grey tells everything apart by lightness, hatching, marker or line style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from ssldet.contracts import Video
+from ssldet.errors import RequestError
+from ssldet.report.figures import ClassChange, ClassChanges, Panel, Sweep
+from ssldet.report.qualitative import Box, Frames, ShownFrame
+from ssldet.util.files import replacing
+
+FORMATS = (".png", ".pdf")
+STYLE: dict[Any, Any] = {
+    "pdf.fonttype": 42,  # TrueType inside the file: text stays text
+    "font.size": 9,
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+DARK, LIGHT, INK = "#1f4e79", "#f3c78b", "#222222"
+LONGEST_NAME = 28
+
+
+def draw_changes(changes: ClassChanges) -> Figure:
+    """A bar a class, dark for a gain, light and hatched for a loss; whiskers are a standard deviation."""
+    classes = changes.classes
+    places, means = np.arange(len(classes)), np.array([change.mean for change in classes])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.5 + 0.24 * len(classes)), layout="constrained")
+        axes = figure.subplots()
+        for which, colour, hatch, label in (
+            (means >= 0, DARK, "", "gain"),
+            (means < 0, LIGHT, "////", "loss"),
+        ):
+            if which.any():
+                axes.barh(places[which], means[which], color=colour, hatch=hatch, edgecolor=INK, lw=0.6, label=label)
+        spread = _whiskers(axes, places, classes)
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.set_yticks(places, [_class_label(change) for change in classes])
+        axes.set_ylim(len(classes) - 0.4, -0.6)
+        axes.set_xlabel(f"change of {changes.column.title} in points, {changes.ours} minus {changes.baseline}{spread}")
+        axes.set_ylabel("class (training videos)" if all(change.videos is not None for change in classes) else "class")
+        axes.set_title(f"{changes.title}\n{_caption(changes, [len(changes.runs)])}", fontsize=9, loc="left")
+        axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def _whiskers(axes: Axes, places: np.ndarray, classes: Sequence[ClassChange]) -> str:
+    """Draw them where there are several seeds; gives what is to be said of them."""
+    spread = [place for place, change in zip(places, classes, strict=True) if change.std is not None]
+    if not spread:
+        return ""
+    means, stds = ([getattr(classes[place], name) for place in spread] for name in ("mean", "std"))
+    axes.errorbar(means, spread, xerr=stds, fmt="none", ecolor="#777777", elinewidth=1.2, capsize=2)
+    return " (whiskers: ± std)"
+
+
+def _class_label(change: ClassChange) -> str:
+    return change.name if change.videos is None else f"{change.name} ({change.videos})"
+
+
+def _caption(shown: ClassChanges | Sweep, counts: Iterable[int]) -> str:
+    """Data, preset and numbers of seeds: "synthetic:ucf24 in place of ucf24, preset nano, 2-3 seeds"."""
+    data = shown.settings.dataset(shown.dataset)
+    place = "" if str(data) == shown.dataset else f" in place of {shown.dataset}"
+    low, *_, high = sorted([*counts] * 2)
+    seeds = f"{high} seed{'' if high == 1 else 's'}" if low == high else f"{low}-{high} seeds"
+    return f"{data}{place}, preset {shown.settings.preset}, {seeds}"
+
+
+def draw_sweep(found: Sweep) -> Figure:
+    """A panel a threshold: ours as filled circles, the paper's as open diamonds, crosses where there is no run."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(found.panels), 3.2), layout="constrained")
+        every = figure.subplots(1, len(found.panels), sharey=True, squeeze=False)[0]
+        for axes, panel in zip(every, found.panels, strict=True):
+            _draw_panel(axes, panel, {other.option: other.label for other in found.panels})
+        every[0].set_ylabel(f"{found.column.title} in percent")
+        every[0].set_ylim(bottom=0)
+        counts = [point.n for panel in found.panels for point in panel.points if point.n]
+        words = f"{found.title} (report-only: swept on test videos)\n{_caption(found, counts)}"
+        figure.suptitle(words, fontsize=9, x=0.01, ha="left")
+        legend = {
+            label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, labels: Mapping[str, str]) -> None:
+    values, means, stds, theirs = (
+        np.array([getattr(point, name) for point in panel.points], float) for name in ("value", "mean", "std", "paper")
+    )
+    done, reported = ~np.isnan(means), ~np.isnan(theirs)
+    line: dict[str, Any] = {"fmt": "o-", "color": DARK, "capsize": 2, "label": "ours (mean ± std)"}
+    diamond: dict[str, Any] = {"marker": "D", "ls": "", "mfc": "white", "mec": INK, "ms": 7, "label": "paper"}
+    cross: dict[str, Any] = {"marker": "x", "ls": "", "color": INK, "clip_on": False, "label": "no run"}
+    if done.any():
+        axes.errorbar(values[done], means[done], yerr=np.nan_to_num(stds[done]), **line)
+    if reported.any():
+        axes.plot(values[reported], theirs[reported], **diamond)
+    if not done.all():
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(values[~done], np.zeros((~done).sum()), transform=at_bottom, **cross)
+    axes.set_xticks(values)
+    fixed = ", ".join(f"{labels[name]} = {value}" for name, value in panel.fixed.items())
+    axes.set_xlabel(f"{panel.label} ({fixed})" if fixed else panel.label)
+
+
+TRUTH: dict[str, Any] = {"colour": "#1c4fd6", "style": "-", "text": "white", "halo": "white"}
+DETECTION: dict[str, Any] = {"colour": "#37d63a", "style": (0, (4, 2)), "text": "black", "halo": "black"}
+
+
+def draw_frames(frames: Frames, pictures: Mapping[str, np.ndarray]) -> Figure:
+    """A grid of frames: truth in solid blue, detections in dashed green, the last row failures.
+
+    Args:
+        pictures: video id -> (h, w, 3) uint8, of any size: it is stretched over the video's.
+    """
+    rows = [(row, "failures" if last else "right") for row, last in _rows(frames) if row]
+    columns = max(len(row) for row, _ in rows)
+    shape = max(shown.video.height / shown.video.width for row, _ in rows for shown in row)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.3 * columns + 0.3, (2.3 * shape + 0.3) * len(rows) + 0.6), layout="constrained")
+        every = figure.subplots(len(rows), columns, squeeze=False)
+        for row_axes, (row, kind) in zip(every, rows, strict=True):
+            for place, axes in enumerate(row_axes):
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                if place < len(row):
+                    _draw_frame(axes, row[place], pictures[row[place].video.id])
+            row_axes[0].set_ylabel(kind)
+        figure.suptitle(_about_run(frames), fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def _rows(frames: Frames) -> Iterator[tuple[tuple[ShownFrame, ...], bool]]:
+    """The rows, and whether it is the last, of failures."""
+    for place, row in enumerate(frames.rows, start=1):
+        yield row, place == len(frames.rows)
+
+
+def _about_run(frames: Frames) -> str:
+    run, experiment = frames.run, frames.run.experiment
+    return (
+        f"{experiment.strategy} on {run.dataset}, {experiment.ratio:.0%} labelled, preset {run.preset}, "
+        f"seed {experiment.seed}, run {run.entry.id}\n"
+        f"truth: solid blue; detections: dashed green. {frames.right} of {frames.judged} drawn frames are right"
+    )
+
+
+def _draw_frame(axes: Axes, shown: ShownFrame, pixels_hwc: np.ndarray) -> None:
+    video = shown.video
+    axes.imshow(pixels_hwc, extent=(0, video.width, video.height, 0), interpolation="antialiased")
+    for box in shown.truth:
+        _draw_box(axes, video, box, TRUTH, at_top=False)
+    for rank, box in reversed(list(enumerate(shown.detections))):  # the best one on top, and stronger
+        _draw_box(axes, video, box, DETECTION, at_top=True, width=1.2 if rank else 2.0)
+    name = video.id if len(video.id) <= LONGEST_NAME else f"...{video.id[3 - LONGEST_NAME :]}"
+    iou = f"IoU {shown.iou:.2f}" if shown.detections else "no detection"
+    axes.set_title(f"{name}, {shown.number}: {iou}", fontsize=7)
+
+
+def _draw_box(axes: Axes, video: Video, box: Box, look: Mapping[str, Any], *, at_top: bool, width: float = 1.5) -> None:
+    (x1, x2), (y1, y2) = np.clip(box.box_4[::2], 0, video.width), np.clip(box.box_4[1::2], 0, video.height)
+    halo = [withStroke(linewidth=width + 1.1, foreground=look["halo"])]
+    outline = {"fill": False, "ec": look["colour"], "ls": look["style"], "lw": width, "path_effects": halo}
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **outline))
+    score = "" if box.score is None else f" {box.score:.2f}"
+    axes.text(
+        x1,
+        y1 if at_top else y2,
+        box.label + score,
+        fontsize=6,
+        color=look["text"],
+        va="top" if at_top else "bottom",
+        clip_on=True,
+        bbox={"facecolor": look["colour"], "edgecolor": "none", "pad": 1, "alpha": 0.85},
+    )
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def check_format(path: Path) -> None:
+    """Raises RequestError for a file that is neither .png nor .pdf."""
+    if path.suffix.lower() not in FORMATS:
+        raise RequestError(f"a figure is written to a file named {' or '.join(FORMATS)}, not {path.name!r}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all; the same figure gives the same bytes. Raises RequestError."""
+    check_format(path)
+    kind = path.suffix.lower().removeprefix(".")
+    metadata = {"CreationDate": None} if kind == "pdf" else {}
+    with matplotlib.rc_context(STYLE), replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)

@@ -1,0 +1,224 @@
+"""Runs as evidence for the cells of a table: which of them may be averaged, which are left out, and why.
+
+    gather(folders)     every run found, with the hash of its settings
+    choose(runs)        of the runs with one cell's settings: those that may be averaged, and the others
+    differing(a, b)     the settings in which two experiments differ, in words
+
+Nothing is averaged that was made with other settings, on other data or from other initial weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
+from ssldet.config import Experiment, spelled_out
+from ssldet.runs.record import Record
+from ssldet.runs.store import RunEntry, find_runs
+from ssldet.util.files import content_hash
+
+DISTRIBUTIONS_COMPARED = ("ssldet", "torch")
+"""Distributions of which the runs of one cell should have the same version."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run whose settings are known, in whatever state it is.
+
+    Attributes:
+        experiment: its settings; `key`: their hash without seed and split.
+    """
+
+    entry: RunEntry
+    experiment: Experiment
+    key: str
+
+    @property
+    def record(self) -> Record:
+        assert self.entry.record is not None, "only a run that is done has numbers"
+        return self.entry.record
+
+    @property
+    def done(self) -> bool:
+        return self.entry.status == "done"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(split, seed): one number of a cell."""
+        return self.experiment.split, self.experiment.seed
+
+    @property
+    def preset(self) -> str:
+        return str(self.entry.machine.get("preset", ""))
+
+    @property
+    def dataset(self) -> DatasetChoice:
+        return DatasetChoice(self.experiment.dataset, self.experiment.dataset_options)
+
+    def number(self, metric: str, protocol: str, key: str) -> float | None:
+        """A mean of the record, as a fraction; None where it was not scored so."""
+        value: Any = self.record.metrics
+        for part in (metric, protocol, "thresholds", key, "mean"):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return float(value) if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A run that is not in a table although it could be thought to be: what kind of reason, and the reason."""
+
+    run: str
+    folder: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All runs found: those with known settings, newest last, and those of which nothing can be known.
+
+    `resolved` keeps the settings of cells that were asked for, so that each is resolved once for all tables.
+    """
+
+    runs: tuple[Run, ...] = ()
+    unreadable: tuple[LeftOut, ...] = ()
+    resolved: dict[str, Experiment | None] = field(default_factory=dict)
+
+
+def gather(folders: Iterable[Path]) -> Evidence:
+    """Read every run in or below some folders, each once."""
+    runs, unreadable = [], []
+    for entry in find_runs(folders):
+        try:
+            experiment = Experiment.model_validate(entry.experiment)
+        except ValidationError as error:
+            unreadable.append(leave_out(entry, entry.problem or _not_ours(error)))
+        else:
+            experiment = spelled_out(experiment)
+            runs.append(Run(entry, experiment, settings_key(experiment)))
+    return Evidence(tuple(runs), tuple(unreadable))
+
+
+def _not_ours(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"this ssldet does not know its settings ({where}: {first['msg']}); read it with the one that made it"
+
+
+def leave_out(entry: RunEntry, reason: str, kind: str = "") -> LeftOut:
+    """A run left out; the kind of reason is its status unless said otherwise."""
+    return LeftOut(
+        entry.id, str(entry.folder), kind or ("unreadable" if entry.status == "done" else entry.status), reason
+    )
+
+
+# ------------------------------------------------------------------------------------------------- choosing
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The runs of one cell that may be averaged, by (split, seed); the places that only failed; and the rest."""
+
+    runs: Mapping[tuple[int, int], Run]
+    failed: tuple[tuple[int, int], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data of its runs; "" without runs."""
+        return next((run.record.data_fingerprint for run in self.runs.values()), "")
+
+    @property
+    def mixed(self) -> bool:
+        """Whether they, or the first stage of one of them, were made by different versions of ssldet or torch."""
+        runs = self.runs.values()
+        return len(set(map(_versions, runs))) > 1 or any("first_stage_versions" in run.record.notes for run in runs)
+
+
+def choose(runs: Sequence[Run]) -> Chosen:
+    """Of runs with the same settings, the largest group with one origin; the newest of equally large ones."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.done:
+            groups.setdefault(_origin(run), []).append(run)
+    ranked = sorted(groups.values(), key=_rank, reverse=True)
+    kept = {run.place: run for run in sorted(ranked[0], key=_age)} if ranked else {}
+    others = [leave_out(run.entry, *_why_not(run, kept)) for run in runs if kept.get(run.place) is not run]
+    failed = sorted({run.place for run in runs if run.entry.status == "failed"} - kept.keys())
+    return Chosen(kept, tuple(failed), tuple(others))
+
+
+def _rank(group: Sequence[Run]) -> tuple[int, float]:
+    return len({run.place for run in group}), max(map(_age, group))
+
+
+def _age(run: Run) -> float:
+    return run.entry.changed
+
+
+def _why_not(run: Run, kept: Mapping[tuple[int, int], Run]) -> tuple[str, str]:
+    """(reason, kind) why a run with a cell's settings is not averaged."""
+    if not run.done:
+        return run.entry.problem, ""
+    other = next(iter(kept.values()))
+    if run.record.data_fingerprint != other.record.data_fingerprint:
+        prints = [found.record.data_fingerprint[:12] for found in (run, other)]
+        return f"data {prints[0]} instead of {prints[1]}", "other data"
+    if _origin(run) != _origin(other):
+        return "its initial weights, or the videos it skipped, are others", "other initial weights"
+    return f"run {kept[run.place].entry.id} of the same seed is newer", "repeated"
+
+
+def _origin(run: Run) -> str:
+    """Hash of the data and the initial weights of a finished run."""
+    notes = run.record.notes
+    weights = notes.get("weights") or _without_folders(notes.get("initial_weights"))
+    return content_hash([run.record.data_fingerprint, weights, notes.get("skipped_videos")])
+
+
+def _without_folders(value: Any) -> Any:
+    """A report on loaded weights, its files by name alone: the folder they lay in moves no number."""
+    if isinstance(value, Mapping):
+        return {
+            key: PurePath(item).name if key == "source" and isinstance(item, str) else _without_folders(item)
+            for key, item in value.items()
+        }
+    return value
+
+
+def _versions(run: Run) -> str:
+    found = run.record.provenance.get("distributions", {})
+    return content_hash([found.get(name) for name in DISTRIBUTIONS_COMPARED])
+
+
+# ------------------------------------------------------------------------------------------------ comparing
+
+
+def differing(found: Experiment, expected: Experiment) -> list[str]:
+    """ "train.steps 100 instead of 700", for every setting but seed and split."""
+    theirs, ours = (dict(_flat(experiment.identity())) for experiment in (found, expected))
+    keys = [key for key in {**ours, **theirs} if key not in PER_RUN and theirs.get(key) != ours.get(key)]
+    return [f"{_short(key)} {_word(theirs, key)} instead of {_word(ours, key)}" for key in keys]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield prefix + key, item
+
+
+def _short(key: str) -> str:
+    """The key as `--set` takes it."""
+    head, _, rest = key.partition(".")
+    return f"{head.removesuffix('_options')}.{rest}" if rest else key
+
+
+def _word(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "(absent)"

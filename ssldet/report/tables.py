@@ -1,0 +1,377 @@
+"""The paper's tables from records: ours beside theirs, what is missing and why, and what was left out.
+
+    build(name, evidence, request)      Tables 2 to 6 as plain data; `rendering` makes text of it
+    data_table(data_root)               Table 1: what annotation holds, beside what the paper says
+
+Numbers come from records alone, in percent. A record belongs to a cell if its settings are exactly those that the grid
+would run for it (`cells.run_config`), seed and split apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from scipy.special import stdtrit  # scipy.stats has the same and takes a second to import
+
+from ssldet import plugins
+from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.cells import Settings
+from ssldet.benchmark.spec import Reported, ReportedDataset, Row, TableSpec
+from ssldet.config import DEFAULT_PRESET
+from ssldet.data import statistics
+from ssldet.data.datasets import load_dataset
+from ssldet.errors import ConfigError, SsldetError
+from ssldet.report import cell_matching as table_settings
+from ssldet.report.cell_matching import Finder, Option
+from ssldet.report.run_selection import Chosen, Evidence, LeftOut, Run, choose, leave_out
+
+TABLE_1 = "1"
+CONFIDENCE = 0.95
+
+Ratio = float | Literal["all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found."""
+
+    settings: Settings | None = None
+    assignments: Sequence[str] = ()
+    seeds: tuple[int, ...] | None = None
+    splits: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric at a ratio; `splits` are those whose mean it is, or the one that it shows."""
+
+    metric: benchmark.Column
+    ratio: Ratio
+    splits: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a table and what it is: the paper's and ours, the paper's alone, ours alone, or a further plugin's."""
+
+    row: Row
+    kind: Literal["both", "reported", "ours", "plugin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean of ours - baseline over n common seeds, and its confidence interval; `why` says what is missing."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One number of a table, in percent.
+
+    Attributes:
+        mean, std: over `n` of `expected` seeds; std with n - 1, None for one seed.
+        runs: ids of the runs behind it.
+        paper: what the paper prints.
+        difference: to the baseline; None where there is nothing to compare.
+        marks: "not run", "failed", "not scored", "split missing", "partial", "other preset", "other data" and
+            "mixed versions".
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    n: int = 0
+    expected: int = 0
+    seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    paper: Reported | None = None
+    difference: Difference | None = None
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as data. `entries` has one row per line and one place per column, None where there is no such cell.
+
+    `best` is set when the settings were not asked for but chosen, as those that fill most cells; `others` could be.
+    `no_splits` were asked for, and the data do not have them.
+    """
+
+    spec: TableSpec
+    settings: Settings
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    entries: tuple[tuple[Entry | None, ...], ...]
+    left_out: tuple[LeftOut, ...]
+    best: Option | None = None
+    others: tuple[Option, ...] = ()
+    no_splits: tuple[int, ...] = ()
+
+
+def names() -> list[str]:
+    """The tables that can be shown."""
+    return [TABLE_1, *sorted(name for name in benchmark.specs() if name.isdigit())]
+
+
+def build(name: str, evidence: Evidence, request: Request) -> Table:
+    """One of Tables 2 to 6.
+
+    Raises:
+        UnknownName: no such table, data set or preset. ConfigError: settings under which no cell can be run.
+    """
+    spec = benchmark.spec(name)
+    if request.settings:
+        settings, best, others = request.settings, None, []
+    else:
+        fallback = Option(Settings(assignments=request.assignments))
+        best, *others = table_settings.options(spec, evidence, request.assignments) or [fallback]
+        if not best.tried:
+            best = fallback
+        settings = best.settings
+    if problem := table_settings.problem(spec, settings):
+        raise problem
+    splits = _splits(spec, evidence, settings, request.splits)
+    table = _Builder(spec, evidence, settings, replace(request, splits=splits)).table()
+    return replace(
+        table,
+        best=best,
+        others=tuple(option for option in others if option.filled),
+        no_splits=tuple(split for split in request.splits if split not in splits),
+    )
+
+
+def _splits(spec: TableSpec, evidence: Evidence, settings: Settings, wanted: Sequence[int]) -> tuple[int, ...]:
+    """Those of the wanted splits that the data have. Raises ConfigError when there is none."""
+    data = settings.dataset(spec.dataset)
+    known = {run.experiment.split for run in evidence.runs if run.dataset == data}
+    known |= set(plugins.load("dataset", data.name).splits)
+    if found := tuple(split for split in wanted if split in known):
+        return found
+    asked, there = (", ".join(map(str, sorted(splits))) for splits in (wanted, known))
+    raise ConfigError(f"table {spec.name}: {data} has no split {asked} (known: {there})")
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+def summarise(values: Mapping[int, Mapping[int, float]]) -> tuple[float | None, float | None, dict[int, float]]:
+    """Mean, standard deviation and the number of each seed, of split -> seed -> number.
+
+    The mean is that over splits of each split's mean over seeds; the deviation (n - 1) is over the seeds that every
+    split has, of their means over splits. No mean when a split has no seed, no deviation for fewer than two seeds.
+    """
+    if not values or not all(values.values()):
+        return None, None, {}
+    common = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
+    by_seed = {seed: fmean(found[seed] for found in values.values()) for seed in common}
+    mean = fmean(fmean(found.values()) for found in values.values())
+    return mean, stdev(by_seed.values()) if len(by_seed) > 1 else None, by_seed
+
+
+def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """Ours - baseline over the seeds that both have, with Student's confidence interval of the mean."""
+    gains = [ours[seed] - baseline[seed] for seed in sorted(ours.keys() & baseline.keys())]
+    if not gains:
+        return Difference(why="no seed in common with the baseline" if baseline else "the baseline has not been run")
+    mean = fmean(gains)
+    if len(gains) < 2:
+        return Difference(mean, n=1, why="no interval from one pair of seeds")
+    half = float(stdtrit(len(gains) - 1, (1 + CONFIDENCE) / 2)) * stdev(gains) / math.sqrt(len(gains))
+    return Difference(mean, mean - half, mean + half, len(gains))
+
+
+# ------------------------------------------------------------------------------------------------- building
+
+
+class _Builder:
+    """Puts a table together: lines, the runs of each cell, then its numbers."""
+
+    def __init__(self, spec: TableSpec, evidence: Evidence, settings: Settings, request: Request) -> None:
+        self.spec, self.evidence, self.settings, self.request = spec, evidence, settings, request
+        self.finder = Finder(spec, evidence, settings)
+        self.left_out = list(evidence.unreadable)
+        self.lines: list[Line] = []
+        self.cells: dict[tuple[int, float], Chosen] = {}
+        self._baselines: dict[tuple[bool, float], Chosen] = {}
+        self._add_rows()
+        self._add_plugins()
+        self.seeds = request.seeds or self._seeds_found()
+
+    def table(self) -> Table:
+        columns = tuple(self._columns())
+        entries = tuple(tuple(self._entry(i, column) for column in columns) for i in range(len(self.lines)))
+        self._leave_out_others()
+        left_out = tuple({(found.folder, found.kind): found for found in self.left_out}.values())
+        return Table(self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out)
+
+    def _add_rows(self) -> None:
+        for row in self.spec.rows:
+            ours = row.control or row.planned != "always"
+            self.lines.append(Line(row, "reported" if row.strategy is None else "ours" if ours else "both"))
+            for ratio in self.spec.ratios_of(row) if row.strategy else ():
+                self._add_cell(len(self.lines) - 1, ratio, self.finder.runs(row, ratio))
+
+    def _add_plugins(self) -> None:
+        """Rows of strategies that the paper does not know, in the order of their titles."""
+        found = sorted(self.finder.of_plugins(), key=lambda part: (part[0].pretrained, part[0].approach))
+        for row, ratio, runs, unfit in found:
+            if runs:
+                if Line(row, "plugin") not in self.lines:
+                    self.lines.append(Line(row, "plugin"))
+                self._add_cell(self.lines.index(Line(row, "plugin")), ratio, runs)
+            for run in unfit:
+                expected = self.finder.expected(self._baseline_row(row), ratio)
+                known = table_settings.beside_strategy(run.experiment, expected) if expected else []
+                self._leave_out(run, known or [table_settings.UNRESOLVED])
+
+    def _add_cell(self, line: int, ratio: float, runs: Sequence[Run]) -> None:
+        chosen = choose(self._asked(runs))
+        self.cells[line, ratio] = chosen
+        self.left_out += chosen.left_out
+
+    def _asked(self, runs: Sequence[Run]) -> list[Run]:
+        seeds, splits = self.request.seeds, self.request.splits
+        return [run for run in runs if run.experiment.split in splits and (not seeds or run.experiment.seed in seeds)]
+
+    def _seeds_found(self) -> tuple[int, ...]:
+        places = [place for chosen in self.cells.values() for place in (*chosen.runs, *chosen.failed)]
+        return tuple(sorted({seed for _, seed in places}))
+
+    def _columns(self) -> Iterator[Column]:
+        single = any(row.strategy is None or row.ratio is not None for row in self.spec.rows)
+        ratios: tuple[Ratio, ...] = (*self.spec.ratios, "all") if single else self.spec.ratios
+        splits = self.request.splits
+        for metric in self.spec.columns:
+            for ratio in ratios:
+                yield Column(metric, ratio, splits[:1])
+                if len(splits) > 1:
+                    yield Column(metric, ratio, splits)
+
+    def _entry(self, index: int, column: Column) -> Entry | None:
+        """The number of a line in a column; None when the line has none there."""
+        line, first = self.lines[index], column.splits == (1,)
+        paper = benchmark.paper().number(self.spec.name, line.row, column.metric.title, column.ratio) if first else None
+        if line.row.strategy is None:
+            return Entry(paper=paper) if paper else None
+        ratio = line.row.ratio if column.ratio == "all" else column.ratio
+        if ratio is None or ratio not in self.spec.ratios_of(line.row):
+            return None
+        return self._trained(line.row, ratio, column, self.cells.get((index, ratio), Chosen({})), paper)
+
+    def _trained(self, row: Row, ratio: float, column: Column, chosen: Chosen, paper: Reported | None) -> Entry:
+        runs = [run for (split, _), run in sorted(chosen.runs.items()) if split in column.splits]
+        mean, std, by_seed = summarise(self._values(chosen, column))
+        failed = [place for place in chosen.failed if place[0] in column.splits]
+        compared = mean is not None and not table_settings.is_baseline(self.spec, row)
+        return Entry(
+            mean=mean,
+            std=std,
+            n=len(by_seed),
+            expected=len(self.seeds),
+            seeds=tuple(by_seed),
+            runs=tuple(run.entry.id for run in runs),
+            paper=paper,
+            difference=self._difference(row, ratio, column, chosen, by_seed) if compared else None,
+            marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), chosen.mixed, column)),
+        )
+
+    def _values(self, chosen: Chosen, column: Column) -> dict[int, dict[int, float]]:
+        """Split -> seed -> number in percent, of the runs that were scored so."""
+        values: dict[int, dict[int, float]] = {split: {} for split in column.splits}
+        for (split, seed), run in sorted(chosen.runs.items()):
+            if split in values:
+                number = run.number(column.metric.metric, column.metric.protocol, column.metric.key)
+                if number is None:
+                    what = f"{column.metric.metric} at {column.metric.key}, protocol {column.metric.protocol}"
+                    self.left_out.append(leave_out(run.entry, f"it has no {what}", "not scored"))
+                else:
+                    values[split][seed] = 100 * number
+        return values
+
+    def _marks(
+        self, runs: Sequence[Run], mean: float | None, n: int, failed: bool, mixed: bool, column: Column
+    ) -> Iterator[str]:
+        if mean is None:
+            missing = {run.experiment.split for run in runs} < set(column.splits)
+            yield "failed" if failed else "not run" if not runs else "split missing" if missing else "not scored"
+            return
+        if n < len(self.seeds):
+            yield "partial"
+        if failed:
+            yield "failed"
+        if self.settings.preset != DEFAULT_PRESET:
+            yield "other preset"
+        if self.spec.dataset in self.settings.dataset_map:
+            yield "other data"
+        if mixed:
+            yield "mixed versions"
+
+    def _difference(
+        self, row: Row, ratio: float, column: Column, chosen: Chosen, by_seed: Mapping[int, float]
+    ) -> Difference | None:
+        if not self.spec.baseline:
+            return None
+        baseline = self._baseline(row, ratio)
+        if baseline.runs and baseline.data != chosen.data:
+            return Difference(why="the baseline was run on other data")
+        return paired(by_seed, summarise(self._values(baseline, column))[2])
+
+    def _baseline(self, row: Row, ratio: float) -> Chosen:
+        key = (row.pretrained, ratio)
+        if key not in self._baselines:
+            self._baselines[key] = choose(self._asked(self.finder.runs(self._baseline_row(row), ratio)))
+        return self._baselines[key]
+
+    def _baseline_row(self, row: Row) -> Row:
+        return Row(approach=self.spec.baseline, pretrained=row.pretrained, strategy=self.spec.baseline)
+
+    def _leave_out_others(self) -> None:
+        for run, keys in self.finder.unmatched():
+            self._leave_out(run, keys)
+
+    def _leave_out(self, run: Run, keys: Sequence[str]) -> None:
+        if not self._asked([run]):
+            return
+        if run.entry.status in ("damaged", "incompatible"):
+            self.left_out.append(leave_out(run.entry, run.entry.problem))
+        else:
+            preset = f"preset {run.preset}: " if run.preset != self.settings.preset else ""
+            self.left_out.append(leave_out(run.entry, preset + "; ".join(keys), "other settings"))
+
+
+# -------------------------------------------------------------------------------------------------- Table 1
+
+
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """A data set of Table 1: what its annotation says, column by column as `statistics.table_1` has it; or why not."""
+
+    name: str
+    title: str
+    columns: tuple[dict[str, Any], ...]
+    absent: str = ""
+
+
+def data_table(data_root: Path | None) -> tuple[DataRow, ...]:
+    """Table 1. A data set that is not below `data_root` has the paper's words alone."""
+    return tuple(_data_row(name, reported, data_root) for name, reported in benchmark.paper().datasets.items())
+
+
+def _data_row(name: str, reported: ReportedDataset, data_root: Path | None) -> DataRow:
+    try:
+        counted = statistics.count(load_dataset(name, data_root))
+    except SsldetError as error:
+        columns = tuple({"column": column, "printed": words} for column, words in reported.columns.items())
+        return DataRow(name, reported.title, columns, absent=str(error).splitlines()[0])
+    absent = "; ".join(f"{subset}: {why}" for subset, why in counted.absent.items())
+    return DataRow(name, reported.title, tuple(statistics.table_1(counted, reported.columns)), absent)

@@ -1,0 +1,149 @@
+"""First stages: the labelled-only part of training, trained once for all runs that would train the same.
+
+    <results>/first_stages/<key>/checkpoint.safetensors   the state at the end of the stage, or on the way there
+                                 log.jsonl                its lines of the log
+                                 stage.json               what the key is made of, and who trained it
+
+The key is the hash of all that the stage's training reads: data, labelled videos, initial weights, network, losses
+(frame head, temporal term), sampling, schedule, seed. Supervised, Mean Teacher and FixMatch share one; Dual Guidance
+has its own, and a third without the temporal term.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ssldet.runs import layout
+from ssldet.runs.log import RunLog
+from ssldet.runs.planning import Plan, weights_hashes
+from ssldet.runs.provenance import provenance
+from ssldet.training.loop import StepReport, Training
+from ssldet.util.files import content_hash, write_json
+
+POLL_SECONDS = 0.5
+
+UNREAD = {"unlabelled_batch", "checkpoint_every"}
+"""Settings of `train` that the first stage does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """One first stage among the results: `identity` is what its key is made of."""
+
+    folder: Path
+    key: str
+    identity: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / layout.CHECKPOINT
+
+    @property
+    def log(self) -> Path:
+        return self.folder / layout.LOG
+
+    def made_by_others(self) -> dict[str, Any]:
+        """Versions of ssldet and torch that trained it, where they are not those that run now; else empty."""
+        then = json.loads((self.folder / layout.STAGE).read_text(encoding="utf-8"))["provenance"]["distributions"]
+        now = provenance()["distributions"]
+        return {name: then.get(name) for name in ("ssldet", "torch") if then.get(name) != now.get(name)}
+
+    def is_done(self) -> bool:
+        """Whether it was trained to its end; cheap, reads no weights."""
+        return (self.folder / layout.STAGE).is_file() and self.checkpoint.is_file()
+
+    @contextmanager
+    def held(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[bool]:
+        """Hold it against other processes, waiting for one that trains it. False: `stop` asked to give up."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / layout.LOCK)
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                break
+            except Timeout:
+                if stop():
+                    yield False
+                    return
+                waiting()
+                time.sleep(POLL_SECONDS)
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def first_stage(plan: Plan, skipped: Collection[str] = ()) -> FirstStage | None:
+    """The first stage of a planned run; None where it has none. `skipped` videos do not decode and are left out."""
+    identity = _identity(plan, skipped)
+    if identity["burn_in"] == 0:
+        return None
+    key = content_hash(identity)[:16]
+    return FirstStage(plan.config.machine.results / layout.FIRST_STAGES / key, key, identity)
+
+
+def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
+    experiment, needs = plan.config.experiment, plan.needs
+    train = experiment.train.model_dump(mode="json", exclude=UNREAD)
+    if not needs.temporal:
+        del train["pair_share"]
+    losses: dict[str, Any] = {"frame_head": needs.frame_head, "temporal": needs.temporal}
+    if needs.frame_head:
+        losses["beta"] = needs.beta
+    return {
+        "data": plan.dataset.fingerprint(),
+        "labelled": [video for video in plan.split.labelled if video not in skipped],
+        "weights": weights_hashes(plan.weights),
+        "backbone": {experiment.backbone: experiment.backbone_options},
+        "losses": losses,
+        "clip": experiment.clip,
+        "views": experiment.views,
+        "region": experiment.loss,
+        "train": train,
+        "steps": plan.steps,
+        "burn_in": round(experiment.train.burn_in * plan.steps),
+        "seed": experiment.seed,
+    }
+
+
+def reach(
+    training: Training,
+    stage: FirstStage,
+    *,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[], None] = lambda: None,
+) -> bool:
+    """Bring fresh training to the end of its first stage: from what is there, else by training it.
+
+    Args:
+        on_step: called after every step that is trained here.
+        stop: asked after every step, and while another process trains the stage.
+        waiting: called again and again while another process does.
+
+    Returns:
+        Whether the end was reached; False when `stop` asked to give up. What was trained is kept either way.
+    """
+    with stage.held(stop, waiting) as ours:
+        if not ours:
+            return False
+        if stage.checkpoint.exists():
+            training.resume(stage.checkpoint, run_id=stage.key)
+        if training.counts.step < training.burn_in:
+            with RunLog(stage.log, keep_until=training.counts.step) as log:
+                training.log = lambda line: log.append(**line)
+                training.run(stage.checkpoint, until=training.burn_in, run_id=stage.key, on_step=on_step, stop=stop)
+        if training.counts.step < training.burn_in:
+            return False
+        if not stage.is_done():
+            about = {"key": stage.key, "identity": stage.identity, "provenance": provenance()}
+            write_json(stage.folder / layout.STAGE, about)
+        return True

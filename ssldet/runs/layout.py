@@ -1,0 +1,40 @@
+"""Every file name of a results folder, once.
+
+<results>/<run>/                record.json, config.yaml, split.json, log.jsonl, detections.parquet, ...
+<results>/first_stages/<key>/   checkpoint.safetensors, log.jsonl, stage.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RESULTS = Path("results/runs")
+"""Where runs are written to and looked for, unless told otherwise."""
+
+RECORD = "record.json"
+"""Written last: its presence with status "done" is the only sign of a finished run."""
+
+CONFIG = "config.yaml"
+SPLIT = "split.json"
+LOG = "log.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+"""Deleted when the run is done, unless `keep_checkpoints` is set."""
+
+WEIGHTS = "weights.safetensors"
+DETECTIONS = "detections.parquet"
+
+LOCK = ".lock"
+"""Held by the process that carries out a run or trains a first stage."""
+
+KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, WEIGHTS)
+"""What a finished run keeps beside its record, which holds their hashes."""
+
+RUN_FILES = (RECORD, *KEPT, CHECKPOINT, LOCK)
+"""Everything that a run writes into its folder. The record is removed first: half a run is not a finished one."""
+
+FIRST_STAGES = "first_stages"
+STAGE = "stage.json"
+"""What the key of a first stage is made of, and who trained it."""
+
+SHARED_FOLDERS = (FIRST_STAGES,)
+"""Folders of results that hold parts of several runs, and no run."""

@@ -1,0 +1,285 @@
+"""What a run will be: its parts, checked against each other, and all that can be refused before any work.
+
+plan(config)           the plan of one run
+plan(config, shelf)    of one of many: data sets are opened and verified once
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from ssldet.config import Experiment, Machine, RunConfig
+from ssldet.contracts import Backbone, Dataset, Needs, Problem, Strategy, Subset, Video
+from ssldet.data import splits
+from ssldet.data.datasets import load_dataset
+from ssldet.data.sampling import stream_seed
+from ssldet.data.splits import LabelSplit
+from ssldet.detector.detector import Detector
+from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
+from ssldet.runs import layout
+from ssldet.util.files import content_hash, file_hash
+
+
+@dataclass(slots=True)
+class Plan:
+    """A run that can start: its parts, checked against each other.
+
+    Attributes:
+        split: which training videos are labelled; `train`, `evaluated`: all training videos, and those scored.
+        damaged: videos that `verify` names and the run was told to leave out.
+        weights: files that initial weights come from, by part.
+        id: hash of what defines the experiment; `folder`: where the run lives.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    strategy: Strategy
+    backbone: Backbone
+    split: LabelSplit
+    train: dict[str, Video]
+    evaluated: list[Video]
+    damaged: tuple[str, ...]
+    weights: dict[str, Path]
+    steps: int
+    device: torch.device
+    id: str
+    folder: Path
+
+    @property
+    def needs(self) -> Needs:
+        return self.strategy.needs
+
+    @property
+    def used(self) -> list[Video]:
+        """Videos whose frames the run reads."""
+        ids = [*self.split.labelled, *(self.split.unlabelled if self.needs.unlabelled else ())]
+        return [self.train[i] for i in ids] + self.evaluated
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / layout.RECORD
+
+
+class Shelf:
+    """Data sets opened once, and what `verify` found in them, for the plans of many runs."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+        self._problems: dict[tuple[str, int], list[Problem]] = {}
+
+    def dataset(self, experiment: Experiment, machine: Machine) -> Dataset:
+        """The data set of a run."""
+        key = self._key(experiment, machine)
+        if key not in self._datasets:
+            options = experiment.dataset_options
+            self._datasets[key] = load_dataset(experiment.dataset, machine.data_root, **options)
+        return self._datasets[key]
+
+    def problems(self, experiment: Experiment, machine: Machine) -> list[Problem]:
+        """What `verify` says of it."""
+        key = (self._key(experiment, machine), experiment.split)
+        if key not in self._problems:
+            self._problems[key] = self.dataset(experiment, machine).verify(experiment.split)
+        return self._problems[key]
+
+    @staticmethod
+    def _key(experiment: Experiment, machine: Machine) -> str:
+        return content_hash([experiment.dataset, experiment.dataset_options, machine.data_root])
+
+
+def plan(config: RunConfig, shelf: Shelf | None = None) -> Plan:
+    """Open the data, draw the split, name the run.
+
+    Args:
+        shelf: where data sets are looked for and left, when many runs are planned.
+
+    Raises:
+        RequestError: whatever makes the run impossible, before anything is trained.
+    """
+    experiment, machine = config.experiment, config.machine
+    device = choose_device(machine.device)
+    strategy, backbone = config.build_strategy(), config.build_backbone()
+    _check_clip(config, backbone)
+    weights = _weight_files(config, backbone)
+    shelf = shelf or Shelf()
+    dataset = shelf.dataset(experiment, machine)
+    damaged = _damaged(shelf.problems(experiment, machine), experiment, skip=machine.skip_damaged)
+    if experiment.videos is not None:
+        _refuse_unknown_videos(dataset, experiment)
+    train = {video.id: video for video in _listed(dataset, "train", experiment) if video.id not in damaged}
+    split = splits.draw(
+        experiment.dataset,
+        list(train.values()),
+        dataset.facts.classes,
+        split=experiment.split,
+        ratio=experiment.ratio,
+        seed=experiment.seed,
+        val_fraction=experiment.val_fraction,
+    )
+    if strategy.needs.unlabelled and not split.unlabelled:
+        raise RequestError(f"ratio {experiment.ratio} leaves no unlabelled video, and {experiment.strategy} needs some")
+    run_id = _run_id(config, dataset, split, weights, damaged)
+    return Plan(
+        config=config,
+        dataset=dataset,
+        strategy=strategy,
+        backbone=backbone,
+        split=split,
+        train=train,
+        evaluated=[video for video in _evaluated(config, dataset, split, train) if video.id not in damaged],
+        damaged=damaged,
+        weights=weights,
+        steps=_steps(config, dataset, split, train),
+        device=device,
+        id=run_id,
+        folder=machine.results / _folder_name(config, run_id),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA device where there is one, else the CPU. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def _check_clip(config: RunConfig, backbone: Backbone) -> None:
+    size = config.experiment.clip.size
+    if size % backbone.stride:
+        raise ConfigError(
+            f"clip.size = {size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}"
+        )
+
+
+def _listed(dataset: Dataset, subset: Subset, experiment: Experiment) -> list[Video]:
+    """The videos of a subset, or those of them that `experiment.videos` lists."""
+    videos = dataset.videos(subset, experiment.split)
+    if experiment.videos is None:
+        return list(videos)
+    wanted = set(experiment.videos)
+    found = [video for video in videos if video.id in wanted]
+    if not found:
+        raise RequestError(f"none of the {len(wanted)} listed videos is a {subset} video of {experiment.dataset}")
+    return found
+
+
+def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
+    subsets: tuple[Subset, ...] = get_args(Subset)
+    known = {video.id for subset in subsets for video in dataset.videos(subset, experiment.split)}
+    if unknown := sorted(set(experiment.videos or ()) - known):
+        raise RequestError(
+            f"{len(unknown)} listed videos are not in {experiment.dataset}, such as {unknown[0]!r}; "
+            f"its ids look like {min(known)!r}"
+        )
+
+
+def _damaged(found: list[Problem], experiment: Experiment, *, skip: bool, shown: int = 10) -> tuple[str, ...]:
+    """The videos that `verify` finds wanting, when told to skip them. Raises DataError otherwise."""
+    problems = [p for p in found if _concerns(p, experiment.videos)]
+    if not problems or skip:
+        return tuple(sorted({problem.video for problem in problems if problem.video}))
+    lines = [f"  {problem}" for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  and {len(problems) - shown} more")
+    raise DataError("\n".join([f"data set {experiment.dataset!r} is incomplete ({len(problems)} problems):", *lines]))
+
+
+def _concerns(problem: Problem, videos: tuple[str, ...] | None) -> bool:
+    return videos is None or not problem.video or problem.video in videos
+
+
+def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
+    experiment = config.experiment
+    if not experiment.pretrained:
+        return {}
+    wanted = backbone.pretrained_files(experiment.dataset)
+    if not wanted:
+        raise ConfigError(f"{experiment.backbone} has no pretrained weights for {experiment.dataset}; use --scratch")
+    root = config.machine.weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights"))
+    files = {part: root / name for part, name in wanted.items()}
+    if missing := [str(path) for path in files.values() if not path.is_file()]:
+        raise WeightsError(
+            f"--pretrained needs {', '.join(missing)}; put the files there, name their folder with "
+            "--weights-root or SSLDET_WEIGHTS, or train with --scratch"
+        )
+    return files
+
+
+def weights_hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """The SHA-256 of weights files, by part."""
+    return {part: _hash_of(path, path.stat().st_mtime_ns, path.stat().st_size) for part, path in files.items()}
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: Path, changed: int, size: int) -> str:
+    return file_hash(path)  # large files, asked for by every plan of a grid
+
+
+def _run_id(
+    config: RunConfig, dataset: Dataset, split: LabelSplit, weights: Mapping[str, Path], damaged: Sequence[str]
+) -> str:
+    identity: dict[str, Any] = {
+        "experiment": config.experiment.identity(),
+        "data": dataset.fingerprint(),
+        "split": split.hash,
+        "weights": weights_hashes(weights),
+    }
+    if damaged:
+        identity["damaged"] = list(damaged)
+    return content_hash(identity)[:12]
+
+
+def _folder_name(config: RunConfig, run_id: str) -> str:
+    e = config.experiment
+    return f"{e.dataset}-{e.strategy}-{e.ratio:g}-split{e.split}-seed{e.seed}-{run_id}"
+
+
+def _evaluated(config: RunConfig, dataset: Dataset, split: LabelSplit, train: Mapping[str, Video]) -> list[Video]:
+    if config.experiment.eval_on == "val":
+        return [train[video] for video in split.validation]
+    return _listed(dataset, "test", config.experiment)
+
+
+def _steps(config: RunConfig, dataset: Dataset, split: LabelSplit, train: Mapping[str, Video]) -> int:
+    """Optimiser steps: given, or passes over the unlabelled key frames, the same for every strategy."""
+    options = config.experiment.train
+    if options.steps:
+        return options.steps
+    counted = split.unlabelled or split.labelled
+    frames = sum(len(sampled_frames(dataset, train[video])) for video in counted)
+    return max(1, options.epochs * frames // options.unlabelled)
+
+
+def sampled_frames(dataset: Dataset, video: Video) -> np.ndarray:
+    """The key frames of a whole video, without its annotation: every frame, or AVA's one a second."""
+    return np.arange(0, video.num_frames, dataset.facts.numbering.step)
+
+
+def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
+    """The network with its initial weights on the plan's device, and what was loaded, part by part."""
+    experiment, facts = plan.config.experiment, plan.dataset.facts
+    torch.manual_seed(stream_seed(experiment.seed, "initial weights"))
+    parts = plan.backbone.build(facts, frame_head=plan.needs.frame_head)
+    student = Detector(parts, facts=facts, stride=plan.backbone.stride, region=experiment.loss)
+    loaded = plan.backbone.load_pretrained(student, plan.weights) if plan.weights else {}
+    if not any(p.requires_grad for p in student.parameters()):
+        raise TrainingError("every part of the network is frozen; nothing would be trained")
+    return student.to(plan.device), loaded

@@ -1,0 +1,388 @@
+"""One run, start to record: the only room that knows all the others.
+
+execute(plan)               frames -> training -> detections file -> metrics -> record; resumes what was interrupted
+train_first_stage(plan)     the part of it that runs share
+run(config)                 plan and execute
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+
+from ssldet.config import RunConfig, resolve
+from ssldet.contracts import Video
+from ssldet.data import splits
+from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.frame_store import FrameStore, PrepareReport
+from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames
+from ssldet.data.targets import TruthTable
+from ssldet.detector.detector import Detector
+from ssldet.errors import RequestError
+from ssldet.evaluation import scoring
+from ssldet.evaluation.detections import DetectionsWriter, read_detections
+from ssldet.evaluation.inference import detect_videos
+from ssldet.runs import first_stage, layout
+from ssldet.runs.first_stage import FirstStage
+from ssldet.runs.log import RunLog, read_log
+from ssldet.runs.planning import Plan, build_student, plan, sampled_frames, weights_hashes
+from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
+from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.loop import Counts, StepReport, Training
+from ssldet.util.files import file_hash, replacing, write_text
+
+__all__ = ["Interrupted", "Plan", "Reporter", "execute", "plan", "run", "train_first_stage"]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and can be resumed by the same request."""
+
+
+class Reporter:
+    """Hears how a run goes. This one says nothing; the command line draws progress bars."""
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        """A phase begins: "decode", "train", "detect", "score"."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """So much of the phase is done."""
+
+    def step(self, report: StepReport) -> None:
+        """A training step is done."""
+
+    def stop(self) -> bool:
+        """Whether the run should stop after this step, leaving a checkpoint."""
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ execute
+
+
+def run(config: RunConfig | Mapping[str, Any], reporter: Reporter | None = None) -> Record:
+    """One run from its configuration to its record; a finished one is read, an interrupted one goes on.
+
+    Args:
+        config: a resolved configuration, or the fields of one, such as
+            `{"strategy": "supervised", "dataset": "synthetic", "ratio": 0.2, "preset": "nano"}`.
+        reporter: hears how it goes.
+
+    Raises:
+        RequestError: the request cannot be carried out. TrainingError: training cannot go on.
+        Interrupted: the reporter asked to stop.
+    """
+    if not isinstance(config, RunConfig):
+        config = resolve(config, preset=config.get("preset"))
+    return execute(plan(config), reporter or Reporter())
+
+
+def execute(plan: Plan, reporter: Reporter, *, patience: float = 0.0) -> Record:
+    """Carry out a plan. Raises as `run` does; what fails leaves a record that says so, and can be tried again.
+
+    Args:
+        patience: seconds to wait for another process that is carrying out the same run.
+    """
+    if record := _finished(plan):
+        return record
+    with _alone(plan.folder, patience):
+        if record := _finished(plan):  # another process finished it meanwhile
+            return record
+        _set_up(plan)
+        run = _Run(plan, reporter)
+        try:
+            return run.carry_out()
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                run.leave_failure(error)
+            raise
+
+
+def train_first_stage(plan: Plan, reporter: Reporter) -> None:
+    """Train the part of a run that others share, unless it is there. Raises as `run` does."""
+    _set_up(plan)
+    _Run(plan, reporter).train_first_stage()
+
+
+def _finished(plan: Plan) -> Record | None:
+    """The record of a run that is done. Raises RequestError when there is one that cannot be read."""
+    if not plan.record_path.exists():
+        return None
+    record = Record.read(plan.record_path)
+    return record if record.status == "done" else None
+
+
+def _set_up(plan: Plan) -> None:
+    reset_peak_memory()  # of earlier runs in this process
+    if plan.config.machine.threads:
+        torch.set_num_threads(plan.config.machine.threads)
+
+
+@contextmanager
+def _alone(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the run's folder against a second process with the same request."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / layout.LOCK)
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise RequestError(f"another process is carrying out this run in {folder}") from error
+    except OSError as error:
+        raise RequestError(
+            f"cannot write results to {folder} ({error.strerror}); choose a folder with --results"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way: the plan, who listens, and what is known of it so far."""
+
+    plan: Plan
+    reporter: Reporter
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    training: Training | None = None
+    skipped: tuple[str, ...] = ()
+
+    def carry_out(self) -> Record:
+        plan = self.plan
+        write_text(plan.folder / layout.CONFIG, plan.config.to_yaml())
+        splits.write(plan.split, plan.folder / layout.SPLIT)
+        reader = self._prepare()
+        training = self._training(reader)
+        self.reporter.phase("train", plan.steps, "steps")
+        if (checkpoint := plan.folder / layout.CHECKPOINT).exists():
+            training.resume(checkpoint)
+        elif stage := self._first_stage():
+            self._reach(stage, training)
+            write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))
+        with RunLog(plan.folder / layout.LOG, keep_until=training.counts.step) as log:
+            training.log = lambda line: log.append(**line)
+            self._train(training)
+        evaluated = [video for video in plan.evaluated if video.id not in self.skipped]
+        with self._timed("detect"):
+            detector = plan.strategy.evaluated(training.student)
+            self._detect(detector, evaluated, reader)
+        with self._timed("score"):
+            metrics = self._score(evaluated)
+        return self._finish(detector, metrics)
+
+    def train_first_stage(self) -> None:
+        reader = self._prepare()
+        training = self._training(reader)
+        if stage := self._first_stage():
+            self.reporter.phase("train", training.burn_in, "steps")
+            self._reach(stage, training)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[phase] = round(time.perf_counter() - began, 3)
+
+    def _advance(self, done: int) -> None:
+        self.reporter.advance(done)
+        if self.reporter.stop():
+            raise Interrupted("stopped; the same command goes on from here")
+
+    def _prepare(self) -> ClipReader:
+        """Clips of all videos that the run reads, decoded if need be."""
+        machine, clip, videos = self.plan.config.machine, self.plan.config.experiment.clip, self.plan.used
+        store = FrameStore(self.plan.dataset, clip.size)
+        self.reporter.phase("decode", len(videos), "videos")
+        with self._timed("decode"):
+            prepared = store.prepare(
+                videos,
+                workers=machine.workers,
+                progress=lambda done, total: self._advance(done),
+                skip_damaged=machine.skip_damaged,
+            )
+        self._note_prepared(prepared)
+        return ClipReader(store.frames, clip)
+
+    def _note_prepared(self, prepared: PrepareReport) -> None:
+        self.skipped = prepared.skipped
+        if prepared.short:
+            self.notes["short_videos"] = prepared.short
+        if skipped := sorted({*prepared.skipped, *self.plan.damaged}):
+            self.notes["skipped_videos"] = skipped
+
+    def _training(self, reader: ClipReader) -> Training:
+        """Fresh training of this run."""
+        plan, experiment = self.plan, self.plan.config.experiment
+        facts, size = plan.dataset.facts, experiment.clip.size
+        student, loaded = build_student(plan)
+        self.notes["initial_weights"] = loaded or "random"
+        labelled = [video for video in plan.split.labelled if video not in self.skipped]
+        table = TruthTable(facts, plan.train, plan.dataset.truth, size)
+        options = experiment.train
+        source = BatchSource(
+            reader,
+            key_frames(labelled, lambda video: table.truth(video).key_frames_m),
+            self._unlabelled(),
+            table,
+            sampling=Sampling(options.batch, options.unlabelled, options.pair_share),
+            views=experiment.views,
+            needs=plan.needs,
+            seed=experiment.seed,
+            device=plan.device,
+        )
+        hidden = TruthTable(facts, plan.train, plan.dataset.truth, size)  # for the log's diagnostics alone
+        training = Training(
+            student,
+            plan.strategy,
+            source,
+            options,
+            steps=plan.steps,
+            seed=experiment.seed,
+            device=plan.device,
+            run_id=plan.id,
+            meter=PseudoLabelMeter(hidden) if plan.needs.unlabelled else None,
+        )
+        self.training = training
+        return training
+
+    def _first_stage(self) -> FirstStage | None:
+        stage = first_stage.first_stage(self.plan, self.skipped)
+        if stage:
+            self.notes["first_stage"] = stage.key
+        return stage
+
+    def _reach(self, stage: FirstStage, training: Training) -> None:
+        """Bring fresh training to the end of its first stage."""
+        listener = self.reporter
+        reached = first_stage.reach(
+            training,
+            stage,
+            on_step=listener.step,
+            stop=listener.stop,
+            waiting=lambda: listener.advance(0, "waits for a run that trains the same first stage"),
+        )
+        if not reached or listener.stop():
+            raise Interrupted(self._stopped(training))
+        if others := stage.made_by_others():
+            self.notes["first_stage_versions"] = others
+
+    def _unlabelled(self) -> KeyFrames | None:
+        plan = self.plan
+        if not plan.needs.unlabelled:
+            return None
+        videos = [video for video in plan.split.unlabelled if video not in self.skipped]
+        if plan.needs.unlabelled_extent == "action":  # the ablation that reads hidden extents; the record says so
+            return key_frames(videos, lambda video: action_extent(plan.dataset.truth(video)))
+        return key_frames(videos, lambda video: sampled_frames(plan.dataset, plan.train[video]))
+
+    def _train(self, training: Training) -> None:
+        self.reporter.advance(training.counts.step)
+        done = training.run(self.plan.folder / layout.CHECKPOINT, on_step=self.reporter.step, stop=self.reporter.stop)
+        self.seconds["train"] = round(training.counts.seconds, 3)
+        if not done or self.reporter.stop():
+            raise Interrupted(self._stopped(training))
+
+    def _stopped(self, training: Training) -> str:
+        return f"stopped after step {training.counts.step} of {self.plan.steps}; the same command resumes it"
+
+    def _detect(self, detector: Detector, videos: Sequence[Video], reader: ClipReader) -> None:
+        plan, experiment = self.plan, self.plan.config.experiment
+        self.reporter.phase("detect", len(videos), "videos")
+        found = detect_videos(
+            detector,
+            videos,
+            lambda video: plan.dataset.truth(video).key_frames_m,
+            reader,
+            experiment.detect,
+            device=plan.device,
+            autocast=experiment.train.precision == "bfloat16",
+        )
+        with DetectionsWriter(plan.folder / layout.DETECTIONS, plan.dataset.facts) as writer:
+            for done, (video, detections) in enumerate(found, start=1):
+                writer.add(video.id, detections)
+                self._advance(done)
+
+    def _score(self, videos: Sequence[Video]) -> dict[str, Any]:
+        """All metrics that apply, under all their protocols, from the file just written."""
+        plan = self.plan
+        wanted, left_out = scoring.applicable(plan.dataset.facts)
+        if left_out:
+            self.notes["metrics_left_out"] = left_out
+        self.reporter.phase("score", len(wanted), "metrics")
+        detections = read_detections(plan.folder / layout.DETECTIONS, plan.dataset.facts, videos)
+        return scoring.as_json(scoring.score(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted))
+
+    def _finish(self, detector: Detector, metrics: dict[str, Any]) -> Record:
+        """Keep inference weights only, then write the record, last."""
+        plan = self.plan
+        with replacing(plan.folder / layout.WEIGHTS) as temporary:
+            weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
+            save_file(weights, temporary)
+        record = self._record("done", metrics)
+        record.write(plan.record_path)
+        if not plan.config.machine.keep_checkpoints:
+            (plan.folder / layout.CHECKPOINT).unlink(missing_ok=True)
+        return record
+
+    def leave_failure(self, error: Exception) -> None:
+        """A record that says what went wrong."""
+        self.notes["error"] = f"{type(error).__name__}: {error}"
+        self._record("failed", {}).write(self.plan.record_path)
+
+    def _record(self, status: Literal["done", "failed"], metrics: dict[str, Any]) -> Record:
+        plan, split = self.plan, self.plan.split
+        counts = self.training.counts if self.training else Counts()
+        files = (plan.folder / name for name in layout.KEPT)
+        return Record(
+            id=plan.id,
+            status=status,
+            config=plan.config.model_dump(mode="json"),
+            split=SplitSummary(
+                hash=split.hash,
+                labelled=len(set(split.labelled) - set(self.skipped)),
+                unlabelled=len(set(split.unlabelled) - set(self.skipped)),
+                evaluated=len({video.id for video in plan.evaluated} - set(self.skipped)),
+            ),
+            data_fingerprint=plan.dataset.fingerprint(),
+            metrics=metrics,
+            training=TrainingSummary(
+                steps=counts.step,
+                gradient_clips=counts.gradient_clips,
+                teacher_clips=counts.teacher_clips,
+                seconds=self.seconds,
+            ),
+            hardware={**hardware(str(plan.device)), "threads": torch.get_num_threads()},
+            provenance=provenance(),
+            peak_memory_bytes=peak_memory_bytes(),
+            files={path.name: file_hash(path) for path in files if path.is_file()},
+            notes={**self.notes, **self._notes_of_the_plan()},
+        )
+
+    def _notes_of_the_plan(self) -> dict[str, Any]:
+        plan, notes = self.plan, dict[str, Any]()
+        if plan.weights:
+            notes["weights"] = weights_hashes(plan.weights)
+        if listed := plan.config.experiment.videos:
+            sizes = {"train": len(plan.train), "evaluated": len(plan.evaluated)}
+            notes["subset"] = {"listed": len(listed), **sizes}
+        if plan.needs.unlabelled:
+            notes["hidden_truth"] = "read by the pseudo-label diagnostics in the log; never by training"
+            notes["pseudo_labels"] = pseudo_label_totals(plan.folder / layout.LOG)
+        if plan.needs.unlabelled and plan.needs.unlabelled_extent == "action":
+            notes["hidden_extents"] = "unlabelled videos were trimmed to their hidden action extent (ablation)"
+        return notes
+
+
+def pseudo_label_totals(log: Path) -> dict[str, int]:
+    """How many clips were labelled by the teacher in the whole second stage, and what it accepted in them."""
+    lines = read_log(log) if log.exists() else []
+    found = [line["pseudo_labels"] for line in lines if line.get("pseudo_labels")]
+    return {key: sum(line[key] for line in found) for key in ("clips", "frame_labels", "candidates", "boxes")}

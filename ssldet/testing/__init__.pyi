@@ -1,0 +1,31 @@
+from .backbones import BackboneContract as BackboneContract
+from .base import Contract as Contract
+from .datasets import DatasetContract as DatasetContract
+from .metrics import MetricContract as MetricContract
+from .strategies import StrategyContract as StrategyContract
+from .suite import Outcome as Outcome
+from .suite import check as check
+from .suite import contract_of as contract_of
+from .suite import run_pytest as run_pytest
+from .tiny import MULTI_LABEL as MULTI_LABEL
+from .tiny import SINGLE_LABEL as SINGLE_LABEL
+from .tiny import tiny_batch as tiny_batch
+from .tiny import tiny_detector as tiny_detector
+from .tiny import tiny_targets as tiny_targets
+
+__all__ = [
+    "MULTI_LABEL",
+    "SINGLE_LABEL",
+    "BackboneContract",
+    "Contract",
+    "DatasetContract",
+    "MetricContract",
+    "Outcome",
+    "StrategyContract",
+    "check",
+    "contract_of",
+    "run_pytest",
+    "tiny_batch",
+    "tiny_detector",
+    "tiny_targets",
+]

@@ -1,0 +1,162 @@
+"""The tiny network and the made-up batches of the contract suites: milliseconds, on any machine.
+
+The network is 32 x 32 pixels -> a grid of 2 x 2. Its weights can be set so that it is sure of a box in every cell or
+finds nothing at all: what a strategy does with pseudo-labels, and without, can then be tested for certain.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssldet.contracts import (
+    Backbone,
+    Batch,
+    DatasetFacts,
+    DetectorParts,
+    LabelledBatch,
+    Needs,
+    Options,
+    Targets,
+    UnlabelledBatch,
+)
+from ssldet.data.views import Geometry
+from ssldet.detector.detector import Detector
+from ssldet.detector.heads import CosineLinear, FrameHead
+from ssldet.detector.region import RegionOptions
+
+ANCHORS = ((0.5, 0.8), (1.0, 1.5), (1.5, 1.0))
+SINGLE_LABEL = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
+MULTI_LABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, multilabel=True)
+
+SIZE, FRAMES, CHANNELS, STRIDE = 32, 4, 12, 16
+
+Mood = Literal["sure", "blind", "random"]
+"""What a tiny network finds: a box of class 0 in every cell, nothing, or whatever its random weights say."""
+
+
+class TinyFeatures(nn.Module):
+    """G: mean over time, then two strided convolutions with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, CHANNELS, 4, stride=4),
+            nn.BatchNorm2d(CHANNELS),
+            nn.ReLU(),
+            nn.Conv2d(CHANNELS, CHANNELS, 4, stride=4),
+            nn.BatchNorm2d(CHANNELS),
+            nn.ReLU(),
+        )
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        features: Tensor = self.layers(clips_bcthw.mean(dim=2))
+        return features
+
+
+class TinyBackbone(Backbone):
+    """A network of two layers, for tests."""
+
+    stride = STRIDE
+
+    def __init__(self, config: Options | None = None) -> None:
+        super().__init__(config or Options())
+
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+        box_head = nn.Conv2d(CHANNELS, len(facts.anchors) * (5 + facts.num_classes), 1)
+        return DetectorParts(TinyFeatures(), box_head, FrameHead(CHANNELS, facts, hidden=16) if frame_head else None)
+
+
+def tiny_detector(facts: DatasetFacts, *, frame_head: bool, mood: Mood = "random", seed: int = 0) -> Detector:
+    """A tiny network in training mode, the same for a seed every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = TinyBackbone().build(facts, frame_head=frame_head)
+    detector = Detector(parts, facts=facts, stride=STRIDE, region=RegionOptions(form="giou"))
+    if mood != "random":
+        _set_box_head(detector, 6.0 if mood == "sure" else -30.0)
+    if mood == "sure" and frame_head:
+        _be_sure_of_the_frame(detector)
+    return detector.train()
+
+
+@torch.no_grad()
+def _set_box_head(detector: Detector, confidence_logit: float) -> None:
+    """Every cell has this confidence logit, nearly, and class 0."""
+    assert isinstance(detector.box_head, nn.Conv2d) and detector.box_head.bias is not None
+    detector.box_head.weight.mul_(0.1)
+    bias_ad = detector.box_head.bias.view(len(detector.facts.anchors), -1)
+    bias_ad.zero_()
+    bias_ad[:, 4] = confidence_logit
+    bias_ad[:, 5:] = -6.0
+    bias_ad[:, 5] = 6.0
+
+
+@torch.no_grad()
+def _be_sure_of_the_frame(detector: Detector) -> None:
+    """The frame head says class 0 with a probability of about 0.99, whatever it sees."""
+    head = detector.frame_head
+    assert isinstance(head, FrameHead)
+    head.hidden.weight.mul_(0.1)
+    head.hidden.bias.fill_(1.0)
+    if isinstance(head.classifier, CosineLinear):
+        head.classifier.weight[0] = 1.0
+        head.classifier.weight[1:] = -1.0 + 0.1 * head.classifier.weight[1:]
+        head.classifier.scale.fill_(3.0)
+    else:
+        assert isinstance(head.classifier, nn.Linear)
+        head.classifier.weight.mul_(0.1)
+        head.classifier.bias.fill_(-5.0)
+        head.classifier.bias[0] = 5.0
+
+
+# ------------------------------------------------------------------------------------------------------ batches
+
+
+class SealedClips(UnlabelledBatch):
+    """Unlabelled clips that betray who asks them for anything but the clips, the geometry and the partners."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AssertionError(f"the strategy asks unlabelled clips for {name!r}, which is hidden from it")
+
+
+def tiny_batch(facts: DatasetFacts, needs: Needs, *, clips: int = 4, boxes: bool = True, seed: int = 0) -> Batch:
+    """A step's clips as the core would hand them to a strategy with these needs.
+
+    Without `boxes` no labelled clip has one: all of them are background.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    own = clips * (2 if needs.extra_labelled else 1)
+    labelled = LabelledBatch(_clips(own, generator), tiny_targets(facts, own, boxes), _partners(own, needs, generator))
+    if not needs.unlabelled:
+        return Batch(labelled)
+    weak = _clips(clips, generator)
+    flip_b = torch.arange(clips) % 2 == 1
+    geometry = Geometry(torch.tensor([[-2, 0, SIZE, SIZE + 2]]).repeat(clips, 1), flip_b, SIZE)
+    return Batch(labelled, SealedClips(weak, _clips(clips, generator), geometry, _partners(clips, needs, generator)))
+
+
+def tiny_targets(facts: DatasetFacts, clips: int, boxes: bool = True) -> Targets:
+    """One box a clip, classes in turn; or none, which makes every clip background."""
+    count = clips if boxes else 0
+    labels = torch.arange(count) % facts.num_classes
+    labels_nk = nn.functional.one_hot(labels, facts.num_classes).float()
+    if facts.multilabel:
+        frame_labels_b = labels_nk if boxes else torch.zeros(clips, facts.num_classes)
+    else:
+        frame_labels_b = labels if boxes else torch.full((clips,), facts.num_classes)
+    every = torch.ones(clips, dtype=torch.bool)
+    boxes_n4 = torch.tensor([[4.0, 6.0, 20.0, 28.0]]).repeat(count, 1)
+    return Targets(torch.arange(count), boxes_n4, labels_nk, every, frame_labels_b, every)
+
+
+def _clips(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, 3, FRAMES, SIZE, SIZE, generator=generator)
+
+
+def _partners(count: int, needs: Needs, generator: torch.Generator) -> Tensor | None:
+    return _clips(count, generator) if needs.temporal else None

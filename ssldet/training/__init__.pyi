@@ -1,0 +1,33 @@
+from .loop import Training as Training
+from .loop import build_optimizer as build_optimizer
+from .objectives import forward_pair as forward_pair
+from .objectives import frame_probabilities as frame_probabilities
+from .objectives import supervised_terms as supervised_terms
+from .objectives import temporal_term as temporal_term
+from .objectives import unlabelled_terms as unlabelled_terms
+from .pseudo_labels import CandidateOptions as CandidateOptions
+from .pseudo_labels import box_targets as box_targets
+from .pseudo_labels import candidate_boxes as candidate_boxes
+from .pseudo_labels import carry_to_strong as carry_to_strong
+from .pseudo_labels import confident_boxes as confident_boxes
+from .teachers import Teacher as Teacher
+from .teachers import TeacherOptions as TeacherOptions
+from .teachers import TeacherStudent as TeacherStudent
+
+__all__ = [
+    "CandidateOptions",
+    "Teacher",
+    "TeacherOptions",
+    "TeacherStudent",
+    "Training",
+    "box_targets",
+    "build_optimizer",
+    "candidate_boxes",
+    "carry_to_strong",
+    "confident_boxes",
+    "forward_pair",
+    "frame_probabilities",
+    "supervised_terms",
+    "temporal_term",
+    "unlabelled_terms",
+]

@@ -1,0 +1,297 @@
+"""The training loop.
+
+A step: draw its clips, sum the strategy's loss terms, back-propagate once, move the student, let the strategy move
+its teacher. All that a step draws follows from (seed, step), and a checkpoint holds all that a step changes: so an
+interrupted run that is resumed ends with exactly the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ssldet.config import TrainOptions
+from ssldet.contracts import Batch, Progress, StepLosses, Strategy
+from ssldet.data.batches import BatchSource
+from ssldet.data.sampling import stream_seed
+from ssldet.detector.detector import Detector
+from ssldet.errors import TrainingError
+from ssldet.training import checkpoints
+from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.objectives import supervised_terms
+
+
+@dataclass(slots=True)
+class Counts:
+    """What training did so far: optimiser steps, clips with and without gradients, wall-clock seconds."""
+
+    step: int = 0
+    gradient_clips: int = 0
+    teacher_clips: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What a caller hears after every step: for progress bars."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    clips_per_second: float
+
+
+@dataclass(slots=True)
+class Meters:
+    """Means over the steps since the last line of the log."""
+
+    terms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def add(self, terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            self.terms[name] += value
+            self.seen[name] += 1
+
+    def flush(self) -> dict[str, float]:
+        means = {name: total / self.seen[name] for name, total in self.terms.items()}
+        self.terms.clear()
+        self.seen.clear()
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the next line of a resumed run speaks of the same steps."""
+        return {"terms": dict(self.terms), "seen": dict(self.seen)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.terms = defaultdict(float, state["terms"])
+        self.seen = Counter(state["seen"])
+
+
+def build_optimizer(student: Detector, options: TrainOptions) -> Optimizer:
+    """Adam with L2 on everything (the paper's), or AdamW that spares BatchNorm and biases."""
+    if options.optimizer == "adam":
+        trainable = [p for p in student.parameters() if p.requires_grad]
+        return torch.optim.Adam(trainable, lr=options.lr, weight_decay=options.weight_decay)
+    groups = param_groups_weight_decay(student, options.weight_decay)
+    return torch.optim.AdamW(groups, lr=options.lr)
+
+
+class Training:
+    """One run's training.
+
+    Args:
+        student: the network, on its device.
+        strategy: supplies the loss terms of the second stage.
+        source: the batches.
+        options: the schedule.
+        steps: optimiser steps in all.
+        seed: of everything drawn.
+        device: where the forward pass happens.
+        run_id: ties checkpoints to the run.
+        meter: pseudo-label diagnostics; None where there are no unlabelled clips.
+        log: takes one dictionary a line of the log.
+    """
+
+    def __init__(
+        self,
+        student: Detector,
+        strategy: Strategy,
+        source: BatchSource,
+        options: TrainOptions,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        run_id: str,
+        meter: PseudoLabelMeter | None = None,
+        log: Callable[[dict[str, Any]], None] = lambda line: None,
+    ):
+        self.student, self.strategy, self.source, self.options = student, strategy, source, options
+        self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
+        self.meter, self.log = meter, log
+        self.burn_in = round(options.burn_in * steps)
+        self.log_every = options.log_every or max(1, steps // options.epochs)
+        self.optimizer = build_optimizer(student, options)
+        self.counts = Counts()
+        self.meters = Meters()
+        self.started = False
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def run(
+        self,
+        checkpoint: Path | None = None,
+        *,
+        until: int | None = None,
+        run_id: str | None = None,
+        on_step: Callable[[StepReport], None] = lambda report: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train from where the counts stand to the end. Returns whether the end was reached.
+
+        Args:
+            checkpoint: written every `checkpoint_every` steps, at the end, and when `stop` asks for it.
+            until: the step that ends this call; None means the last one.
+            run_id: whose the checkpoint is, if not this run's (a first stage's).
+            on_step: called after every step.
+            stop: asked after every step; True writes a checkpoint and returns.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite, the device's memory is too small, or the checkpoint
+                cannot be written. The last checkpoint stays as it is.
+        """
+        end = self.steps if until is None else until
+        self.student.train()
+        while self.counts.step < end:
+            began = time.perf_counter()
+            try:
+                losses, clips = self.step_once()
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"the memory of {self.device} does not hold train.micro_batch = {self.options.micro_batch} "
+                    "labelled clips and what goes with them; halve it"
+                ) from error
+            seconds = time.perf_counter() - began
+            self.counts.seconds += seconds
+            on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
+            if self.counts.step % self.log_every == 0 or self.counts.step == self.steps:
+                self.log(self._line())
+            stopping = stop()
+            due = self.counts.step % self.options.checkpoint_every == 0 or self.counts.step == end
+            if checkpoint and (due or stopping):
+                self.save(checkpoint, run_id)
+            if stopping:
+                break
+        if not self.started and self.counts.step == self.steps:  # the first stage was all
+            self._start()
+        return self.counts.step == end
+
+    def step_once(self) -> tuple[dict[str, float], int]:
+        """One optimiser step: its mean loss terms, and how many clips had gradients."""
+        step = self.counts.step
+        if step >= self.burn_in and not self.started:
+            self._start()
+        torch.manual_seed(stream_seed(self.seed, "step", step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.rate(step, self.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = defaultdict(float)
+        clips = 0
+        for part in range(self.options.parts):
+            terms, count = self._accumulate(step, part)
+            clips += count
+            for name, value in terms.items():
+                sums[name] += value
+        self._move(sums)
+        self.counts.step += 1
+        self.counts.gradient_clips += clips
+        self.meters.add(sums)
+        return dict(sums), clips
+
+    def _start(self) -> None:
+        self.strategy.start(self.student)
+        self.started = True
+
+    def _accumulate(self, step: int, part: int) -> tuple[dict[str, float], int]:
+        """Back-propagate one part of the step's clips; terms are means over the whole step's clips."""
+        parts, second_stage = self.options.parts, step >= self.burn_in
+        batch, places = self.source.batch(step, part, parts, unlabelled=second_stage)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+            result = self._losses(batch, step)
+        terms = {name: term / parts for name, term in result.terms.items()}
+        total = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name} = {float(term.detach()):.4g}" for name, term in terms.items())
+            raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
+        total.backward()
+        self.counts.teacher_clips += result.teacher_clips
+        if self.meter and result.pseudo_labels and places:
+            self.meter.update(result.pseudo_labels, places)
+        return {name: float(term.detach()) for name, term in terms.items()}, gradient_clips(batch)
+
+    def _losses(self, batch: Batch, step: int) -> StepLosses:
+        if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
+            return StepLosses(supervised_terms(self.student, batch.labelled, self.strategy.needs))
+        return self.strategy.losses(batch, self.student, Progress(step, self.steps, self.burn_in))
+
+    def _move(self, terms: dict[str, float]) -> None:
+        limit = self.options.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
+        if not torch.isfinite(norm):
+            raise TrainingError(self._stopped(self.counts.step, "a gradient is not finite"))
+        self.optimizer.step()
+        if self.started:
+            self.strategy.after_step(self.student)
+        self.meters.add({"gradient_norm": float(norm)})
+
+    def _stopped(self, step: int, why: str) -> str:
+        return (
+            f"training stopped at step {step + 1} of {self.steps}: {why}; the last checkpoint is kept. "
+            "Try a lower train.lr, a train.clip_norm, or train.precision=float32"
+        )
+
+    def _line(self) -> dict[str, Any]:
+        means = self.meters.flush()
+        norm = means.pop("gradient_norm")
+        second_stage = self.counts.step > self.burn_in
+        return {
+            "step": self.counts.step,
+            "epoch": self.counts.step * self.options.epochs / self.steps,
+            "stage": 2 if second_stage else 1,
+            "lr": self.options.rate(self.counts.step - 1, self.steps),
+            "losses": means,
+            "gradient_norm": norm,
+            "seconds": round(self.counts.seconds, 3),
+            "pseudo_labels": self.meter.compute() if self.meter and second_stage else None,
+        }
+
+    # --------------------------------------------------------------------------------------- checkpoints
+
+    def save(self, path: Path, run_id: str | None = None) -> None:
+        """All that the next step depends on, for this run or the one that is named."""
+        moments, meta = checkpoints.flatten_optimizer(self.optimizer)
+        tensors = checkpoints.prefixed("student", self.student.state_dict())
+        tensors |= checkpoints.prefixed("optimizer", moments)
+        if self.started:
+            tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
+        counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
+        meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
+        about = {"run_id": run_id or self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
+        try:
+            checkpoints.save(path, tensors, about)
+        except OSError as error:
+            raise TrainingError(f"cannot write the checkpoint {path} ({error.strerror}); make room") from error
+
+    def resume(self, path: Path, run_id: str | None = None) -> None:
+        """Go on from a checkpoint of this run, or of the one that is named. Raises CheckpointError."""
+        tensors, meta = checkpoints.load(path, run_id or self.run_id)
+        self.student.load_state_dict(checkpoints.part(tensors, "student"))
+        checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
+        self.counts = Counts(**meta["counts"])
+        if meters := meta.get("meters"):  # checkpoints of earlier versions have none
+            self.meters.restore(meters)
+            if self.meter:
+                self.meter.counts = Counter(meters["pseudo_labels"])
+        if self.counts.step > self.burn_in:
+            self._start()
+            self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))
+
+
+def gradient_clips(batch: Batch) -> int:
+    """Clips of a batch that go through the student with gradients."""
+    views: list[Tensor | None] = [batch.labelled.clips_bcthw, batch.labelled.following]
+    if batch.unlabelled:
+        views += [batch.unlabelled.strong_bcthw, batch.unlabelled.following]
+    return sum(len(view) for view in views if view is not None)

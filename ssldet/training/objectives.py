@@ -1,0 +1,83 @@
+"""The loss terms that strategies share, as the paper names them. Each is a mean over clips.
+
+supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole first stage, and part of the second
+unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
+temporal_term      L_tmp alone (Eq. 10)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssldet.contracts import LabelledBatch, Needs, Predictions, Targets
+from ssldet.detector.detector import Detector
+
+
+def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -> dict[str, Tensor]:
+    """The terms of labelled clips: "box" (L_bou), and with a frame head beta * "frame" and "temporal"."""
+    predictions, following = forward_pair(student, labelled.clips_bcthw, labelled.following)
+    terms = _weighted(student.losses(predictions, labelled.targets), needs, needs.beta)
+    if needs.temporal and following is not None:
+        terms["temporal"] = temporal_term(predictions, following, student.facts.multilabel)
+    return terms
+
+
+def unlabelled_terms(
+    student: Detector,
+    strong_bcthw: Tensor,
+    following: Tensor | None,
+    pseudo: Targets,
+    needs: Needs,
+) -> dict[str, Tensor]:
+    """The terms of unlabelled clips in the strong view: "box_u", delta * "frame_u" and "temporal_u".
+
+    `pseudo` holds pseudo-labels in the strong view. Clips outside its masks add exactly 0 to box_u and frame_u;
+    the temporal term needs no pseudo-label.
+    """
+    predictions, after = forward_pair(student, strong_bcthw, following)
+    terms = {
+        f"{name}_u": term for name, term in _weighted(student.losses(predictions, pseudo), needs, needs.delta).items()
+    }
+    if needs.temporal and after is not None:
+        terms["temporal_u"] = temporal_term(predictions, after, student.facts.multilabel)
+    return terms
+
+
+def temporal_term(predictions: Predictions, following: Predictions, multilabel: bool) -> Tensor:
+    """L_tmp = |F(G(V_s)) - F(G(V_s+1))| on probabilities, mean over classes and pairs (Eq. 10).
+
+    `following` has p <= b rows: the partners of the first p clips.
+    """
+    if predictions.frame_logits is None or following.frame_logits is None:
+        raise ValueError("the temporal term needs a frame head")
+    after = frame_probabilities(following.frame_logits, multilabel)
+    now = frame_probabilities(predictions.frame_logits[: len(after)], multilabel)
+    return (now - after).abs().mean()
+
+
+def frame_probabilities(frame_logits: Tensor, multilabel: bool) -> Tensor:
+    """F's probabilities: softmax over C + 1 classes, or a sigmoid a class on multi-label data."""
+    return frame_logits.float().sigmoid() if multilabel else frame_logits.float().softmax(dim=1)
+
+
+def forward_pair(
+    student: Detector, clips_bcthw: Tensor, following: Tensor | None
+) -> tuple[Predictions, Predictions | None]:
+    """One forward pass over clips and their partners, so that both see the same batch statistics."""
+    if following is None:
+        return student(clips_bcthw), None
+    b = len(clips_bcthw)
+    both = student(torch.cat([clips_bcthw, following]))
+    logits = both.frame_logits
+    return (
+        Predictions(both.grid[:b], None if logits is None else logits[:b]),
+        Predictions(both.grid[b:], None if logits is None else logits[b:]),
+    )
+
+
+def _weighted(losses: dict[str, Tensor], needs: Needs, frame_weight: float) -> dict[str, Tensor]:
+    terms = {"box": losses["box"]}
+    if needs.frame_head:
+        terms["frame"] = frame_weight * losses["frame"]
+    return terms

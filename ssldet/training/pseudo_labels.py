@@ -1,0 +1,105 @@
+"""From a teacher's predictions in the weak view to targets in the strong view: the steps that strategies share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import batched_nms
+
+from ssldet.contracts import DatasetFacts, Decoded, Options, PseudoLabels, Targets
+from ssldet.data.views import Geometry, visible
+
+Confidence = Literal["objectness", "objectness_class"]
+
+
+class CandidateOptions(Options):
+    """How a teacher's boxes become candidates, the same for every strategy.
+
+    Attributes:
+        o_th: O_th; a box is a candidate when its confidence is above (strictly).
+        confidence: what that confidence is: objectness, or objectness x best class.
+        nms_iou: of the pseudo-boxes' suppression.
+        min_visible: a pseudo-box is dropped when less than this share of it stays in the strong view.
+    """
+
+    o_th: float = Field(0.4, ge=0, le=1)
+    confidence: Confidence = "objectness"
+    nms_iou: float = Field(0.4, gt=0, le=1)
+    min_visible: float = Field(0.25, ge=0, le=1)
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Boxes of b clips that stand above the confidence threshold, suppressed, by falling confidence.
+
+    Attributes: clip_n int64; boxes_n4 xyxy in pixels of the weak view; confidence_n; scores_nk class probabilities.
+    """
+
+    clip_n: Tensor
+    boxes_n4: Tensor
+    confidence_n: Tensor
+    scores_nk: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clip_n)
+
+    def where(self, keep_n: Tensor) -> Candidates:
+        return Candidates(self.clip_n[keep_n], self.boxes_n4[keep_n], self.confidence_n[keep_n], self.scores_nk[keep_n])
+
+
+def candidate_boxes(
+    decoded: Decoded, *, threshold: float, nms_iou: float, confidence: Confidence = "objectness"
+) -> Candidates:
+    """Boxes with confidence > threshold (O_th, strictly) after class-agnostic NMS.
+
+    The threshold comes first, which changes nothing: a box below it could only suppress boxes lower still.
+    """
+    score_bn = decoded.confidence_bn
+    if confidence == "objectness_class":
+        score_bn = score_bn * decoded.scores_bnk.amax(dim=2)
+    clip_n, place_n = torch.nonzero(score_bn > threshold, as_tuple=True)
+    found = Candidates(
+        clip_n, decoded.boxes_bn4[clip_n, place_n], score_bn[clip_n, place_n], decoded.scores_bnk[clip_n, place_n]
+    )
+    # float64: batched_nms may shift clips apart by an offset as large as the largest box, which would round float32
+    kept = batched_nms(found.boxes_n4.double(), found.confidence_n.double(), found.clip_n, nms_iou)
+    return found.where(kept)
+
+
+def box_targets(found: Candidates, labels_nk: Tensor, frame_labels_b: Tensor, frame_mask_b: Tensor) -> Targets:
+    """Targets from boxes that passed every filter; a clip's box loss counts when one of its boxes did."""
+    box_mask_b = torch.zeros_like(frame_mask_b)
+    box_mask_b[found.clip_n] = True
+    return Targets(found.clip_n, found.boxes_n4, labels_nk, box_mask_b, frame_labels_b, frame_mask_b)
+
+
+def confident_boxes(found: Candidates, clips: int, facts: DatasetFacts) -> PseudoLabels:
+    """Every candidate is a pseudo-box of its best class, as in Mean Teacher and FixMatch; no frame is labelled.
+
+    On multi-label data a box also has the other classes that it scores above 1/2.
+    """
+    k, device = facts.num_classes, found.clip_n.device
+    labels_nk = functional.one_hot(found.scores_nk.argmax(dim=1), k).bool()
+    if facts.multilabel:
+        labels_nk = labels_nk | (found.scores_nk > 0.5)
+    shape = (clips, k) if facts.multilabel else (clips,)
+    frame_labels_b = torch.zeros(shape, dtype=torch.float32 if facts.multilabel else torch.int64, device=device)
+    nowhere_b = torch.zeros(clips, dtype=torch.bool, device=device)
+    return PseudoLabels(box_targets(found, labels_nk.float(), frame_labels_b, nowhere_b), candidates=len(found))
+
+
+def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:
+    """Pseudo-labels of the weak view as targets of the strong view.
+
+    Boxes that the crop pushed out are dropped; a clip that keeps none loses its box loss, but not its frame label.
+    """
+    boxes, keep = visible(geometry.to_strong(pseudo.boxes_n4, pseudo.clip_n), geometry.size, min_visible)
+    clip_n = pseudo.clip_n[keep]
+    box_mask_b = torch.zeros_like(pseudo.box_mask_b)
+    box_mask_b[clip_n] = True
+    return Targets(clip_n, boxes[keep], pseudo.labels_nk[keep], box_mask_b, pseudo.frame_labels_b, pseudo.frame_mask_b)

@@ -1,0 +1,137 @@
+"""Teachers: the network that labels the weak view, and the strategies that have one.
+
+ema      exponential moving average of the student, BatchNorm's buffers included
+shared   the student itself, in evaluation mode
+frozen   a copy of the student as the first stage left it
+
+No gradient ever flows through a teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssldet.contracts import Batch, Predictions, Progress, PseudoLabels, StepLosses, Strategy
+from ssldet.detector.detector import Detector
+from ssldet.training.objectives import supervised_terms, unlabelled_terms
+from ssldet.training.pseudo_labels import CandidateOptions, Candidates, candidate_boxes, carry_to_strong
+
+TeacherKind = Literal["ema", "shared", "frozen"]
+
+
+class Teacher:
+    """One of the three teachers over a student.
+
+    Args:
+        student: the network as the first stage left it; copied unless the teacher is shared.
+        kind: "ema", "shared" or "frozen".
+        decay: of the moving average, teacher = decay * teacher + (1 - decay) * student.
+    """
+
+    def __init__(self, student: Detector, kind: TeacherKind, decay: float = 0.0):
+        self.kind, self.decay = kind, decay
+        self.network = student if kind == "shared" else copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def predict(self, weak_bcthw: Tensor) -> Predictions:
+        """Predictions in evaluation mode; every module is left in the mode that it was in."""
+        modes = [(module, module.training) for module in self.network.modules()]
+        self.network.eval()
+        try:
+            return self.network(weak_bcthw)
+        finally:
+            for module, training in modes:  # one by one: frozen parts of a student in training are in evaluation mode
+                module.training = training
+
+    @torch.no_grad()
+    def follow(self, student: Detector) -> None:
+        """After the optimiser's step: move the average. Integer buffers (counters) are copied."""
+        if self.kind != "ema":
+            return
+        mine, theirs = self.network.state_dict(), student.state_dict()
+        floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - self.decay)
+        for name in mine.keys() - set(floats):
+            mine[name].copy_(theirs[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.kind == "shared" else self.network.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if self.kind != "shared":
+            self.network.load_state_dict(state)
+
+
+class TeacherOptions(CandidateOptions):
+    """Options of every strategy with a teacher, beside those of its candidates.
+
+    Attributes:
+        evaluate: the copy that is scored; of a shared teacher both are the same.
+    """
+
+    evaluate: Literal["student", "teacher"] = "student"
+
+
+class TeacherStudent(Strategy):
+    """A teacher labels the weak view of unlabelled clips; the student learns their strong view from these labels.
+
+    A subclass says what it `needs`, which teacher it has, and how a teacher's predictions become pseudo-labels; its
+    Config derives from TeacherOptions.
+
+    Attributes:
+        teacher: from `start` on.
+        progress: where training stands, while `pseudo_labels` is asked for: for thresholds that follow a schedule.
+    """
+
+    Config = TeacherOptions
+    config: TeacherOptions
+
+    @abstractmethod
+    def build_teacher(self, student: Detector) -> Teacher:
+        """The teacher over the student that the first stage left."""
+
+    @abstractmethod
+    def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
+        """What counts as true in the weak view, given the teacher's raw predictions of its clips."""
+
+    def start(self, student: Detector) -> None:
+        self.teacher = self.build_teacher(student)
+
+    def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
+        """One step of Algorithm 1: label the weak view, then the terms of labelled and of unlabelled clips."""
+        unlabelled = batch.unlabelled
+        assert unlabelled is not None, "the second stage needs unlabelled clips"
+        self.progress = progress
+        pseudo = self.pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
+        strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
+        terms = supervised_terms(student, batch.labelled, self.needs)
+        terms |= unlabelled_terms(student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs)
+        return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw))
+
+    def candidates(self, predictions: Predictions) -> Candidates:
+        """The teacher's boxes above O_th, suppressed, in the weak view."""
+        config = self.config
+        return candidate_boxes(
+            self.teacher.network.decode(predictions),
+            threshold=config.o_th,
+            nms_iou=config.nms_iou,
+            confidence=config.confidence,
+        )
+
+    def after_step(self, student: Detector) -> None:
+        self.teacher.follow(student)
+
+    def evaluated(self, student: Detector) -> Detector:
+        return self.teacher.network if self.config.evaluate == "teacher" else student
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.teacher.load_state_dict(state)
