@@ -22,8 +22,8 @@ from ssldet.cli.table import FORMATS, SUFFIXES
 from ssldet.errors import UnknownName
 from ssldet.report import rendering
 from ssldet.report.documents import of_table
-from ssldet.report.run_selection import gather
-from ssldet.report.tables import Request, build
+from ssldet.report.run_selection import collect_runs
+from ssldet.report.tables import TableRequest, build_table
 
 HOSTILE = '=<script>alert("1")</script> & \\input{x} | `_*$%#@name'
 
@@ -72,7 +72,7 @@ def test_terminal_fits_100_columns_without_control_codes(runs: Path) -> None:
 
 
 def test_a_wide_terminal_shows_a_table_in_one_part(runs: Path) -> None:
-    document = of_table(build("3", gather([runs]), Request()))
+    document = of_table(build_table("3", collect_runs([runs]), TableRequest()))
     console = Console(file=io.StringIO(), width=180)
     rendering.show([document], console)
     heads = [line for line in console.file.getvalue().splitlines() if re.match(r" +V@0\.1 .*V@0\.5", line)]

@@ -26,7 +26,7 @@ from ssldet.errors import DataError, RequestError, UnknownName
 from ssldet.evaluation.detections import DetectionsWriter
 from ssldet.report import drawing, figures, qualitative
 from ssldet.report.qualitative import Frames, choose_frames, judge, picture, scored_videos
-from ssldet.report.run_selection import gather
+from ssldet.report.run_selection import collect_runs
 
 SETTINGS = Settings("smoke", {"ucf24": DatasetChoice("synthetic")})
 OWN = Settings("smoke")
@@ -62,7 +62,7 @@ def test_changes_are_means_over_the_seeds_that_both_strategies_have(tmp_path: Pa
     record(tmp_path, "b", ours, [0.6, 0.4, 0.3], seed=1)
     record(tmp_path, "c", ours, [0.0, 0.0, 0.0], seed=2, status="failed")
     record(tmp_path, "d", ours, [0.0, 0.0, 0.0], seed=1, split=2)
-    found = figures.class_changes(gather([tmp_path]), SETTINGS)
+    found = figures.class_changes(collect_runs([tmp_path]), SETTINGS)
     assert found.runs == (("a" * 12, "0" * 12), ("b" * 12, "1" * 12))
     first, second, third = found.classes
     assert (first.name, first.mean, first.std) == (CLASSES[0], pytest.approx(20), pytest.approx(np.sqrt(200)))
@@ -78,7 +78,7 @@ def test_runs_with_other_settings_are_not_in_the_figure(tmp_path: Path) -> None:
     with pytest.raises(
         RequestError, match=r"no runs of .* on synthetic .*`ssldet grid --tables 2 --preset smoke .*makes"
     ):
-        figures.class_changes(gather([tmp_path]), SETTINGS)
+        figures.class_changes(collect_runs([tmp_path]), SETTINGS)
 
 
 def test_classes_stand_in_descending_order_of_their_training_videos(
@@ -90,27 +90,27 @@ def test_classes_stand_in_descending_order_of_their_training_videos(
     dataset.facts = replace(dataset.facts, classes=tuple(CLASSES[:3]))
     kept = [Video(f"v{n}", 1, 9, 9, (label,)) for n, label in enumerate((0, 1, 1, 1, 2, 2))]
     monkeypatch.setattr(dataset, "videos", lambda subset, split: kept if subset == "train" else [])
-    found = figures.by_training_videos(figures.class_changes(gather([tmp_path]), SETTINGS), dataset)
+    found = figures.by_training_videos(figures.class_changes(collect_runs([tmp_path]), SETTINGS), dataset)
     assert [(c.name, c.videos) for c in found.classes] == [(CLASSES[1], 3), (CLASSES[2], 2), (CLASSES[0], 1)]
 
 
 def test_the_threshold_is_one_that_was_scored(tmp_path: Path) -> None:
     for run_id, row in zip("0a", rows("figure3"), strict=True):
         record(tmp_path, run_id, row, [0.1])
-    evidence = gather([tmp_path])
-    assert figures.class_changes(evidence, SETTINGS, threshold="0.2").column.title == "V@0.2"
+    collection = collect_runs([tmp_path])
+    assert figures.class_changes(collection, SETTINGS, threshold="0.2").column.title == "V@0.2"
     with pytest.raises(RequestError, match=r"'0.6'.*known: 0.2, 0.5|known: 0.5, 0.2"):
-        figures.class_changes(evidence, SETTINGS, threshold="0.6")
+        figures.class_changes(collection, SETTINGS, threshold="0.6")
 
 
 def test_settings_are_those_of_most_runs_unless_asked_for(tmp_path: Path) -> None:
     for run_id, row in zip("0a", rows("figure3"), strict=True):
         record(tmp_path, run_id, row, [0.1])
-    evidence = gather([tmp_path])
-    assert figures.choose_settings("figure3", evidence) == SETTINGS
-    assert figures.choose_settings("figure3", evidence, OWN) == OWN
+    collection = collect_runs([tmp_path])
+    assert figures.choose_settings("figure3", collection) == SETTINGS
+    assert figures.choose_settings("figure3", collection, OWN) == OWN
     with pytest.raises(UnknownName, match="data set of the paper 'kinetics'"):
-        figures.choose_settings("figure3", evidence, Settings(dataset_map={"kinetics": DatasetChoice("synthetic")}))
+        figures.choose_settings("figure3", collection, Settings(dataset_map={"kinetics": DatasetChoice("synthetic")}))
 
 
 # ------------------------------------------------------------------------------------------------ Figure 4
@@ -120,7 +120,7 @@ def test_a_sweep_has_points_gaps_and_on_the_papers_data_its_points(tmp_path: Pat
     for run_id, row, value in zip("abc", rows("figure4")[2:5], (0.1, 0.2, 0.3), strict=True):
         record(tmp_path, run_id, row, [value], settings=OWN)
     record(tmp_path, "d", rows("figure4")[2], [0.3], seed=1, settings=OWN)
-    found = figures.sweep(gather([tmp_path]), OWN)
+    found = figures.sweep(collect_runs([tmp_path]), OWN)
     frame, box = found.panels
     assert [point.value for point in frame.points] == [0.2, 0.4, 0.6, 0.8, 0.9]
     assert [point.n for point in frame.points] == [0, 0, 2, 1, 1]
@@ -135,7 +135,7 @@ def test_a_sweep_has_points_gaps_and_on_the_papers_data_its_points(tmp_path: Pat
 
 def test_the_papers_points_are_not_shown_beside_other_data(tmp_path: Path) -> None:
     record(tmp_path, "a", rows("figure4")[2], [0.1])
-    found = figures.sweep(gather([tmp_path]), SETTINGS)
+    found = figures.sweep(collect_runs([tmp_path]), SETTINGS)
     assert not any(point.paper for panel in found.panels for point in panel.points)
 
 
@@ -231,7 +231,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_frames_are_one_a_video_right_ones_first_and_the_same_for_a_seed(finished: Path) -> None:
-    (run,) = gather([finished]).runs
+    (run,) = collect_runs([finished]).runs
     dataset = load_dataset("synthetic", **run.experiment.dataset_options)
     first, again, other = (choose_frames(run, dataset, seed=seed, right_rows=2, columns=4) for seed in (0, 0, 1))
 
@@ -247,7 +247,7 @@ def test_frames_are_one_a_video_right_ones_first_and_the_same_for_a_seed(finishe
 
 
 def test_videos_that_the_run_left_out_are_not_drawn(finished: Path) -> None:
-    (run,) = gather([finished]).runs
+    (run,) = collect_runs([finished]).runs
     dataset = load_dataset("synthetic", **run.experiment.dataset_options)
     ids = [video.id for video in dataset.videos("test")]
     skipping = run.record.model_copy(update={"notes": {"skipped_videos": ids[:1]}})
@@ -257,7 +257,7 @@ def test_videos_that_the_run_left_out_are_not_drawn(finished: Path) -> None:
 
 
 def test_a_film_is_not_decoded_for_one_picture(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run,) = gather([finished]).runs
+    (run,) = collect_runs([finished]).runs
     dataset = load_dataset("synthetic", **run.experiment.dataset_options)
     shown = choose_frames(run, dataset).rows[0][0]
     whole = picture(dataset, shown, 32)

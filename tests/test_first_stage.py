@@ -16,7 +16,7 @@ from test_runner import StopAt, config
 
 from ssldet.data.batches import BatchSource
 from ssldet.errors import TrainingError
-from ssldet.report.run_selection import choose, gather
+from ssldet.report.run_selection import collect_runs, select_runs
 from ssldet.runs import runner
 from ssldet.runs.first_stage import FirstStage, first_stage
 from ssldet.runs.log import read_log
@@ -148,8 +148,8 @@ def test_a_first_stage_of_another_version_is_noted(tmp_path: Path) -> None:
     about.write_text(json.dumps(content))
     record = runner.execute(plan, Reporter())
     assert record.notes["first_stage_versions"] == {"ssldet": older}
-    (run,) = gather([tmp_path]).runs
-    assert choose([run]).mixed
+    (run,) = collect_runs([tmp_path]).runs
+    assert select_runs([run]).mixed
 
 
 def test_a_run_waits_for_the_process_that_trains_its_first_stage(tmp_path: Path) -> None:

@@ -16,16 +16,26 @@ from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.benchmark.spec import Cell, specs
 from ssldet.config import RunConfig
 from ssldet.errors import ConfigError, PluginError, UnknownName
-from ssldet.report import cell_matching as table_settings
-from ssldet.report.run_selection import Evidence, gather
-from ssldet.report.tables import Difference, Entry, Request, Table, build, data_table, names, paired, summarise
+from ssldet.report import cell_matching
+from ssldet.report.run_selection import RunCollection, collect_runs
+from ssldet.report.tables import (
+    Difference,
+    Entry,
+    Table,
+    TableRequest,
+    build_table,
+    data_table,
+    names,
+    paired,
+    summarise,
+)
 from ssldet.util.files import write_text
 
 SMOKE = Settings("smoke")
 
 
 def table(root: Path, name: str = "3", settings: Settings | None = NANO, **request: Any) -> Table:
-    return build(name, gather([root]), Request(settings, **request))
+    return build_table(name, collect_runs([root]), TableRequest(settings, **request))
 
 
 def entry(
@@ -135,7 +145,7 @@ def test_a_missing_split_gives_no_mean(tmp_path: Path) -> None:
     assert (found.mean, found.marks) == (None, ("split missing",))
     with pytest.raises(ConfigError, match=r"jhmdb has no split 7 \(known: 1, 2, 3\)"):
         table(tmp_path, splits=(7,))
-    other = build("2", gather([tmp_path]), Request(splits=(1, 2)))  # UCF101-24 has one
+    other = build_table("2", collect_runs([tmp_path]), TableRequest(splits=(1, 2)))  # UCF101-24 has one
     assert ({column.splits for column in other.columns}, other.no_splits) == ({(1,)}, (2,))
 
 
@@ -145,7 +155,7 @@ def test_a_missing_split_gives_no_mean(tmp_path: Path) -> None:
 def test_without_records_the_paper_stands_alone(tmp_path: Path) -> None:
     assert names() == ["1", "2", "3", "4", "5", "6"]
     for name in names()[1:]:
-        found = build(name, gather([tmp_path]), Request())
+        found = build_table(name, collect_runs([tmp_path]), TableRequest())
         every = [value for row in found.entries for value in row if value]
         assert (found.settings.preset, found.settings.dataset_map) == ("paper", {})
         assert all(value.marks == ("not run",) for value in every if not value.paper)
@@ -288,26 +298,26 @@ def test_the_settings_that_fill_most_cells_are_chosen(tmp_path: Path) -> None:
     write_run(tmp_path)
     for approach in ("Supervised", "Dual Guidance"):
         write_run(tmp_path, approach, settings=SMOKE)
-    found = build("3", gather([tmp_path]), Request())
+    found = build_table("3", collect_runs([tmp_path]), TableRequest())
     assert (found.settings.preset, found.best and found.best.filled) == ("smoke", 2)
     assert [(option.settings.preset, option.filled) for option in found.others] == [("nano", 1)]
     write_run(tmp_path, "Dual Guidance", settings=Settings())
     write_run(tmp_path, settings=Settings())
-    assert build("3", gather([tmp_path]), Request()).settings.preset == "paper"  # of equals
+    assert build_table("3", collect_runs([tmp_path]), TableRequest()).settings.preset == "paper"  # of equals
 
 
 def test_settings_under_which_all_failed_are_better_than_none(tmp_path: Path) -> None:
     write_run(tmp_path, value=None, status="failed")
-    found = build("3", gather([tmp_path]), Request())
+    found = build_table("3", collect_runs([tmp_path]), TableRequest())
     assert (found.settings.preset, entry(found).marks) == ("nano", ("failed",))
 
 
 def test_runs_made_with_other_assignments_are_shown_with_them(tmp_path: Path) -> None:
     short = Settings("nano", assignments=("train.steps=100",))
     write_run(tmp_path, value=0.3, settings=short)
-    found = build("3", gather([tmp_path]), Request(assignments=short.assignments))
+    found = build_table("3", collect_runs([tmp_path]), TableRequest(assignments=short.assignments))
     assert (found.settings, entry(found).mean) == (short, 30)
-    assert entry(build("3", gather([tmp_path]), Request())).marks == ("not run",)
+    assert entry(build_table("3", collect_runs([tmp_path]), TableRequest())).marks == ("not run",)
 
 
 def test_options_of_the_data_can_be_assigned(tmp_path: Path) -> None:
@@ -321,26 +331,26 @@ def test_options_of_the_data_can_be_assigned(tmp_path: Path) -> None:
 def test_stand_in_data_are_found_but_never_another_data_set_of_the_paper(tmp_path: Path) -> None:
     stand_in = Settings("smoke", {"ucf24": DatasetChoice("synthetic", {"flavour": "ucf24"})})
     write_run(tmp_path, table="2", ratio=0.1, settings=stand_in)
-    assert build("2", gather([tmp_path]), Request()).settings.dataset_map == stand_in.dataset_map
-    assert build("3", gather([tmp_path]), Request()).settings == Settings()
+    assert build_table("2", collect_runs([tmp_path]), TableRequest()).settings.dataset_map == stand_in.dataset_map
+    assert build_table("3", collect_runs([tmp_path]), TableRequest()).settings == Settings()
     other = tmp_path / "other"
     write_run(other, ratio=0.2)
     moved = config_of().experiment.model_copy(update={"ratio": 0.1})  # J-HMDB-21 at a ratio of Table 2
     write_record(other, record_of(config_of().model_copy(update={"experiment": moved})))
-    assert build("2", gather([other]), Request()).settings == Settings()
+    assert build_table("2", collect_runs([other]), TableRequest()).settings == Settings()
 
 
 def test_settings_that_nothing_can_run_under_are_refused() -> None:
     with pytest.raises(UnknownName, match="unknown preset 'nana'; did you mean 'nano'"):
-        build("3", Evidence(), Request(Settings("nana")))
+        build_table("3", RunCollection(), TableRequest(Settings("nana")))
     with pytest.raises(UnknownName, match="unknown dataset 'synthetics'"):
-        build("3", Evidence(), Request(Settings("nano", {"jhmdb": DatasetChoice("synthetics")})))
+        build_table("3", RunCollection(), TableRequest(Settings("nano", {"jhmdb": DatasetChoice("synthetics")})))
     with pytest.raises(UnknownName, match="data set of the paper 'jhmbd'"):
-        build("3", Evidence(), Request(Settings("nano", {"jhmbd": DatasetChoice("synthetic")})))
+        build_table("3", RunCollection(), TableRequest(Settings("nano", {"jhmbd": DatasetChoice("synthetic")})))
     with pytest.raises(ConfigError, match=r"train\.stepz"):
-        build("3", Evidence(), Request(assignments=("train.stepz=3",)))
+        build_table("3", RunCollection(), TableRequest(assignments=("train.stepz=3",)))
     with pytest.raises(UnknownName, match="unknown table '9'"):
-        build("9", Evidence(), Request())
+        build_table("9", RunCollection(), TableRequest())
 
 
 # -------------------------------------------------------------------------------------------------- plugins
@@ -395,17 +405,17 @@ def test_a_strategy_that_is_not_installed_costs_its_own_cells_alone(
 ) -> None:
     for approach in ("Supervised", "FixMatch"):
         write_run(tmp_path, approach)
-    real = table_settings.run_config
+    real = cell_matching.run_config
 
     def broken(cell: Cell, settings: Settings) -> RunConfig:
         if cell.strategy == "fixmatch":
             raise PluginError("fixmatch does not import")
         return real(cell, settings)
 
-    monkeypatch.setattr(table_settings, "run_config", broken)
+    monkeypatch.setattr(cell_matching, "run_config", broken)
     found = table(tmp_path)
     assert (entry(found).n, entry(found, "FixMatch").marks) == (1, ("not run",))
-    assert left_out(found) == {"other settings": [table_settings.UNRESOLVED]}
+    assert left_out(found) == {"other settings": [cell_matching.UNRESOLVED]}
 
 
 # -------------------------------------------------------------------------------------------------- Table 1

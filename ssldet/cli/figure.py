@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ssldet.benchmark.cells import Settings
     from ssldet.contracts import Dataset
     from ssldet.report.qualitative import Frames
-    from ssldet.report.run_selection import Evidence, Run
+    from ssldet.report.run_selection import Run, RunCollection
 
 Drawn = tuple["Figure", dict[str, Any]]
 """A figure, and what it shows as plain data."""
@@ -78,21 +78,21 @@ def command(
     With --json what the figure shows is printed; it is drawn all the same.
     """
     from ssldet.report.drawing import check_format, save
-    from ssldet.report.run_selection import gather
+    from ssldet.report.run_selection import collect_runs
 
     out = out or Path(f"figure{number}.png")
     check_format(out)
-    evidence = gather(places_of(results))
+    collection = collect_runs(places_of(results))
     if number == "5" and name:
-        figure, content = _frames(_named_run(name, results, evidence), data_root, seed)
+        figure, content = _frames(_named_run(name, results, collection), data_root, seed)
     else:
-        settings = _settings(number, evidence, preset, dataset_map, assignments)
+        settings = _settings(number, collection, preset, dataset_map, assignments)
         if number == "3":
-            figure, content = _changes(evidence, settings, threshold, split, data_root)
+            figure, content = _changes(collection, settings, threshold, split, data_root)
         elif number == "4":
-            figure, content = _sweep(evidence, settings, split)
+            figure, content = _sweep(collection, settings, split)
         else:
-            figure, content = _frames(_best_match(evidence, settings, split), data_root, seed)
+            figure, content = _frames(_best_match(collection, settings, split), data_root, seed)
     save(figure, out)
     if as_json:
         print_json({"file": str(out), **content})
@@ -101,7 +101,7 @@ def command(
 
 
 def _settings(
-    number: str, evidence: Evidence, preset: str | None, dataset_map: str | None, assignments: Sequence[str]
+    number: str, collection: RunCollection, preset: str | None, dataset_map: str | None, assignments: Sequence[str]
 ) -> Settings:
     from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.config import DEFAULT_PRESET
@@ -110,15 +110,17 @@ def _settings(
     asked = None
     if preset or dataset_map:
         asked = Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), assignments)
-    return choose_settings("figure4" if number == "4" else "figure3", evidence, asked, assignments)
+    return choose_settings("figure4" if number == "4" else "figure3", collection, asked, assignments)
 
 
-def _changes(evidence: Evidence, settings: Settings, threshold: str, split: int, data_root: Path | None) -> Drawn:
+def _changes(
+    collection: RunCollection, settings: Settings, threshold: str, split: int, data_root: Path | None
+) -> Drawn:
     from ssldet.errors import DataError
     from ssldet.report import drawing, figures
     from ssldet.util.files import plain
 
-    found = figures.class_changes(evidence, settings, threshold=threshold, split=split)
+    found = figures.class_changes(collection, settings, threshold=threshold, split=split)
     data = settings.dataset(found.dataset)
     try:
         found = figures.by_training_videos(found, _open(data.name, data_root, data.options), split)
@@ -130,11 +132,11 @@ def _changes(evidence: Evidence, settings: Settings, threshold: str, split: int,
     return drawing.draw_changes(found), plain(found)
 
 
-def _sweep(evidence: Evidence, settings: Settings, split: int) -> Drawn:
+def _sweep(collection: RunCollection, settings: Settings, split: int) -> Drawn:
     from ssldet.report import drawing, figures
     from ssldet.util.files import plain
 
-    found = figures.sweep(evidence, settings, split=split)
+    found = figures.sweep(collection, settings, split=split)
     for panel in found.panels:
         if absent := [f"{point.value:g}" for point in panel.points if not point.n]:
             click.echo(f"no run with {panel.option} = {', '.join(absent)}", err=True)
@@ -167,29 +169,29 @@ def _frames_content(found: Frames) -> dict[str, Any]:
     }
 
 
-def _named_run(name: str, results: Sequence[Path], evidence: Evidence) -> Run:
+def _named_run(name: str, results: Sequence[Path], collection: RunCollection) -> Run:
     from ssldet.errors import RequestError
-    from ssldet.report.run_selection import gather
+    from ssldet.report.run_selection import collect_runs
 
     entry = chosen_run(name, results)
-    for run in gather([entry.folder]).runs:
+    for run in collect_runs([entry.folder]).runs:
         if run.done:
             return run
     raise RequestError(f"run {entry.id} is {entry.status} and has no detections to show: {entry.problem}")
 
 
-def _best_match(evidence: Evidence, settings: Settings, split: int) -> Run:
+def _best_match(collection: RunCollection, settings: Settings, split: int) -> Run:
     """The run of Figure 3's proposed strategy with the lowest seed, which keeps its detections if one does."""
     from ssldet.benchmark.spec import spec
-    from ssldet.report.cell_matching import Finder
+    from ssldet.report.cell_matching import CellMatcher
     from ssldet.report.figures import no_runs, runs_of
     from ssldet.runs import layout
 
     figure = spec("figure3")
     (row,) = [row for row in figure.rows if row.strategy != figure.baseline]
-    found = list(runs_of(Finder(figure, evidence, settings), row, split).values())
+    found = list(runs_of(CellMatcher(figure, collection, settings), row, split).values())
     if not found:
-        raise no_runs(figure, row.approach, evidence, settings)
+        raise no_runs(figure, row.approach, collection, settings)
     return next((run for run in found if (run.entry.folder / layout.DETECTIONS).is_file()), found[0])
 
 

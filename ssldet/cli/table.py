@@ -14,7 +14,7 @@ from ssldet.cli.options import data_root, dataset_map, json_flag, preset_option,
 
 if TYPE_CHECKING:
     from ssldet.report.documents import Document
-    from ssldet.report.tables import Request
+    from ssldet.report.tables import TableRequest
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
 SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
@@ -98,25 +98,25 @@ def _request(
     assignments: tuple[str, ...],
     seeds: tuple[int, ...] | None,
     splits: tuple[int, ...],
-) -> Request:
+) -> TableRequest:
     from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.config import DEFAULT_PRESET
-    from ssldet.report.tables import Request
+    from ssldet.report.tables import TableRequest
 
     settings = None
     if preset is not None or dataset_map is not None:
         settings = Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), assignments)
-    return Request(settings, assignments, seeds, splits)
+    return TableRequest(settings, assignments, seeds, splits)
 
 
 def _documents(
-    names: Sequence[str], request: Request, results: Sequence[Path], data_root: Path | None
+    names: Sequence[str], request: TableRequest, results: Sequence[Path], data_root: Path | None
 ) -> list[Document]:
     """The tables asked for, each once; all of them when none is named. Raises UnknownName."""
     from ssldet.errors import UnknownName
     from ssldet.report import tables
     from ssldet.report.documents import of_data, of_table
-    from ssldet.report.run_selection import Evidence, gather
+    from ssldet.report.run_selection import RunCollection, collect_runs
     from ssldet.runs import layout
 
     known = tables.names()
@@ -124,10 +124,10 @@ def _documents(
         if name not in known:
             raise UnknownName("table", name, known)
     wanted = list(dict.fromkeys(names or known))
-    evidence = gather(results or (layout.RESULTS,)) if wanted != [tables.TABLE_1] else Evidence()
+    collection = collect_runs(results or (layout.RESULTS,)) if wanted != [tables.TABLE_1] else RunCollection()
     return [
         of_data(tables.data_table(data_root))
         if name == tables.TABLE_1
-        else of_table(tables.build(name, evidence, request))
+        else of_table(tables.build_table(name, collection, request))
         for name in wanted
     ]

@@ -1,7 +1,7 @@
-from .run_selection import gather as gather
-from .tables import build as build
+from .run_selection import collect_runs as collect_runs
+from .tables import build_table as build_table
 
 __all__ = [
-    "build",
-    "gather",
+    "build_table",
+    "collect_runs",
 ]

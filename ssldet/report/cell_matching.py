@@ -1,8 +1,8 @@
 """Under which settings a table is shown, and which runs are those of its cells under them.
 
-Finder(spec, runs, settings)    the runs of a cell; those that nearly are; a plugin's that no table names
-options(spec, runs)             the settings found in records, those that fill most cells first
-problem(spec, settings)         why no cell could be run under them
+CellMatcher(spec, collection, settings)     the runs of a cell; those that nearly are; a plugin's that no table names
+settings_options(spec, collection)          the settings found in records, those that fill most cells first
+settings_problem(spec, settings)            why no cell could be run under them
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ssldet.benchmark.cells import DatasetChoice, Settings, run_config, settings
 from ssldet.benchmark.spec import Cell, Row, TableSpec
 from ssldet.config import DEFAULT_PRESET, Experiment
 from ssldet.errors import PluginError, SsldetError, UnknownName
-from ssldet.report.run_selection import Evidence, Run, differing
+from ssldet.report.run_selection import Run, RunCollection, differing
 from ssldet.util.files import content_hash
 
 OF_STRATEGY = ("strategy", "strategy_options")
@@ -26,7 +26,7 @@ UNRESOLVED = "what its cell asks for cannot be worked out here: a plugin is abse
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class SettingsOption:
     """Settings under which a table could be shown.
 
     Attributes:
@@ -40,17 +40,17 @@ class Option:
     newest: float = 0.0
 
 
-# -------------------------------------------------------------------------------------------------- finding
+# -------------------------------------------------------------------------------------------------- matching
 
 
-class Finder:
+class CellMatcher:
     """The runs of each cell of a table under some settings. A configuration is resolved once, and only when needed."""
 
-    def __init__(self, spec: TableSpec, evidence: Evidence, settings: Settings) -> None:
+    def __init__(self, spec: TableSpec, collection: RunCollection, settings: Settings) -> None:
         self.spec, self.settings = spec, settings
-        self._resolved, self._data = evidence.resolved, settings.dataset(spec.dataset)
+        self._resolved, self._data = collection.resolved, settings.dataset(spec.dataset)
         data = self._data_of_cells()
-        self.candidates = [run for run in evidence.runs if run.dataset == data]
+        self.candidates = [run for run in collection.runs if run.dataset == data]
 
     def runs(self, row: Row, ratio: float) -> list[Run]:
         """Runs with exactly the settings of a cell."""
@@ -72,8 +72,8 @@ class Finder:
 
     def _data_of_cells(self) -> DatasetChoice:
         """The data that its cells are run on: those of the map, with what assignments make of their options."""
-        found = next(filter(None, (self.expected(row, ratio) for row, ratio in cells(self.spec))), None)
-        return DatasetChoice(found.dataset, found.dataset_options) if found else self._data
+        experiment = next(filter(None, (self.expected(row, ratio) for row, ratio in cells(self.spec))), None)
+        return DatasetChoice(experiment.dataset, experiment.dataset_options) if experiment else self._data
 
     def _near(self, row: Row, ratio: float) -> list[Run]:
         """Runs that look like a cell's, whatever their other settings."""
@@ -85,15 +85,15 @@ class Finder:
 
     def unmatched(self) -> Iterator[tuple[Run, list[str]]]:
         """Runs that look like a cell's and are no cell's of any table, with the fewest settings that they differ in."""
-        known = {run.entry.folder for row, ratio in self._all_cells() for run in self.runs(row, ratio)}
+        matched = {run.entry.folder for row, ratio in self._all_cells() for run in self.runs(row, ratio)}
         nearest: dict[Any, tuple[Run, list[str]]] = {}
         for row, ratio in cells(self.spec):
             for run in self._near(row, ratio):
                 expected = self.expected(row, ratio)
                 folder = run.entry.folder
-                if folder not in known:
-                    found = (run, differing(run.experiment, expected) if expected else [UNRESOLVED])
-                    nearest[folder] = min(nearest.get(folder, found), found, key=lambda pair: len(pair[1]))
+                if folder not in matched:
+                    candidate = (run, differing(run.experiment, expected) if expected else [UNRESOLVED])
+                    nearest[folder] = min(nearest.get(folder, candidate), candidate, key=lambda pair: len(pair[1]))
         yield from nearest.values()
 
     def _all_cells(self) -> Iterator[tuple[Row, float]]:
@@ -129,8 +129,8 @@ class Finder:
         plain = Row(approach="", pretrained=experiment.pretrained, strategy=experiment.strategy)
         usual = self.expected(plain, experiment.ratio)
         defaults = usual.strategy_options if usual else {}
-        own = [f"{k}={v}" for k, v in experiment.strategy_options.items() if k not in defaults or defaults[k] != v]
-        return " ".join([experiment.strategy, *own])
+        changed = [f"{k}={v}" for k, v in experiment.strategy_options.items() if k not in defaults or defaults[k] != v]
+        return " ".join([experiment.strategy, *changed])
 
 
 def cells(spec: TableSpec) -> list[tuple[Row, float]]:
@@ -147,10 +147,10 @@ def is_baseline(spec: TableSpec, row: Row) -> bool:
     return row.strategy == spec.baseline and not row.options
 
 
-def beside_strategy(found: Experiment, expected: Experiment) -> list[str]:
+def beside_strategy(experiment: Experiment, expected: Experiment) -> list[str]:
     """The settings in which two experiments differ, the strategy's apart."""
-    same = found.model_copy(update={name: getattr(expected, name) for name in OF_STRATEGY})
-    return differing(same, expected)
+    adapted = experiment.model_copy(update={name: getattr(expected, name) for name in OF_STRATEGY})
+    return differing(adapted, expected)
 
 
 def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
@@ -163,41 +163,43 @@ def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
 # ------------------------------------------------------------------------------------------------- settings
 
 
-def options(spec: TableSpec, evidence: Evidence, assignments: Sequence[str] = ()) -> list[Option]:
+def settings_options(
+    spec: TableSpec, collection: RunCollection, assignments: Sequence[str] = ()
+) -> list[SettingsOption]:
     """Settings found in records under which a table could be shown, those that fill most cells first."""
-    found: dict[str, Settings] = {}
+    by_data: dict[str, Settings] = {}
     presets = config.presets()
-    for run in evidence.runs:
+    for run in collection.runs:
         if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
-            own = run.dataset == DatasetChoice(spec.dataset)
-            settings = Settings(run.preset, {} if own else {spec.dataset: run.dataset}, assignments)
-            found.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
-    counted = [_counted(spec, evidence, settings) for settings in found.values()]
+            papers_data = run.dataset == DatasetChoice(spec.dataset)
+            settings = Settings(run.preset, {} if papers_data else {spec.dataset: run.dataset}, assignments)
+            by_data.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
+    counted = [_counted(spec, collection, settings) for settings in by_data.values()]
     return sorted(counted, key=_preference, reverse=True)
 
 
 def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
     """Whether flags can ask for these data: neither another data set of the paper, nor made-up data like one."""
-    others = benchmark.paper().datasets.keys() - {name}
-    return choice.options.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & others
+    other_datasets = benchmark.paper().datasets.keys() - {name}
+    return choice.options.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & other_datasets
 
 
-def _counted(spec: TableSpec, evidence: Evidence, settings: Settings) -> Option:
-    finder = Finder(spec, evidence, settings)
-    tried = [found for row, ratio in cells(spec) if (found := finder.runs(row, ratio))]
-    filled = sum(any(run.done for run in found) for found in tried)
-    return Option(
-        settings, filled, len(tried), max((run.entry.changed for found in tried for run in found), default=0.0)
+def _counted(spec: TableSpec, collection: RunCollection, settings: Settings) -> SettingsOption:
+    matcher = CellMatcher(spec, collection, settings)
+    by_cell = [runs for row, ratio in cells(spec) if (runs := matcher.runs(row, ratio))]
+    filled = sum(any(run.done for run in runs) for runs in by_cell)
+    return SettingsOption(
+        settings, filled, len(by_cell), max((run.entry.changed for runs in by_cell for run in runs), default=0.0)
     )
 
 
-def _preference(option: Option) -> tuple[int, int, bool, bool, float]:
+def _preference(option: SettingsOption) -> tuple[int, int, bool, bool, float]:
     settings = option.settings
     usual = settings.preset == DEFAULT_PRESET, not settings.dataset_map
     return option.filled, option.tried, *usual, option.newest
 
 
-def problem(spec: TableSpec, settings: Settings) -> SsldetError | None:
+def settings_problem(spec: TableSpec, settings: Settings) -> SsldetError | None:
     """Why no cell of a table can be run under the settings; None when one can."""
     for name in settings.dataset_map:
         if name not in benchmark.paper().datasets:

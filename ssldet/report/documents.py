@@ -100,16 +100,16 @@ class _Footnotes:
     """Numbers for the places where the paper prints something else elsewhere, in the order of the table."""
 
     def __init__(self, table: Table) -> None:
-        found = (entry.paper for row in table.entries for entry in row if entry and entry.paper)
-        self.texts = list(dict.fromkeys(_elsewhere(paper) for paper in found if paper.elsewhere))
+        reported = (entry.paper for row in table.entries for entry in row if entry and entry.paper)
+        self.texts = list(dict.fromkeys(_elsewhere(paper) for paper in reported if paper.elsewhere))
 
     def mark(self, paper: Reported) -> str:
         return f"[{self.texts.index(_elsewhere(paper)) + 1}]" if paper.elsewhere else ""
 
 
 def _elsewhere(paper: Reported) -> str:
-    others = ", ".join(f"{_printed(value)} in {where}" for value, where in paper.elsewhere)
-    return f"for this {_printed(paper.value)} the paper also prints {others}"
+    alternatives = ", ".join(f"{_printed(value)} in {where}" for value, where in paper.elsewhere)
+    return f"for this {_printed(paper.value)} the paper also prints {alternatives}"
 
 
 def _numbers(table: Table, footnotes: _Footnotes) -> Block:
@@ -195,11 +195,11 @@ def _view(column: Column) -> str:
 
 def _sections(table: Table, cells: Any, indices: Iterable[int]) -> tuple[Section, ...]:
     """Rows by initial weights as in the paper, then those of strategies that it does not know."""
-    rows: dict[str, list[TextRow]] = {}
+    by_title: dict[str, list[TextRow]] = {}
     for index in indices:
         line = table.lines[index]
-        rows.setdefault(_section_title(line), []).append(TextRow(line.row.approach, cells(index)))
-    return tuple(Section(title, tuple(found)) for title, found in rows.items())
+        by_title.setdefault(_section_title(line), []).append(TextRow(line.row.approach, cells(index)))
+    return tuple(Section(title, tuple(rows)) for title, rows in by_title.items())
 
 
 def _section_title(line: Line) -> str:
@@ -268,14 +268,14 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
 
 
 def _difference_notes(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
-    found = [entry.difference for entry in entries if entry.difference]
-    if found:
+    differences = [entry.difference for entry in entries if entry.difference]
+    if differences:
         baseline = _baseline_title(table)
         yield (
             f"Difference: mean over common seeds of ours - {baseline} with the same data, ratio and initial weights; "
             f"in brackets its {100 * CONFIDENCE:g} % confidence interval (Student's t)"
         )
-    yield from dict.fromkeys(f"Difference: {difference.why}" for difference in found if difference.why)
+    yield from dict.fromkeys(f"Difference: {difference.why}" for difference in differences if difference.why)
 
 
 # ----------------------------------------------------------------------------------------------------- data
@@ -325,7 +325,7 @@ def _of_column(column: Column) -> dict[str, Any]:
 
 
 def _of_entry(entry: Entry) -> dict[str, Any]:
-    found = entry.difference or Difference()
+    difference = entry.difference or Difference()
     elsewhere = entry.paper.elsewhere if entry.paper else ()
     return {
         "mean": entry.mean,
@@ -336,11 +336,11 @@ def _of_entry(entry: Entry) -> dict[str, Any]:
         "runs": list(entry.runs),
         "paper": entry.paper.value if entry.paper else None,
         "paper_elsewhere": [f"{_printed(value)} in {where}" for value, where in elsewhere],
-        "difference": found.mean,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "difference_n": found.n,
-        "difference_note": found.why,
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "difference_n": difference.n,
+        "difference_note": difference.why,
         "marks": list(entry.marks),
     }
 
@@ -350,8 +350,8 @@ def _of_entry(entry: Entry) -> dict[str, Any]:
 
 def of_data(rows: Sequence[DataRow]) -> Document:
     """Table 1."""
-    columns = [(found["column"], "") for found in rows[0].columns]
-    lines = tuple(TextRow(row.title, tuple(_words(found) for found in row.columns)) for row in rows)
+    columns = [(column["column"], "") for column in rows[0].columns]
+    lines = tuple(TextRow(row.title, tuple(_words(column) for column in row.columns)) for row in rows)
     absent = tuple(f"{row.title}: not counted: {row.absent}" for row in rows if row.absent)
     contradictions = tuple(text for text in benchmark.paper().contradictions if f"Table {TABLE_1}" in text)
     return Document(
@@ -360,28 +360,28 @@ def of_data(rows: Sequence[DataRow]) -> Document:
         caption=("As counted in the annotation; in parentheses, the paper's words.",),
         blocks=(Block("", tuple(columns), (Section("", lines),)),),
         notes=(*filter(None, map(_details, rows)), *absent, *contradictions),
-        entries=tuple(_data_entry(row, found) for row in rows for found in row.columns),
+        entries=tuple(_data_entry(row, column) for row in rows for column in row.columns),
         left_out=(),
         facts={"absent": {row.name: row.absent for row in rows if row.absent}},
     )
 
 
-def _words(found: dict[str, Any]) -> tuple[str, ...]:
-    differs = " differs" if found.get("differs") else ""
-    counted = found.get("counted") or found.get("detail")
-    return tuple(filter(None, (counted, f"({found['printed']}){differs}")))
+def _words(column: dict[str, Any]) -> tuple[str, ...]:
+    differs = " differs" if column.get("differs") else ""
+    counted = column.get("counted") or column.get("detail")
+    return tuple(filter(None, (counted, f"({column['printed']}){differs}")))
 
 
 def _details(row: DataRow) -> str:
     """The numbers behind what was counted of a data set; "" where nothing was."""
-    known = [f"{found['column']}: {found['detail']}" for found in row.columns if found.get("counted")]
+    known = [f"{column['column']}: {column['detail']}" for column in row.columns if column.get("counted")]
     return f"{row.title}: {'; '.join(known)}" if known else ""
 
 
-def _data_entry(row: DataRow, found: dict[str, Any]) -> dict[str, Any]:
-    return {"table": TABLE_1, "dataset": row.name, **found}
+def _data_entry(row: DataRow, column: dict[str, Any]) -> dict[str, Any]:
+    return {"table": TABLE_1, "dataset": row.name, **column}
 
 
-def as_dict(found: LeftOut) -> dict[str, Any]:
+def as_dict(left_out: LeftOut) -> dict[str, Any]:
     """A run left out, as csv and json have it."""
-    return asdict(found)
+    return asdict(left_out)

@@ -81,37 +81,37 @@ def _caption(shown: ClassChanges | Sweep, counts: Iterable[int]) -> str:
     return f"{data}{place}, preset {shown.settings.preset}, {seeds}"
 
 
-def draw_sweep(found: Sweep) -> Figure:
+def draw_sweep(sweep: Sweep) -> Figure:
     """A panel a threshold: ours as filled circles, the paper's as open diamonds, crosses where there is no run."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(found.panels), 3.2), layout="constrained")
-        every = figure.subplots(1, len(found.panels), sharey=True, squeeze=False)[0]
-        for axes, panel in zip(every, found.panels, strict=True):
-            _draw_panel(axes, panel, {other.option: other.label for other in found.panels})
-        every[0].set_ylabel(f"{found.column.title} in percent")
-        every[0].set_ylim(bottom=0)
-        counts = [point.n for panel in found.panels for point in panel.points if point.n]
-        words = f"{found.title} (report-only: swept on test videos)\n{_caption(found, counts)}"
+        figure = Figure(figsize=(3.4 * len(sweep.panels), 3.2), layout="constrained")
+        all_axes = figure.subplots(1, len(sweep.panels), sharey=True, squeeze=False)[0]
+        for axes, panel in zip(all_axes, sweep.panels, strict=True):
+            _draw_panel(axes, panel, {each.option: each.label for each in sweep.panels})
+        all_axes[0].set_ylabel(f"{sweep.column.title} in percent")
+        all_axes[0].set_ylim(bottom=0)
+        counts = [point.n for panel in sweep.panels for point in panel.points if point.n]
+        words = f"{sweep.title} (report-only: swept on test videos)\n{_caption(sweep, counts)}"
         figure.suptitle(words, fontsize=9, x=0.01, ha="left")
         legend = {
-            label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            label: handle for axes in all_axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, labels: Mapping[str, str]) -> None:
-    values, means, stds, theirs = (
+    values, means, stds, reported_means = (
         np.array([getattr(point, name) for point in panel.points], float) for name in ("value", "mean", "std", "paper")
     )
-    done, reported = ~np.isnan(means), ~np.isnan(theirs)
+    done, reported = ~np.isnan(means), ~np.isnan(reported_means)
     line: dict[str, Any] = {"fmt": "o-", "color": DARK, "capsize": 2, "label": "ours (mean ± std)"}
     diamond: dict[str, Any] = {"marker": "D", "ls": "", "mfc": "white", "mec": INK, "ms": 7, "label": "paper"}
     cross: dict[str, Any] = {"marker": "x", "ls": "", "color": INK, "clip_on": False, "label": "no run"}
     if done.any():
         axes.errorbar(values[done], means[done], yerr=np.nan_to_num(stds[done]), **line)
     if reported.any():
-        axes.plot(values[reported], theirs[reported], **diamond)
+        axes.plot(values[reported], reported_means[reported], **diamond)
     if not done.all():
         at_bottom = axes.get_xaxis_transform()
         axes.plot(values[~done], np.zeros((~done).sum()), transform=at_bottom, **cross)
@@ -135,8 +135,8 @@ def draw_frames(frames: Frames, pictures: Mapping[str, np.ndarray]) -> Figure:
     shape = max(shown.video.height / shown.video.width for row, _ in rows for shown in row)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * columns + 0.3, (2.3 * shape + 0.3) * len(rows) + 0.6), layout="constrained")
-        every = figure.subplots(len(rows), columns, squeeze=False)
-        for row_axes, (row, kind) in zip(every, rows, strict=True):
+        grid_axes = figure.subplots(len(rows), columns, squeeze=False)
+        for row_axes, (row, kind) in zip(grid_axes, rows, strict=True):
             for place, axes in enumerate(row_axes):
                 axes.set(xticks=[], yticks=[], frame_on=False)
                 if place < len(row):

@@ -1,8 +1,8 @@
 """Figures 3 and 4 of the paper from records: what they show, as plain data.
 
-    class_changes(evidence, settings)   Figure 3: each class's video-mAP, ours less the baseline's, by label
+    class_changes(collection, settings)   Figure 3: each class's video-mAP, ours less the baseline's, by label
     by_training_videos(changes, ...)    the same in the order of the classes' training videos
-    sweep(evidence, settings)           Figure 4: video-mAP against two thresholds
+    sweep(collection, settings)           Figure 4: video-mAP against two thresholds
 
 Which runs a figure asks for stands in `benchmarks/paper/figure3.yaml` and `figure4.yaml`. Numbers come from records
 alone, in percent. `drawing` makes pictures of them; the frames of Figure 5 are chosen by `qualitative`.
@@ -22,48 +22,52 @@ from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.benchmark.spec import Column, Row, TableSpec
 from ssldet.contracts import Dataset
 from ssldet.errors import RequestError
-from ssldet.report.cell_matching import Finder, options, problem
-from ssldet.report.run_selection import Evidence, Run, choose
+from ssldet.report.cell_matching import CellMatcher, settings_options, settings_problem
+from ssldet.report.run_selection import Run, RunCollection, select_runs
 
 # --------------------------------------------------------------------------------------------------- runs
 
 
 def choose_settings(
-    name: str, evidence: Evidence, asked: Settings | None = None, assignments: Sequence[str] = ()
+    name: str, collection: RunCollection, requested: Settings | None = None, assignments: Sequence[str] = ()
 ) -> Settings:
-    """The settings of a figure: those asked for, else those found in records that fill most of its cells.
+    """The settings of a figure: those requested, else those found in records that fill most of its cells.
 
     Raises:
         SsldetError: nothing could be run under them.
     """
     spec = benchmark.spec(name)
-    found = [] if asked else [option.settings for option in options(spec, evidence, assignments) if option.filled]
-    settings = asked or (found[0] if found else Settings(assignments=assignments))
-    if error := problem(spec, settings):
+    filled = (
+        []
+        if requested
+        else [option.settings for option in settings_options(spec, collection, assignments) if option.filled]
+    )
+    settings = requested or (filled[0] if filled else Settings(assignments=assignments))
+    if error := settings_problem(spec, settings):
         raise error
     return settings
 
 
-def runs_of(finder: Finder, row: Row, split: int = 1) -> dict[int, Run]:
+def runs_of(matcher: CellMatcher, row: Row, split: int = 1) -> dict[int, Run]:
     """The finished runs of one row of a figure on an official split, by seed."""
-    (ratio,) = finder.spec.ratios_of(row)
-    found = choose([run for run in finder.runs(row, ratio) if run.experiment.split == split])
-    return {seed: run for (_, seed), run in sorted(found.runs.items())}
+    (ratio,) = matcher.spec.ratios_of(row)
+    selection = select_runs([run for run in matcher.runs(row, ratio) if run.experiment.split == split])
+    return {seed: run for (_, seed), run in sorted(selection.runs.items())}
 
 
 GRID = {"figure3": "--tables 2", "figure4": "--figures 4"}
 """What `ssldet grid` is asked for, to make the runs of a figure."""
 
 
-def no_runs(spec: TableSpec, what: str, evidence: Evidence, settings: Settings) -> RequestError:
+def no_runs(spec: TableSpec, what: str, collection: RunCollection, settings: Settings) -> RequestError:
     """The error that says which runs are missing, what makes them, and for which settings there are some."""
     standing_in = "".join(f" --dataset-map {paper}={ours}" for paper, ours in settings.dataset_map.items())
     grid = f"ssldet grid {GRID[spec.name]} --preset {settings.preset}{standing_in}"
-    present = sorted({f"--preset {run.preset} on {run.dataset}" for run in evidence.runs if run.done})
-    others = f"; finished runs here are of {', '.join(present)}" if present else ""
+    present = sorted({f"--preset {run.preset} on {run.dataset}" for run in collection.runs if run.done})
+    hint = f"; finished runs here are of {', '.join(present)}" if present else ""
     return RequestError(
         f"no runs of {what} on {settings.dataset(spec.dataset)} under preset {settings.preset}: "
-        f"`{grid}` makes them{others}"
+        f"`{grid}` makes them{hint}"
     )
 
 
@@ -104,7 +108,7 @@ class ClassChanges:
 
 
 def class_changes(
-    evidence: Evidence,
+    collection: RunCollection,
     settings: Settings,
     *,
     threshold: str = "0.5",
@@ -121,17 +125,17 @@ def class_changes(
     spec = benchmark.spec("figure3")
     column = spec.columns[0].model_copy(update={"key": threshold, "title": f"V@{threshold}"})
     base_row, row = sorted(spec.rows, key=lambda row: row.strategy != spec.baseline)
-    finder = Finder(spec, evidence, settings)
-    base, ours = (runs_of(finder, each, split) for each in (base_row, row))
+    matcher = CellMatcher(spec, collection, settings)
+    base, ours = (runs_of(matcher, each, split) for each in (base_row, row))
     pairs = [(ours[seed], base[seed]) for seed in ours if seed in base]
     if not pairs:
-        raise no_runs(spec, f"{row.approach} and {base_row.approach} with a common seed", evidence, settings)
+        raise no_runs(spec, f"{row.approach} and {base_row.approach} with a common seed", collection, settings)
     changes: dict[str, list[float]] = {}
     for pair in pairs:
-        mine, theirs = (_per_class(run, column) for run in pair)
-        for name in mine:
+        ours_by_class, base_by_class = (_per_class(run, column) for run in pair)
+        for name in ours_by_class:
             values = changes.setdefault(name, [])
-            if (a := mine[name]) is not None and (b := theirs.get(name)) is not None:
+            if (a := ours_by_class[name]) is not None and (b := base_by_class.get(name)) is not None:
                 values.append(100 * (a - b))
     classes = [
         ClassChange(name, None, float(np.mean(values)), _spread(values)) for name, values in changes.items() if values
@@ -157,8 +161,8 @@ def _per_class(run: Run, column: Column) -> Mapping[str, float | None]:
             f"run {run.entry.id} has no {column.metric} at {column.key!r} (protocol {column.protocol}); "
             f"known: {', '.join(thresholds) or 'none'}"
         )
-    found: Mapping[str, float | None] = thresholds[column.key]["per_class"]
-    return found
+    per_class: Mapping[str, float | None] = thresholds[column.key]["per_class"]
+    return per_class
 
 
 def by_training_videos(changes: ClassChanges, dataset: Dataset, split: int = 1) -> ClassChanges:
@@ -209,42 +213,42 @@ class Sweep:
     note: str = ""
 
 
-def sweep(evidence: Evidence, settings: Settings, *, split: int = 1) -> Sweep:
+def sweep(collection: RunCollection, settings: Settings, *, split: int = 1) -> Sweep:
     """Video-mAP against each threshold; the paper's points where the paper's data set is shown.
 
     Raises:
         RequestError: there is no run of any point.
     """
     spec = benchmark.spec("figure4")
-    finder = Finder(spec, evidence, settings)
+    matcher = CellMatcher(spec, collection, settings)
     swept = list(dict.fromkeys(option for row in spec.rows for option in row.options))
-    panels = tuple(_panel(finder, option, [other for other in swept if other != option], split) for option in swept)
+    panels = tuple(_panel(matcher, option, [name for name in swept if name != option], split) for option in swept)
     if not any(point.n for panel in panels for point in panel.points):
-        raise no_runs(spec, "any point", evidence, settings)
+        raise no_runs(spec, "any point", collection, settings)
     return Sweep(spec.title, spec.dataset, spec.columns[0], settings, panels, spec.note)
 
 
-def _panel(finder: Finder, option: str, others: Sequence[str], split: int) -> Panel:
-    rows = [row for row in finder.spec.rows if option in row.options]
-    points = (_point(finder, row, row.options[option], split) for row in rows)
-    expected = finder.expected(rows[0], finder.spec.ratios[0])
-    fixed = {other: expected.strategy_options.get(other) for other in others} if expected else {}
+def _panel(matcher: CellMatcher, option: str, fixed_options: Sequence[str], split: int) -> Panel:
+    rows = [row for row in matcher.spec.rows if option in row.options]
+    points = (_point(matcher, row, row.options[option], split) for row in rows)
+    expected = matcher.expected(rows[0], matcher.spec.ratios[0])
+    fixed = {name: expected.strategy_options.get(name) for name in fixed_options} if expected else {}
     label, _, _ = rows[0].approach.rpartition(" ")
     return Panel(option, label, tuple(sorted(points, key=lambda point: point.value)), fixed)
 
 
-def _point(finder: Finder, row: Row, value: float, split: int) -> Point:
-    spec, column = finder.spec, finder.spec.columns[0]
-    found = runs_of(finder, row, split).values()
-    numbers = {run.entry.id: run.number(column.metric, column.protocol, column.key) for run in found}
+def _point(matcher: CellMatcher, row: Row, value: float, split: int) -> Point:
+    spec, column = matcher.spec, matcher.spec.columns[0]
+    runs = runs_of(matcher, row, split).values()
+    numbers = {run.entry.id: run.number(column.metric, column.protocol, column.key) for run in runs}
     scored = {run: 100 * number for run, number in numbers.items() if number is not None}
     values = list(scored.values())
     mean = float(np.mean(values)) if values else None
-    shown = finder.settings.dataset(spec.dataset) == DatasetChoice(spec.dataset)
+    shown = matcher.settings.dataset(spec.dataset) == DatasetChoice(spec.dataset)
     return Point(value, mean, _spread(values), tuple(scored), _reported(row) if shown else None)
 
 
 def _reported(row: Row) -> float | None:
     """What the paper says of a point of Figure 4, which it prints outside its tables."""
-    found = [said for said in benchmark.paper().statements if said.where.startswith("Fig. 4")]
-    return next((said.value for said in found if said.what.endswith(f" {row.approach}")), None)
+    statements = [statement for statement in benchmark.paper().statements if statement.where.startswith("Fig. 4")]
+    return next((statement.value for statement in statements if statement.what.endswith(f" {row.approach}")), None)

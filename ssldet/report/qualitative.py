@@ -87,17 +87,17 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
     videos = scored_videos(run, dataset)
     detections = read_detections(path, dataset.facts, videos)
     draws = np.random.default_rng(seed)
-    found = [
+    judged = [
         judge(dataset.facts, video, truth, int(draws.choice(truth.annotated_frames)), detections[video.id])
         for video in videos
         if len((truth := dataset.truth(video.id)).annotated_frames)
     ]
-    if not found:
+    if not judged:
         raise RequestError(f"no frame of the {len(videos)} videos that run {run.entry.id} was scored on is annotated")
-    order = [found[place] for place in draws.permutation(len(found))]
+    order = [judged[place] for place in draws.permutation(len(judged))]
     right, wrong = ([frame for frame in order if frame.right is kind] for kind in (True, False))
     rows = [right[start : start + columns] for start in range(0, right_rows * columns, columns)]
-    return Frames(run, (*map(tuple, rows), tuple(wrong[:columns])), len(found), len(right), seed)
+    return Frames(run, (*map(tuple, rows), tuple(wrong[:columns])), len(judged), len(right), seed)
 
 
 def scored_videos(run: Run, dataset: Dataset) -> list[Video]:
@@ -113,13 +113,13 @@ def scored_videos(run: Run, dataset: Dataset) -> list[Video]:
     return [video for video in videos if (listed is None or video.id in listed) and video.id not in skipped]
 
 
-def judge(facts: DatasetFacts, video: Video, truth: Truth, frame: int, found: VideoDetections) -> ShownFrame:
+def judge(facts: DatasetFacts, video: Video, truth: Truth, frame: int, detections: VideoDetections) -> ShownFrame:
     """One frame with its boxes, and whether the best of them is right."""
-    true, mine = np.flatnonzero(truth.frames_n == frame), np.flatnonzero(found.frames_n == frame)
-    scores_nk = np.nan_to_num(found.scores_nk[mine])
-    scores_n = found.confidence_n[mine] * (1 if facts.multilabel else scores_nk.max(axis=1, initial=0))
+    true, detected = np.flatnonzero(truth.frames_n == frame), np.flatnonzero(detections.frames_n == frame)
+    scores_nk = np.nan_to_num(detections.scores_nk[detected])
+    scores_n = detections.confidence_n[detected] * (1 if facts.multilabel else scores_nk.max(axis=1, initial=0))
     order = np.argsort(-scores_n, kind="stable")
-    iou, right = _judge_best(found.boxes_n4[mine[order[:1]]], scores_nk[order[:1]], truth, true)
+    iou, right = _judge_best(detections.boxes_n4[detected[order[:1]]], scores_nk[order[:1]], truth, true)
     shown = [n for rank, n in enumerate(order[:MOST_SHOWN]) if rank == 0 or scores_n[n] >= SHOWN_SCORE]
     return ShownFrame(
         video=video,
@@ -127,7 +127,7 @@ def judge(facts: DatasetFacts, video: Video, truth: Truth, frame: int, found: Vi
         number=facts.numbering.to_file(frame),
         truth=tuple(Box(truth.boxes_n4[n], _names(facts, truth.labels_nk[n])) for n in true),
         detections=tuple(
-            Box(found.boxes_n4[mine[n]], _names(facts, _predicted(facts, scores_nk[n])), float(scores_n[n]))
+            Box(detections.boxes_n4[detected[n]], _names(facts, _predicted(facts, scores_nk[n])), float(scores_n[n]))
             for n in shown
         ),
         iou=iou,

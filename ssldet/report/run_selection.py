@@ -1,8 +1,8 @@
-"""Runs as evidence for the cells of a table: which of them may be averaged, which are left out, and why.
+"""Which runs stand for a cell of a table: those that may be averaged, those that are left out, and why.
 
-    gather(folders)     every run found, with the hash of its settings
-    choose(runs)        of the runs with one cell's settings: those that may be averaged, and the others
-    differing(a, b)     the settings in which two experiments differ, in words
+    collect_runs(folders)   all runs in some folders, with the hash of their settings
+    select_runs(runs)       of the runs with one cell's settings: those that may be averaged, and the others
+    differing(a, b)         the settings in which two experiments differ, in words
 
 Nothing is averaged that was made with other settings, on other data or from other initial weights.
 """
@@ -79,7 +79,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RunCollection:
     """All runs found: those with known settings, newest last, and those of which nothing can be known.
 
     `resolved` keeps the settings of cells that were asked for, so that each is resolved once for all tables.
@@ -90,7 +90,7 @@ class Evidence:
     resolved: dict[str, Experiment | None] = field(default_factory=dict)
 
 
-def gather(folders: Iterable[Path]) -> Evidence:
+def collect_runs(folders: Iterable[Path]) -> RunCollection:
     """Read every run in or below some folders, each once."""
     runs, unreadable = [], []
     for entry in find_runs(folders):
@@ -101,7 +101,7 @@ def gather(folders: Iterable[Path]) -> Evidence:
         else:
             experiment = spelled_out(experiment)
             runs.append(Run(entry, experiment, settings_key(experiment)))
-    return Evidence(tuple(runs), tuple(unreadable))
+    return RunCollection(tuple(runs), tuple(unreadable))
 
 
 def _not_ours(error: ValidationError) -> str:
@@ -117,11 +117,11 @@ def leave_out(entry: RunEntry, reason: str, kind: str = "") -> LeftOut:
     )
 
 
-# ------------------------------------------------------------------------------------------------- choosing
+# ------------------------------------------------------------------------------------------------- selecting
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class RunSelection:
     """The runs of one cell that may be averaged, by (split, seed); the places that only failed; and the rest."""
 
     runs: Mapping[tuple[int, int], Run]
@@ -140,7 +140,7 @@ class Chosen:
         return len(set(map(_versions, runs))) > 1 or any("first_stage_versions" in run.record.notes for run in runs)
 
 
-def choose(runs: Sequence[Run]) -> Chosen:
+def select_runs(runs: Sequence[Run]) -> RunSelection:
     """Of runs with the same settings, the largest group with one origin; the newest of equally large ones."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -148,9 +148,9 @@ def choose(runs: Sequence[Run]) -> Chosen:
             groups.setdefault(_origin(run), []).append(run)
     ranked = sorted(groups.values(), key=_rank, reverse=True)
     kept = {run.place: run for run in sorted(ranked[0], key=_age)} if ranked else {}
-    others = [leave_out(run.entry, *_why_not(run, kept)) for run in runs if kept.get(run.place) is not run]
+    left_out = [leave_out(run.entry, *_why_not(run, kept)) for run in runs if kept.get(run.place) is not run]
     failed = sorted({run.place for run in runs if run.entry.status == "failed"} - kept.keys())
-    return Chosen(kept, tuple(failed), tuple(others))
+    return RunSelection(kept, tuple(failed), tuple(left_out))
 
 
 def _rank(group: Sequence[Run]) -> tuple[int, float]:
@@ -165,11 +165,11 @@ def _why_not(run: Run, kept: Mapping[tuple[int, int], Run]) -> tuple[str, str]:
     """(reason, kind) why a run with a cell's settings is not averaged."""
     if not run.done:
         return run.entry.problem, ""
-    other = next(iter(kept.values()))
-    if run.record.data_fingerprint != other.record.data_fingerprint:
-        prints = [found.record.data_fingerprint[:12] for found in (run, other)]
-        return f"data {prints[0]} instead of {prints[1]}", "other data"
-    if _origin(run) != _origin(other):
+    reference = next(iter(kept.values()))
+    if run.record.data_fingerprint != reference.record.data_fingerprint:
+        fingerprints = [each.record.data_fingerprint[:12] for each in (run, reference)]
+        return f"data {fingerprints[0]} instead of {fingerprints[1]}", "other data"
+    if _origin(run) != _origin(reference):
         return "its initial weights, or the videos it skipped, are others", "other initial weights"
     return f"run {kept[run.place].entry.id} of the same seed is newer", "repeated"
 
@@ -192,18 +192,18 @@ def _without_folders(value: Any) -> Any:
 
 
 def _versions(run: Run) -> str:
-    found = run.record.provenance.get("distributions", {})
-    return content_hash([found.get(name) for name in DISTRIBUTIONS_COMPARED])
+    versions = run.record.provenance.get("distributions", {})
+    return content_hash([versions.get(name) for name in DISTRIBUTIONS_COMPARED])
 
 
 # ------------------------------------------------------------------------------------------------ comparing
 
 
-def differing(found: Experiment, expected: Experiment) -> list[str]:
+def differing(experiment: Experiment, expected: Experiment) -> list[str]:
     """ "train.steps 100 instead of 700", for every setting but seed and split."""
-    theirs, ours = (dict(_flat(experiment.identity())) for experiment in (found, expected))
-    keys = [key for key in {**ours, **theirs} if key not in PER_RUN and theirs.get(key) != ours.get(key)]
-    return [f"{_short(key)} {_word(theirs, key)} instead of {_word(ours, key)}" for key in keys]
+    values, wanted = (dict(_flat(each.identity())) for each in (experiment, expected))
+    keys = [key for key in {**wanted, **values} if key not in PER_RUN and values.get(key) != wanted.get(key)]
+    return [f"{_short(key)} {_word(values, key)} instead of {_word(wanted, key)}" for key in keys]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """The paper's tables from records: ours beside theirs, what is missing and why, and what was left out.
 
-    build(name, evidence, request)      Tables 2 to 6 as plain data; `rendering` makes text of it
+    build_table(name, collection, request)      Tables 2 to 6 as plain data; `rendering` makes text of it
     data_table(data_root)               Table 1: what annotation holds, beside what the paper says
 
 Numbers come from records alone, in percent. A record belongs to a cell if its settings are exactly those that the grid
@@ -26,9 +26,9 @@ from ssldet.config import DEFAULT_PRESET
 from ssldet.data import statistics
 from ssldet.data.datasets import load_dataset
 from ssldet.errors import ConfigError, SsldetError
-from ssldet.report import cell_matching as table_settings
-from ssldet.report.cell_matching import Finder, Option
-from ssldet.report.run_selection import Chosen, Evidence, LeftOut, Run, choose, leave_out
+from ssldet.report import cell_matching
+from ssldet.report.cell_matching import CellMatcher, SettingsOption
+from ssldet.report.run_selection import LeftOut, Run, RunCollection, RunSelection, leave_out, select_runs
 
 TABLE_1 = "1"
 CONFIDENCE = 0.95
@@ -37,7 +37,7 @@ Ratio = float | Literal["all"]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TableRequest:
     """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found."""
 
     settings: Settings | None = None
@@ -113,8 +113,8 @@ class Table:
     lines: tuple[Line, ...]
     entries: tuple[tuple[Entry | None, ...], ...]
     left_out: tuple[LeftOut, ...]
-    best: Option | None = None
-    others: tuple[Option, ...] = ()
+    best: SettingsOption | None = None
+    others: tuple[SettingsOption, ...] = ()
     no_splits: tuple[int, ...] = ()
 
 
@@ -123,7 +123,7 @@ def names() -> list[str]:
     return [TABLE_1, *sorted(name for name in benchmark.specs() if name.isdigit())]
 
 
-def build(name: str, evidence: Evidence, request: Request) -> Table:
+def build_table(name: str, collection: RunCollection, request: TableRequest) -> Table:
     """One of Tables 2 to 6.
 
     Raises:
@@ -133,15 +133,15 @@ def build(name: str, evidence: Evidence, request: Request) -> Table:
     if request.settings:
         settings, best, others = request.settings, None, []
     else:
-        fallback = Option(Settings(assignments=request.assignments))
-        best, *others = table_settings.options(spec, evidence, request.assignments) or [fallback]
+        fallback = SettingsOption(Settings(assignments=request.assignments))
+        best, *others = cell_matching.settings_options(spec, collection, request.assignments) or [fallback]
         if not best.tried:
             best = fallback
         settings = best.settings
-    if problem := table_settings.problem(spec, settings):
+    if problem := cell_matching.settings_problem(spec, settings):
         raise problem
-    splits = _splits(spec, evidence, settings, request.splits)
-    table = _Builder(spec, evidence, settings, replace(request, splits=splits)).table()
+    splits = _splits(spec, collection, settings, request.splits)
+    table = _TableBuilder(spec, collection, settings, replace(request, splits=splits)).table()
     return replace(
         table,
         best=best,
@@ -150,15 +150,15 @@ def build(name: str, evidence: Evidence, request: Request) -> Table:
     )
 
 
-def _splits(spec: TableSpec, evidence: Evidence, settings: Settings, wanted: Sequence[int]) -> tuple[int, ...]:
+def _splits(spec: TableSpec, collection: RunCollection, settings: Settings, wanted: Sequence[int]) -> tuple[int, ...]:
     """Those of the wanted splits that the data have. Raises ConfigError when there is none."""
     data = settings.dataset(spec.dataset)
-    known = {run.experiment.split for run in evidence.runs if run.dataset == data}
+    known = {run.experiment.split for run in collection.runs if run.dataset == data}
     known |= set(plugins.load("dataset", data.name).splits)
-    if found := tuple(split for split in wanted if split in known):
-        return found
-    asked, there = (", ".join(map(str, sorted(splits))) for splits in (wanted, known))
-    raise ConfigError(f"table {spec.name}: {data} has no split {asked} (known: {there})")
+    if available := tuple(split for split in wanted if split in known):
+        return available
+    wanted_text, known_text = (", ".join(map(str, sorted(splits))) for splits in (wanted, known))
+    raise ConfigError(f"table {spec.name}: {data} has no split {wanted_text} (known: {known_text})")
 
 
 # -------------------------------------------------------------------------------------------------- numbers
@@ -173,8 +173,8 @@ def summarise(values: Mapping[int, Mapping[int, float]]) -> tuple[float | None, 
     if not values or not all(values.values()):
         return None, None, {}
     common = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
-    by_seed = {seed: fmean(found[seed] for found in values.values()) for seed in common}
-    mean = fmean(fmean(found.values()) for found in values.values())
+    by_seed = {seed: fmean(numbers[seed] for numbers in values.values()) for seed in common}
+    mean = fmean(fmean(numbers.values()) for numbers in values.values())
     return mean, stdev(by_seed.values()) if len(by_seed) > 1 else None, by_seed
 
 
@@ -193,16 +193,16 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Differen
 # ------------------------------------------------------------------------------------------------- building
 
 
-class _Builder:
+class _TableBuilder:
     """Puts a table together: lines, the runs of each cell, then its numbers."""
 
-    def __init__(self, spec: TableSpec, evidence: Evidence, settings: Settings, request: Request) -> None:
-        self.spec, self.evidence, self.settings, self.request = spec, evidence, settings, request
-        self.finder = Finder(spec, evidence, settings)
-        self.left_out = list(evidence.unreadable)
+    def __init__(self, spec: TableSpec, collection: RunCollection, settings: Settings, request: TableRequest) -> None:
+        self.spec, self.collection, self.settings, self.request = spec, collection, settings, request
+        self.matcher = CellMatcher(spec, collection, settings)
+        self.left_out = list(collection.unreadable)
         self.lines: list[Line] = []
-        self.cells: dict[tuple[int, float], Chosen] = {}
-        self._baselines: dict[tuple[bool, float], Chosen] = {}
+        self.cells: dict[tuple[int, float], RunSelection] = {}
+        self._baselines: dict[tuple[bool, float], RunSelection] = {}
         self._add_rows()
         self._add_plugins()
         self.seeds = request.seeds or self._seeds_found()
@@ -211,7 +211,7 @@ class _Builder:
         columns = tuple(self._columns())
         entries = tuple(tuple(self._entry(i, column) for column in columns) for i in range(len(self.lines)))
         self._leave_out_others()
-        left_out = tuple({(found.folder, found.kind): found for found in self.left_out}.values())
+        left_out = tuple({(item.folder, item.kind): item for item in self.left_out}.values())
         return Table(self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out)
 
     def _add_rows(self) -> None:
@@ -219,32 +219,32 @@ class _Builder:
             ours = row.control or row.planned != "always"
             self.lines.append(Line(row, "reported" if row.strategy is None else "ours" if ours else "both"))
             for ratio in self.spec.ratios_of(row) if row.strategy else ():
-                self._add_cell(len(self.lines) - 1, ratio, self.finder.runs(row, ratio))
+                self._add_cell(len(self.lines) - 1, ratio, self.matcher.runs(row, ratio))
 
     def _add_plugins(self) -> None:
         """Rows of strategies that the paper does not know, in the order of their titles."""
-        found = sorted(self.finder.of_plugins(), key=lambda part: (part[0].pretrained, part[0].approach))
-        for row, ratio, runs, unfit in found:
+        plugin_rows = sorted(self.matcher.of_plugins(), key=lambda part: (part[0].pretrained, part[0].approach))
+        for row, ratio, runs, unfit in plugin_rows:
             if runs:
                 if Line(row, "plugin") not in self.lines:
                     self.lines.append(Line(row, "plugin"))
                 self._add_cell(self.lines.index(Line(row, "plugin")), ratio, runs)
             for run in unfit:
-                expected = self.finder.expected(self._baseline_row(row), ratio)
-                known = table_settings.beside_strategy(run.experiment, expected) if expected else []
-                self._leave_out(run, known or [table_settings.UNRESOLVED])
+                expected = self.matcher.expected(self._baseline_row(row), ratio)
+                differences = cell_matching.beside_strategy(run.experiment, expected) if expected else []
+                self._leave_out(run, differences or [cell_matching.UNRESOLVED])
 
     def _add_cell(self, line: int, ratio: float, runs: Sequence[Run]) -> None:
-        chosen = choose(self._asked(runs))
-        self.cells[line, ratio] = chosen
-        self.left_out += chosen.left_out
+        selection = select_runs(self._requested(runs))
+        self.cells[line, ratio] = selection
+        self.left_out += selection.left_out
 
-    def _asked(self, runs: Sequence[Run]) -> list[Run]:
+    def _requested(self, runs: Sequence[Run]) -> list[Run]:
         seeds, splits = self.request.seeds, self.request.splits
         return [run for run in runs if run.experiment.split in splits and (not seeds or run.experiment.seed in seeds)]
 
     def _seeds_found(self) -> tuple[int, ...]:
-        places = [place for chosen in self.cells.values() for place in (*chosen.runs, *chosen.failed)]
+        places = [place for selection in self.cells.values() for place in (*selection.runs, *selection.failed)]
         return tuple(sorted({seed for _, seed in places}))
 
     def _columns(self) -> Iterator[Column]:
@@ -266,13 +266,15 @@ class _Builder:
         ratio = line.row.ratio if column.ratio == "all" else column.ratio
         if ratio is None or ratio not in self.spec.ratios_of(line.row):
             return None
-        return self._trained(line.row, ratio, column, self.cells.get((index, ratio), Chosen({})), paper)
+        return self._trained(line.row, ratio, column, self.cells.get((index, ratio), RunSelection({})), paper)
 
-    def _trained(self, row: Row, ratio: float, column: Column, chosen: Chosen, paper: Reported | None) -> Entry:
-        runs = [run for (split, _), run in sorted(chosen.runs.items()) if split in column.splits]
-        mean, std, by_seed = summarise(self._values(chosen, column))
-        failed = [place for place in chosen.failed if place[0] in column.splits]
-        compared = mean is not None and not table_settings.is_baseline(self.spec, row)
+    def _trained(
+        self, row: Row, ratio: float, column: Column, selection: RunSelection, paper: Reported | None
+    ) -> Entry:
+        runs = [run for (split, _), run in sorted(selection.runs.items()) if split in column.splits]
+        mean, std, by_seed = summarise(self._values(selection, column))
+        failed = [place for place in selection.failed if place[0] in column.splits]
+        compared = mean is not None and not cell_matching.is_baseline(self.spec, row)
         return Entry(
             mean=mean,
             std=std,
@@ -281,14 +283,14 @@ class _Builder:
             seeds=tuple(by_seed),
             runs=tuple(run.entry.id for run in runs),
             paper=paper,
-            difference=self._difference(row, ratio, column, chosen, by_seed) if compared else None,
-            marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), chosen.mixed, column)),
+            difference=self._difference(row, ratio, column, selection, by_seed) if compared else None,
+            marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), selection.mixed, column)),
         )
 
-    def _values(self, chosen: Chosen, column: Column) -> dict[int, dict[int, float]]:
+    def _values(self, selection: RunSelection, column: Column) -> dict[int, dict[int, float]]:
         """Split -> seed -> number in percent, of the runs that were scored so."""
         values: dict[int, dict[int, float]] = {split: {} for split in column.splits}
-        for (split, seed), run in sorted(chosen.runs.items()):
+        for (split, seed), run in sorted(selection.runs.items()):
             if split in values:
                 number = run.number(column.metric.metric, column.metric.protocol, column.metric.key)
                 if number is None:
@@ -317,30 +319,30 @@ class _Builder:
             yield "mixed versions"
 
     def _difference(
-        self, row: Row, ratio: float, column: Column, chosen: Chosen, by_seed: Mapping[int, float]
+        self, row: Row, ratio: float, column: Column, selection: RunSelection, by_seed: Mapping[int, float]
     ) -> Difference | None:
         if not self.spec.baseline:
             return None
         baseline = self._baseline(row, ratio)
-        if baseline.runs and baseline.data != chosen.data:
+        if baseline.runs and baseline.data != selection.data:
             return Difference(why="the baseline was run on other data")
         return paired(by_seed, summarise(self._values(baseline, column))[2])
 
-    def _baseline(self, row: Row, ratio: float) -> Chosen:
+    def _baseline(self, row: Row, ratio: float) -> RunSelection:
         key = (row.pretrained, ratio)
         if key not in self._baselines:
-            self._baselines[key] = choose(self._asked(self.finder.runs(self._baseline_row(row), ratio)))
+            self._baselines[key] = select_runs(self._requested(self.matcher.runs(self._baseline_row(row), ratio)))
         return self._baselines[key]
 
     def _baseline_row(self, row: Row) -> Row:
         return Row(approach=self.spec.baseline, pretrained=row.pretrained, strategy=self.spec.baseline)
 
     def _leave_out_others(self) -> None:
-        for run, keys in self.finder.unmatched():
+        for run, keys in self.matcher.unmatched():
             self._leave_out(run, keys)
 
     def _leave_out(self, run: Run, keys: Sequence[str]) -> None:
-        if not self._asked([run]):
+        if not self._requested([run]):
             return
         if run.entry.status in ("damaged", "incompatible"):
             self.left_out.append(leave_out(run.entry, run.entry.problem))
