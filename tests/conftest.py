@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def same_draws() -> None:
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test out of the user's cache folder, unless one is set for the whole session."""
-    cache = tmp_path_factory.getbasetemp() / "ssldet-cache"
-    monkeypatch.setenv("SSLDET_CACHE", str(cache))
+    """Keep every test out of the user's cache folder. All processes of a session share one: data are made once."""
+    base = tmp_path_factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("SSLDET_CACHE", str(session / "ssldet-cache"))

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from helpers import QUICK
 
 from ssldet.benchmark import spec as benchmark
-from ssldet.benchmark.cells import Settings, parse_dataset_map
+from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map
 from ssldet.benchmark.executors.local import Outcome, Watcher, run_grid
 from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
 from ssldet.benchmark.tasks import Task
@@ -26,7 +26,7 @@ from ssldet.runs.record import Record
 
 MAP = "ucf24=synthetic:ucf24"
 FEW = ("dataset.train_per_class=10", "dataset.test_per_class=1")
-SETS = (*QUICK, *FEW, "train.steps=8", "clip.size=32", "clip.frames=4")
+SETS = (*QUICK, *FEW, "train.steps=4", "train.checkpoint_every=2", "clip.size=32", "clip.frames=4")
 
 
 def request(results: Path, tables: str = "6", **fields: Any) -> GridRequest:
@@ -94,12 +94,12 @@ def test_a_sweep_shares_the_cells_that_it_has_in_common_with_a_table(tmp_path: P
 
 
 def test_what_is_missing_blocks_a_cell_and_no_other(tmp_path: Path) -> None:
-    settings = Settings(
-        "smoke", parse_dataset_map("ucf24=synthetic:ucf24"), machine={"results": tmp_path, "data_root": tmp_path}
-    )
-    grid = plan_grid(GridRequest([benchmark.spec("3"), benchmark.spec("6")], settings))
+    few = DatasetChoice("synthetic", {"flavour": "ucf24", "train_per_class": 10, "test_per_class": 1})
+    settings = Settings("smoke", {"ucf24": few}, machine={"results": tmp_path, "data_root": tmp_path})
+    only = {"ratio": frozenset({"0.1", "0.2", "0.3"})}
+    grid = plan_grid(GridRequest([benchmark.spec("3"), benchmark.spec("6")], settings, only=only))
     states = Counter((task.cell["dataset"], task.cell["pretrained"], task.state) for task in grid.cells())
-    assert states == {("jhmdb", False, "blocked"): 10, ("jhmdb", True, "blocked"): 10, ("ucf24", False, "to run"): 4}
+    assert states == {("jhmdb", False, "blocked"): 10, ("jhmdb", True, "blocked"): 10, ("ucf24", False, "to run"): 2}
     reasons = {task.cell["pretrained"]: task.reason for task in grid.cells() if task.state == "blocked"}
     assert "jhmdb" in reasons[False]
     assert "yowo_nano has no pretrained weights for jhmdb" in reasons[True]
@@ -248,21 +248,20 @@ def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def killed_and_issued_again(tmp_path: Path, seconds: list[float]) -> None:
-    """A grid that is killed after each of these times, and then left alone, ends as one that was never killed.
+def wait_for(results: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(results.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
-    Every other time its workers are killed with it; else they outlive it by a step and must end by themselves.
-    """
-    asked = ["--tables", "6", "--only", "ratio=0.1", "--jobs", "2"]
-    for turn, wait in enumerate(seconds):
-        process = start(tmp_path / "killed", *asked)
-        time.sleep(wait)
-        (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
-        process.communicate()
+
+ASKED = ("--tables", "6", "--only", "ratio=0.1", "--jobs", "2")
+
+
+def ends_as_a_whole_one(tmp_path: Path) -> None:
+    """A grid in `killed` that was killed, and is now left alone, ends as one that never was."""
     for results in ("killed", "whole"):
-        process = start(tmp_path / results, *asked)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+        done = invoke(tmp_path / results, *ASKED)
+        assert done.exit_code == 0, done.output
     assert len(numbers(tmp_path / "whole")) == 2
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
     tables = [
@@ -274,25 +273,45 @@ def killed_and_issued_again(tmp_path: Path, seconds: list[float]) -> None:
 
 @pytest.mark.slow
 def test_a_killed_grid_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    killed_and_issued_again(tmp_path, [9.0])
+    """Its workers outlive it by a step and must end by themselves: what they hold is waited for."""
+    process = start(tmp_path / "killed", *ASKED)
+    wait_for(tmp_path / "killed", "first_stages/*/checkpoint.safetensors")
+    process.kill()
+    process.communicate()
+    ends_as_a_whole_one(tmp_path)
 
 
 @pytest.mark.acceptance
 def test_a_grid_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    """Every other time its workers are killed with it."""
     import random
 
-    killed_and_issued_again(tmp_path, [random.uniform(1, 20) for _ in range(10)])
+    for turn in range(10):
+        process = start(tmp_path / "killed", *ASKED)
+        time.sleep(random.uniform(1, 20))
+        (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+    ends_as_a_whole_one(tmp_path)
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path) -> None:
+    """The signal reaches all processes of the group, as from a terminal."""
     process = start(tmp_path, "--tables", "6", "--only", "ratio=0.1", "--set", "train.steps=4000")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("first_stages/*/log.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    wait_for(tmp_path, "first_stages/*/checkpoint.safetensors")
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "stopping" in output and "the same command goes on from here" in output
     assert list(tmp_path.glob("first_stages/*/checkpoint.safetensors"))
+
+
+def test_a_worker_has_the_environment_of_its_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of an earlier grid in the same process, with which the server began that workers are forked from."""
+    grid = small(tmp_path / "results")
+    monkeypatch.setenv("SSLDET_CACHE", str(tmp_path / "cache"))
+    task = next(iter(grid.tasks.values()))
+    grid.tasks = {task.key: task}
+    run_grid(grid, jobs=1, watcher=Listener())
+    assert task.state == "done", task.reason
+    assert list((tmp_path / "cache").glob("frames/*"))

@@ -1,8 +1,11 @@
 """Tasks in worker processes on this machine: workers stay from one task to the next, and none outlives the grid.
 
-A worker is spawned with a pipe to the grid. It gets tasks, tells how they go, and stops after the current step, leaving
-a checkpoint, when it is told to or when the process that started it is gone. A worker that dies takes its task along
-and nothing else: the task is marked as failed and another worker takes its place.
+A worker has a pipe to the grid. It gets tasks, tells how they go, and stops after the current step, leaving a
+checkpoint, when it is told to or when the grid's process is gone. A worker that dies takes its task along and nothing
+else: the task is marked as failed and another worker takes its place.
+
+Workers are forked from a server process that has imported torch and this module, and done nothing else: it takes the
+seconds that imports cost once, not once a worker, and never holds threads or a GPU, which must not be forked.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from ssldet.runs.runner import Interrupted, Reporter
 from ssldet.training.loop import StepReport
 from ssldet.util.allocator import keep_freed_memory
 
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 SECONDS_BETWEEN_NEWS = 0.3
 POLL_SECONDS = 0.5
 
@@ -137,9 +141,10 @@ def _idle_worker(workers: list[_Worker], jobs: int) -> _Worker | None:
 
 
 def _start(number: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START_METHOD)
+    context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, os.getpid()), name=f"ssldet-worker-{number}")
+    process = context.Process(target=_work, args=(theirs, dict(os.environ)), name=f"ssldet-worker-{number}")
     process.start()
     theirs.close()  # so that its death is seen as the end of the pipe
     return _Worker(number, process, ours)
@@ -209,8 +214,8 @@ def _terminate_with_children(process: BaseProcess) -> None:
 class _PipeReporter(Reporter):
     """Tells the grid how a task goes, a few times a second."""
 
-    def __init__(self, pipe: Connection, parent: int) -> None:
-        self.pipe, self.parent = pipe, parent
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
         self.stopping = False
         self._phase: tuple[str, int, str] = ("", 0, "")
         self._last = 0.0
@@ -232,10 +237,10 @@ class _PipeReporter(Reporter):
         self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
 
     def stop(self) -> bool:
-        """Whether the grid said so, or is gone."""
+        """Whether the grid said so, or is gone: the pipe then ends, as nobody else holds its other end."""
         if not self.stopping:
             try:
-                self.stopping = os.getppid() != self.parent or (self.pipe.poll() and self.pipe.recv() == "stop")
+                self.stopping = self.pipe.poll() and self.pipe.recv() == "stop"
             except (EOFError, OSError):
                 self.stopping = True
         return self.stopping
@@ -247,8 +252,13 @@ class _PipeReporter(Reporter):
             self.stopping = True
 
 
-def _work(pipe: Connection, parent: int) -> None:
-    """A worker's life: one task after another until the pipe closes."""
+def _work(pipe: Connection, environment: dict[str, str]) -> None:
+    """A worker's life: one task after another until the pipe closes.
+
+    `environment` is the grid's: the fork server's is that of the first grid of the process.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the grid decides
     keep_freed_memory()
     shelf = Shelf()
@@ -259,7 +269,7 @@ def _work(pipe: Connection, parent: int) -> None:
             return
         if not isinstance(task, Task):  # told to stop between two tasks
             continue
-        outcome = _outcome(partial(carry_out, task, _PipeReporter(pipe, parent), shelf))
+        outcome = _outcome(partial(carry_out, task, _PipeReporter(pipe), shelf))
         try:
             pipe.send(outcome)
         except OSError:
