@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ssldet.errors import SsldetError
+from ssldet.errors import RequestError, SsldetError
 from ssldet.runs.record import Record
 
 COLUMNS = {
-    "V@0.1": ("video_map", "yowo", "thresholds", "0.1", "mean"),
-    "V@0.2": ("video_map", "yowo", "thresholds", "0.2", "mean"),
-    "V@0.5": ("video_map", "yowo", "thresholds", "0.5", "mean"),
-    "F@0.5": ("frame_map", "yowo", "thresholds", "0.5", "mean"),
-    "loc.": ("recall", "localization"),
-    "cls.": ("recall", "classification"),
+    "V@0.1": ("video_map", "yowo", "0.1"),
+    "V@0.2": ("video_map", "yowo", "0.2"),
+    "V@0.5": ("video_map", "yowo", "0.5"),
+    "F@0.5": ("frame_map", "yowo", "0.5"),
+    "loc.": ("recall", "standard", "localization"),
+    "cls.": ("recall", "standard", "classification"),
 }
-"""Column -> where its number lies in a record's metrics."""
+"""Column -> metric, protocol and key of its number in a record."""
 
 
-def percent(metrics: Any, keys: tuple[str, ...]) -> str:
-    """The number below a path of keys as a percentage; a dash where the record has none."""
-    for key in keys:
-        metrics = metrics.get(key) if isinstance(metrics, dict) else None
-    return f"{100 * metrics:.1f}" if isinstance(metrics, int | float) else "-"
+def percent(record: Record, place: tuple[str, str, str]) -> str:
+    """One number of a record as a percentage; a dash where the record has none."""
+    try:
+        value = record.value(*place)
+    except RequestError:
+        return "-"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def table(found: list[Record]) -> Table:
     """One row a run: mean average precision of tubes (V) and boxes (F), and both recalls, in percent."""
     printed = Table(
-        title="percent; V: video-mAP, F: frame-mAP (protocol yowo); loc., cls.: localisation and classification recall",
+        title="percent; V: video-mAP, F: frame-mAP (protocol yowo); loc., cls.: localization and classification recall",
         title_justify="left",
     )
     printed.add_column("strategy", no_wrap=True)
@@ -43,7 +44,7 @@ def table(found: list[Record]) -> Table:
     for record in found:
         labelled = f"{record.split.labelled} of {record.split.labelled + record.split.unlabelled}"
         strategy = str(record.config["experiment"]["strategy"])
-        printed.add_row(strategy, labelled, *(percent(record.metrics, keys) for keys in COLUMNS.values()))
+        printed.add_row(strategy, labelled, *(percent(record, place) for place in COLUMNS.values()))
     return printed
 
 

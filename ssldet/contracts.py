@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ssldet.errors import ConfigError, WeightsError
+from ssldet.errors import ConfigError, PluginError, UnknownName, WeightsError
 
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from torch import Tensor, nn
@@ -491,16 +491,51 @@ class MetricValue:
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """Values of one metric under one protocol. Fractions 0-1.
+    """Values of one metric under one protocol, in up to three forms, each by its key. Fractions 0-1.
 
-    `thresholds` maps "0.5" to its value; `scalars` holds numbers without a threshold (the recall pair);
-    `notes` says what a reader must know (videos without truth, classes without truth).
+    Attributes:
+        thresholds: IoU threshold ("0.5"), or range of thresholds ("0.5:0.95"), -> its mean and classes.
+        scalars: plain numbers without classes, such as the recall pair; None where undefined.
+        kinds: name of a kind, such as a kind of error, -> its mean and classes.
+        notes: what a reader must know (videos without truth, classes without truth).
+
+    Raises:
+        PluginError: two forms share a key, or a scalar is named as a field of the result.
     """
 
     protocol: str
     thresholds: Mapping[str, MetricValue] = field(default_factory=dict)
-    scalars: Mapping[str, float] = field(default_factory=dict)
+    scalars: Mapping[str, float | None] = field(default_factory=dict)
+    kinds: Mapping[str, MetricValue] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keys = [*self.thresholds, *self.scalars, *self.kinds]
+        repeated = {key for key in keys if keys.count(key) > 1} | self.__dataclass_fields__.keys() & self.scalars.keys()
+        if repeated:
+            raise PluginError(
+                f"key {min(repeated)!r} of a metric's result is taken; give each number a name of its own"
+            )
+
+    @property
+    def by_class(self) -> dict[str, MetricValue]:
+        """What has classes, by its key: thresholds, then kinds."""
+        return {**self.thresholds, **self.kinds}
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """Every number by its key: the means of thresholds and kinds, and the scalars."""
+        return {key: value.mean for key, value in self.by_class.items()} | dict(self.scalars)
+
+    def value(self, key: str) -> float | None:
+        """One number: a mean or a scalar; None where the protocol gives none.
+
+        Raises:
+            UnknownName: names the keys that there are.
+        """
+        if key not in self.numbers:
+            raise UnknownName("key of the result", key, self.numbers)
+        return self.numbers[key]
 
 
 class Metric(ABC):

@@ -53,7 +53,7 @@ def test_every_cell_is_done(results: Path) -> None:
 
 
 def untrained(planned: Plan) -> float:
-    """Localisation recall of the network that a run starts from."""
+    """Localization recall of the network that a run starts from."""
     experiment, facts = planned.config.experiment, planned.dataset.facts
     store = FrameStore(planned.dataset, experiment.clip.size)
     store.prepare(planned.evaluated)
@@ -72,13 +72,14 @@ def untrained(planned: Plan) -> float:
     return next(iter(scores["recall"].values())).scalars["localization"]
 
 
-def test_supervised_training_is_seen_in_the_localisation_recall(results: Path) -> None:
+def test_supervised_training_is_seen_in_the_localization_recall(results: Path) -> None:
     found = [r for r in records(results) if r.config["experiment"]["strategy"] == "supervised"]
     found = [r for r in found if r.config["experiment"]["dataset_options"]["flavour"] != "pretraining"]
     assert len(found) == 20
     for record in found:
         before = untrained(plan(RunConfig.model_validate(record.config)))
-        after = record.metrics["recall"]["localization"]
+        after = record.value("recall", "standard", "localization")
+        assert after is not None
         print(record.id, f"{before:.3f} -> {after:.3f}")
         assert after > before, record.config
 

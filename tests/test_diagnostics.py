@@ -49,7 +49,7 @@ def test_coverage_precision_and_recall_by_hand() -> None:
         "frame_recall": 2 / 4,
         "candidates": 7,
         "boxes": 3,
-        "box_localised": 2 / 3,
+        "box_localized": 2 / 3,
         "box_precision": 1 / 3,
         "box_recall": 1 / 3,  # three of the clips show the actor
     }
@@ -62,7 +62,7 @@ def test_what_the_annotation_does_not_speak_of_is_neither_right_nor_wrong() -> N
     meter.update(labels, Places(("known", "known", "unknown"), (1, 2, 2)))
     found = meter.compute()
     assert (found["frame_labels"], found["frame_coverage"], found["boxes"]) == (3, 1, 3)
-    assert (found["frame_precision"], found["box_localised"], found["box_precision"], found["box_recall"]) == (
+    assert (found["frame_precision"], found["box_localized"], found["box_precision"], found["box_recall"]) == (
         1,
         1,
         1,

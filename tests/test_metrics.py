@@ -291,7 +291,7 @@ def test_each_kind_of_error_is_told_from_the_others():
     run, kinds = (1, np.nan, np.nan), {}
     cases = {
         "correct": (0, BOX),
-        "localisation": (0, FAR),
+        "localization": (0, FAR),
         "classification": (1, BOX),
         "timing": (2, BOX),
     }
@@ -306,7 +306,7 @@ def test_each_kind_of_error_is_told_from_the_others():
 def test_classes_that_are_nowhere_in_the_video_are_background():
     here, elsewhere = truth([(0, BOX, 0, 0)]), truth([(0, FAR, 1, 0)])
     found = detections([(3, FAR, 0.9, (np.nan, 1, np.nan))]), detections([(0, FAR, 0.5, (np.nan, 1, np.nan))])
-    value = result(Errors(FACTS, "standard"), (found[0], here), (found[1], elsewhere)).thresholds
+    value = result(Errors(FACTS, "standard"), (found[0], here), (found[1], elsewhere)).kinds
     assert value["background"].per_class["jump"] == 0.75 and value["correct"].per_class["jump"] == 0.25
 
 
@@ -328,4 +328,4 @@ ERRORS = (*KINDS, "missed")
 
 
 def errors(found, own, protocol="standard"):
-    return result(Errors(FACTS, protocol), (found, own)).thresholds
+    return result(Errors(FACTS, protocol), (found, own)).kinds

@@ -17,10 +17,10 @@ import pytest
 
 from ssldet import __version__
 from ssldet.contracts import MetricResult, MetricValue
-from ssldet.errors import RequestError
+from ssldet.errors import RequestError, UnknownName
 from ssldet.runs.log import RunLog, read_log
 from ssldet.runs.provenance import hardware, provenance
-from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.runs.record import LaterSchema, Record, SplitSummary, TrainingSummary
 from ssldet.util import files
 
 RECORD = Record(
@@ -29,7 +29,12 @@ RECORD = Record(
     config={"ratio": 0.2},
     split=SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
     data_fingerprint="f",
-    metrics={"video_map": {"yowo": {"thresholds": {"0.5": {"mean": 0.25, "per_class": {"run": None}}}}}},
+    metrics={
+        "video_map": {"yowo": MetricResult("yowo", {"0.5": MetricValue(0.25, {"run": None})})},
+        "recall": {"standard": MetricResult("standard", scalars={"localization": 0.75, "classification": 0.5})},
+        "errors": {"act": MetricResult("act", kinds={"localization": MetricValue(0.125, {"run": 0.125})})},
+        "unknown": {p: MetricResult(p, {"0.5": MetricValue(None)}, {"s": 1.0}, notes={"n": 3}) for p in ("a", "b")},
+    },
     training=TrainingSummary(steps=10, gradient_clips=80, seconds={"train": 1.5}),
     hardware={"cpu": "a"},
     provenance={"python": "3.11.7"},
@@ -131,7 +136,12 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "record schema 2, and this ssldet reads 1"),
+        ({"schema_version": 0}, "schema_version is 0, expected one of 1, 2"),
+        ({"schema_version": True}, "schema_version is True, expected one of 1, 2"),
+        ({"schema_version": "2"}, "schema_version is '2', expected one of 1, 2"),
+        ({"metrics": {"m": {"p": {"thresholds": {"0.5": {}}}}}}, r"(?s)not a whole record.*metric 'm'.*mean"),
+        ({"metrics": {"m": [1]}}, r"(?s)not a whole record.*metric 'm': expected its results by protocol"),
+        ({"metrics": {"m": {"p": {"thresholds": {"k": {"mean": 1}}, "k": 1.0}}}}, "'k' of a metric's result is taken"),
         ({"status": "perhaps"}, "not a whole record"),
         ({"training": None}, "not a whole record"),
         ({"surprise": 1}, "not a whole record"),
@@ -153,6 +163,115 @@ def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
 def test_an_absent_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no readable record at .*record\.json"):
         Record.read(tmp_path / "record.json")
+
+
+def test_results_stand_where_readers_of_the_file_look(tmp_path: Path) -> None:
+    RECORD.write(tmp_path / "record.json")
+    metrics = json.loads((tmp_path / "record.json").read_text())["metrics"]
+    assert metrics["video_map"]["yowo"]["thresholds"]["0.5"] == {"mean": 0.25, "per_class": {"run": None}}
+    assert metrics["recall"] == {"protocol": "standard", "localization": 0.75, "classification": 0.5}
+    assert metrics["errors"]["act"]["kinds"]["localization"]["mean"] == 0.125
+    assert metrics["unknown"]["b"] == {
+        "protocol": "b",
+        "thresholds": {"0.5": {"mean": None, "per_class": {}}},
+        "s": 1.0,
+        "notes": {"n": 3},
+    }
+    assert RECORD.model_dump(mode="json")["metrics"] == metrics
+
+
+def test_results_that_are_no_numbers_become_none() -> None:
+    result = MetricResult("p", scalars={"s": math.nan}, notes={"counts": np.arange(2)})
+    record = RECORD.model_copy(update={"metrics": {"m": {"p": result}}})
+    typed = Record.model_validate({**record.model_dump(), "metrics": {"m": {"p": result}}}).metrics["m"]["p"]
+    assert (typed.scalars, typed.notes) == ({"s": None}, {"counts": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        (("video_map", "yowo", "0.5"), 0.25),
+        (("video_map", "yowo", "V@0.5"), 0.25),
+        (("recall", "standard", "localization"), 0.75),
+        (("recall", "standard", "Cls"), 0.5),
+        (("errors", "act", "E-loc"), 0.125),
+        (("unknown", "b", "0.5"), None),  # of a metric that is not installed: by its key
+        (("unknown", "a", "s"), 1.0),
+    ],
+)
+def test_a_number_is_named_by_its_key_or_by_the_title_of_its_column(
+    place: tuple[str, str, str], number: float | None
+) -> None:
+    assert RECORD.value(*place) == number
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (
+            ("video_mapp", "yowo", "0.5"),
+            r"'video_mapp'; did you mean 'video_map'\? \(known: errors, recall, unknown, vid",
+        ),
+        (("video_map", "yolo", "0.5"), r"of video_map 'yolo'; did you mean 'yowo'\? \(known: yowo\)"),
+        (("video_map", "yowo", "V@0.55"), r"'V@0.55'; did you mean 'V@0.5'\? \(known: 0.5, V@0.5\)"),
+        (("video_map", "yowo", "V@0.2"), "'V@0.2'"),  # a column of the metric, which the record has not
+    ],
+)
+def test_an_unknown_number_is_refused_with_what_there_is(place: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(UnknownName, match=message):
+        RECORD.value(*place)
+
+
+def test_an_unscored_run_has_no_number() -> None:
+    failed = RECORD.model_copy(update={"status": "failed", "metrics": {}})
+    with pytest.raises(RequestError, match="run abc is failed and has no metrics"):
+        failed.value("video_map", "yowo", "0.5")
+
+
+# --------------------------------------------------------------------------------------------- schemas
+
+
+def test_a_record_of_schema_1_is_read_with_the_names_of_today(tmp_path: Path) -> None:
+    value = {"mean": 0.125, "per_class": {"run": 0.125}}
+    content = RECORD.model_dump(mode="json") | {"schema_version": 1}
+    content["metrics"]["errors"] = {"act": {"protocol": "act", "thresholds": {"localisation": value}}}
+    other = {"protocol": "a", "thresholds": {"0.5:0.95": value, "localisation": value}}
+    content["metrics"] |= {"other": {"a": other}, "flat": {**other, "s": 1.0}}
+    files.write_json(tmp_path / "record.json", content)
+    before = (tmp_path / "record.json").read_bytes()
+    record = Record.read(tmp_path / "record.json")
+    assert record.schema_version == 2
+    assert {name: record.metrics[name] for name in RECORD.metrics} == RECORD.metrics
+    typed = MetricValue(0.125, {"run": 0.125})
+    assert record.metrics["other"]["a"] == MetricResult("a", {"0.5:0.95": typed}, kinds={"localisation": typed})
+    flat = MetricResult("a", {"0.5:0.95": typed}, {"s": 1.0}, kinds={"localisation": typed})
+    assert record.metrics["flat"]["a"] == flat
+    assert (tmp_path / "record.json").read_bytes() == before
+
+
+def test_the_records_of_the_campaigns_are_read() -> None:
+    """Written under schema 1."""
+    paths = sorted((Path(__file__).parents[1] / "results/campaigns").glob("*/*/record.json"))
+    assert len(paths) == 10
+    for path in paths:
+        raw, record = json.loads(path.read_text())["metrics"], Record.read(path)
+        if record.status != "done":
+            continue
+        kind = raw["errors"]["yowo"]["thresholds"]["localisation"]
+        assert record.metrics["errors"]["yowo"].kinds["localization"] == MetricValue(**kind)
+        assert record.value("video_map", "yowo", "V@0.2") == raw["video_map"]["yowo"]["thresholds"]["0.2"]["mean"]
+        assert record.value("recall", "standard", "Loc") == raw["recall"]["localization"]
+
+
+@pytest.mark.parametrize(
+    ("provenance_of_it", "writer"),
+    [({"distributions": {"ssldet": {"version": "7.1"}}}, "7.1"), ([], "of a later version")],
+)
+def test_a_record_of_a_later_schema_is_named(tmp_path: Path, provenance_of_it: Any, writer: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"schema_version": 3, "provenance": provenance_of_it}))
+    with pytest.raises(LaterSchema, match=rf"record\.json has record schema 3, written by ssldet {writer}, and this"):
+        Record.read(path)
 
 
 # ------------------------------------------------------------------------------------------------ origin

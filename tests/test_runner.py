@@ -113,6 +113,31 @@ def test_the_same_request_reads_the_finished_record(finished: tuple[Path, Record
     assert listener.phases == []
 
 
+def test_a_record_of_a_later_schema_is_refused_and_kept(tmp_path: Path) -> None:
+    planned = runner.plan(config(tmp_path))
+    planned.folder.mkdir(parents=True)
+    planned.record_path.write_text('{"schema_version": 99}')
+    arguments = ["run", "--config", str(tmp_path / "config.yaml")]
+    (tmp_path / "config.yaml").write_text(planned.config.to_yaml())
+    said = CliRunner().invoke(main, arguments)
+    assert said.exit_code == 2 and "record.json has record schema 99" in said.stderr
+    with pytest.raises(RequestError, match=r"record\.json has record schema 99, written by ssldet of a later version"):
+        runner.execute(planned, runner.Reporter())
+    assert [path.name for path in planned.folder.iterdir()] == ["record.json"]
+    assert planned.record_path.read_text() == '{"schema_version": 99}'
+    listed = CliRunner().invoke(main, ["runs", "list", "--results", str(tmp_path), "--json"])
+    (entry,) = json.loads(listed.stdout)
+    assert (entry["id"], entry["status"]) == (planned.id, "incompatible") and "schema 99" in entry["problem"]
+
+
+def test_a_dry_run_names_the_id_of_the_record(finished: tuple[Path, Record], tmp_path: Path) -> None:
+    folder, record = finished
+    shown = CliRunner().invoke(main, ["run", "--config", str(folder / "config.yaml"), "--dry-run", "--json"])
+    done = CliRunner().invoke(main, ["run", "--config", str(folder / "config.yaml"), "--json"])
+    content = json.loads(shown.stdout)
+    assert content["id"] == content["run"] == json.loads(done.stdout)["id"] == record.id
+
+
 def test_the_kept_weights_are_the_scored_network(finished: tuple[Path, Record]) -> None:
     folder, _ = finished
     detector = ssldet.build_detector("yowo_nano", dataset="synthetic", weights=folder / "weights.safetensors")

@@ -11,7 +11,8 @@ from ssldet import plugins
 from ssldet.contracts import VideoDetections
 from ssldet.errors import UnknownName
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
-from ssldet.evaluation.scoring import applicable, as_json, score
+from ssldet.evaluation.results import as_json
+from ssldet.evaluation.scoring import applicable, score
 
 BOX = (10, 10, 50, 50)
 VIDEOS = [video("a"), video("b")]

@@ -258,16 +258,16 @@ def test_a_run_on_jhmdb_is_scored_by_frames_and_by_videos(jhmdb_run: tuple[Recor
     record, folder = jhmdb_run
     assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (12, 12, 6)
     assert {"frame_map", "video_map", "recall"} <= set(record.metrics)
-    assert set(record.metrics["frame_map"]["standard"]["thresholds"]["0.5"]["per_class"]) == set(FACTS.classes)
+    assert set(record.metrics["frame_map"]["standard"].thresholds["0.5"].per_class) == set(FACTS.classes)
     assert read_log(folder / "log.jsonl")[-1]["pseudo_labels"]["frame_labels"] > 0
 
 
 def test_a_run_on_ava_is_scored_by_its_protocol(ava_run: tuple[Record, Path]) -> None:
     record, folder = ava_run
     assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (12, 12, 6)
-    scored = record.metrics["frame_map"]["standard"]["thresholds"]["0.5"]
-    assert list(scored["per_class"]) == [name for name in PEOPLE_FACTS.classes if name != CROWD]
-    assert scored["mean"] is not None
+    scored = record.metrics["frame_map"]["standard"].thresholds["0.5"]
+    assert list(scored.per_class) == [name for name in PEOPLE_FACTS.classes if name != CROWD]
+    assert scored.mean is not None
     assert "video_map" not in record.metrics
     assert "key frames" in record.notes["metrics_left_out"]["video_map"]
     assert {"box_u", "frame_u", "temporal_u"} <= set(read_log(folder / "log.jsonl")[-1]["losses"])

@@ -26,6 +26,7 @@ from ssldet.contracts import (
     DetectorParts,
     Metric,
     MetricResult,
+    MetricValue,
     Needs,
     Options,
     Problem,
@@ -463,6 +464,23 @@ class Percent(Found):
         return 100 * super().share()
 
 
+class NamedThreshold(Found):
+    def compute(self):
+        return MetricResult(self.protocol, {"found": MetricValue(self.share())})
+
+
+class Kinds(Found):
+    """The same share as a kind."""
+
+    def compute(self):
+        return MetricResult(self.protocol, kinds={"found": MetricValue(self.share())})
+
+
+class Doubled(Found):
+    def compute(self):
+        return MetricResult(self.protocol, scalars={"found": 1.0}, kinds={"found": MetricValue(1.0)})
+
+
 class OtherProtocol(Found):
     def compute(self):
         return MetricResult("another", scalars={"found": self.share()})
@@ -498,7 +516,7 @@ class Writes(Found):
 
 
 def test_a_right_metric_passes() -> None:
-    assert {one.status for one in testing.check(Found)} == {"passed"}
+    assert {one.status for plugin in (Found, Kinds) for one in testing.check(plugin)} == {"passed"}
 
 
 def test_a_metric_may_fall() -> None:
@@ -513,6 +531,8 @@ def test_a_metric_may_fall() -> None:
         (AnyProtocol, "test_an_unknown_protocol_is_refused", "is not refused"),
         (MissingColumn, "test_every_column_is_in_the_result", "no 'lost'"),
         (Percent, "test_every_column_is_in_the_result", "'found' is 100"),
+        (NamedThreshold, "test_thresholds_are_numbers", "threshold 'found' is no number"),
+        (Doubled, "test_every_column_is_in_the_result", "key 'found' of a metric's result is taken"),
         (OtherProtocol, "test_the_result_names_its_protocol", "the result says 'another'"),
         (UpsideDown, "test_perfect_detections_score_best_and_none_worst", "none at all 1"),
         (Writes, "test_perfect_detections_score_best_and_none_worst", "read-only"),

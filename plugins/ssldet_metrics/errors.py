@@ -19,15 +19,15 @@ from ssldet_metrics.protocols import (
 )
 
 IOU = 0.5
-KINDS = ("correct", "localisation", "classification", "timing", "background")
-CORRECT, LOCALISATION, CLASSIFICATION, TIMING, BACKGROUND = range(len(KINDS))
+KINDS = ("correct", "localization", "classification", "timing", "background")
+CORRECT, LOCALIZATION, CLASSIFICATION, TIMING, BACKGROUND = range(len(KINDS))
 
 
 class Errors(Metric):
     """Error breakdown of frame detections at IoU 0.5, as ACT and MOC report it (Kalogeiton et al. 2017, Sec. 4.4).
 
     A detection is correct, or the first of these that holds is what is wrong with it:
-    localisation: its class is in the frame, elsewhere or already found; classification: it is on a box of another
+    localization: its class is in the frame, elsewhere or already found; classification: it is on a box of another
     class; timing: its class is in the video, at another time; background: none of these.
 
     Per class each kind scores the area below the curve of its share among the detections so far, over recall, by the
@@ -51,7 +51,7 @@ class Errors(Metric):
         on_a_truth_n = _on_a_truth(frames_n, boxes_n4, truth, plus_one)
         kinds_nk = np.select(
             [hits_nk == 1, class_in_frame_nk, on_a_truth_n[:, None], truth.labels_nk.any(axis=0)],
-            [CORRECT, LOCALISATION, CLASSIFICATION, TIMING],
+            [CORRECT, LOCALIZATION, CLASSIFICATION, TIMING],
             BACKGROUND,
         ).astype(np.uint8)
         self.ranking.add(video.id, scores_nk, kinds_nk, truth.labels_nk.sum(axis=0))
@@ -63,7 +63,7 @@ class Errors(Metric):
         for place, key in enumerate((*KINDS, "missed")):
             per_class = {self.facts.classes[label]: own and own[place] for label, own in shares.items()}
             values[key] = MetricValue(mean_of(per_class.values()), per_class)
-        return MetricResult(self.protocol, values, notes=self.ranking.notes())
+        return MetricResult(self.protocol, kinds=values, notes=self.ranking.notes())
 
     def _shares(self, label: int) -> list[float] | None:
         """Area of each kind, and what is missed; None for a class without truth."""

@@ -12,9 +12,9 @@ from ssldet_metrics.protocols import choose, paired_iou
 
 
 class Recall(Metric):
-    """Localisation and classification recall over all annotated frames, as fractions.
+    """Localization and classification recall over all annotated frames, as fractions.
 
-    Per frame the one box of highest confidence x class probability speaks. It localises if its IoU is above 0.5
+    Per frame the one box of highest confidence x class probability speaks. It localizes if its IoU is above 0.5
     (strictly) with any truth box of the frame, and classifies if it is moreover of that box's class.
     """
 
@@ -24,7 +24,7 @@ class Recall(Metric):
     def __init__(self, facts: DatasetFacts, protocol: str) -> None:
         self.protocol = protocol
         choose({name: name for name in self.protocols}, protocol)
-        self.frames = self.localised = self.classified = 0
+        self.frames = self.localized = self.classified = 0
 
     def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
         frames_m = truth.annotated_frames
@@ -34,12 +34,12 @@ class Recall(Metric):
         frame_n = np.searchsorted(frames_m, truth.frames_n)
         near_n = has_box_n & (paired_iou(boxes_m4[frame_n], truth.boxes_n4) > 0.5)
         right_n = near_n & truth.labels_nk[np.arange(len(frame_n)), labels_m[frame_n]]
-        self.localised += len(np.unique(frame_n[near_n]))
+        self.localized += len(np.unique(frame_n[near_n]))
         self.classified += len(np.unique(frame_n[right_n]))
 
     def compute(self) -> MetricResult:
         frames = max(self.frames, 1)
-        scalars = {"localization": self.localised / frames, "classification": self.classified / frames}
+        scalars = {"localization": self.localized / frames, "classification": self.classified / frames}
         return MetricResult(self.protocol, scalars=scalars, notes={"annotated_frames": self.frames})
 
 

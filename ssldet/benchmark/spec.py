@@ -26,7 +26,7 @@ class _Part(BaseModel):
 
 
 class Column(_Part):
-    """One metric of a table: the record's number at metrics[metric][protocol]["thresholds"][key]["mean"]."""
+    """One metric of a table: `record.value(metric, protocol, key)`."""
 
     title: str
     metric: str

@@ -13,7 +13,7 @@ from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, MetricResult, Subset, Video
-    from ssldet.evaluation.scoring import Results
+    from ssldet.evaluation.results import Results
 
 
 @click.command(
@@ -57,7 +57,8 @@ def command(
     """
     from ssldet import plugins
     from ssldet.evaluation.detections import read_detections
-    from ssldet.evaluation.scoring import result_as_json, score
+    from ssldet.evaluation.results import result_as_json
+    from ssldet.evaluation.scoring import score
 
     wanted = {name: [protocol] if protocol else [] for name in metric}
     for name in wanted:  # an unknown name should not cost the reading of a large file
@@ -132,7 +133,7 @@ def _show(results: Results) -> None:
         titles = plugins.load("metric", metric).columns
         table = Table(title=f"{metric}, protocol {result.protocol}, percent", title_justify="left")
         table.add_column("class", no_wrap=True)
-        for key in (*result.thresholds, *result.scalars):
+        for key in result.numbers:
             table.add_column(titles.get(key, key), justify="right")
         for label, values in _lines(result):
             table.add_row(label, *("-" if value is None else f"{100 * value:.2f}" for value in values))
@@ -144,7 +145,7 @@ def _show(results: Results) -> None:
 
 def _lines(result: MetricResult) -> Iterable[tuple[str, list[float | None]]]:
     """The lines of a table: each class, then the mean."""
-    values = list(result.thresholds.values())
+    values = list(result.by_class.values())
     for label in values[0].per_class if values else ():
         yield label, [value.per_class[label] for value in values]
-    yield "all" if result.scalars else "mean", [*(value.mean for value in values), *result.scalars.values()]
+    yield "all" if result.scalars else "mean", [*result.numbers.values()]

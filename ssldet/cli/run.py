@@ -158,7 +158,8 @@ def _show_plan(planned: Plan, as_json: bool) -> None:
 
 def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
     return {
-        "run": planned.id,
+        "id": planned.id,
+        "run": planned.id,  # the name of `id` before schema 2
         "folder": str(planned.folder),
         "config": planned.config.model_dump(mode="json"),
         "steps": planned.steps,
@@ -206,13 +207,11 @@ def show_record(record: Record, path: Path) -> None:
 def _rows(record: Record) -> dict[str, dict[str, float | None]]:
     """ "metric@threshold" or "metric name" -> protocol -> mean or number."""
     rows: dict[str, dict[str, float | None]] = {}
-    for metric, found in record.metrics.items():
-        for key, value in found.items():
-            if isinstance(value, float):
-                rows.setdefault(f"{metric} {key}", {})[found.get("protocol", "")] = value
-            for threshold, result in (value.get("thresholds") or {}).items() if isinstance(value, dict) else ():
-                mark = "@" if threshold[0].isdigit() else " "
-                rows.setdefault(f"{metric}{mark}{threshold}", {})[key] = result["mean"]
+    for metric, by_protocol in record.metrics.items():
+        for protocol, result in by_protocol.items():
+            for key, value in result.numbers.items():
+                mark = "@" if key in result.thresholds else " "
+                rows.setdefault(f"{metric}{mark}{key}", {})[protocol] = value
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from ssldet.cli.run_choice import (
 )
 
 if TYPE_CHECKING:
+    from ssldet.runs.record import Record
     from ssldet.runs.store import RunEntry
 
 HEADLINES = (
@@ -81,7 +83,7 @@ def summary(entry: RunEntry) -> dict[str, Any]:
         "dataset": dataset_name(entry),
         **{name: experiment.get(name) for name in ("ratio", "seed", "split", "backbone", "pretrained")},
         "preset": entry.machine.get("preset"),
-        "metrics": {title: headline(record.metrics, places) for title, places in HEADLINES} if record else {},
+        "metrics": {title: headline(record, places) for title, places in HEADLINES} if record else {},
         "train_seconds": record.training.seconds.get("train") if record else None,
         "date": datetime.fromtimestamp(entry.changed).astimezone().isoformat(timespec="seconds"),
         "problem": "" if status == "running" else entry.problem,
@@ -108,13 +110,13 @@ def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def headline(metrics: Mapping[str, Any], places: Iterable[tuple[str, str, str]]) -> float | None:
+def headline(record: Record, places: Iterable[tuple[str, str, str]]) -> float | None:
     """The first of these numbers that a record has."""
-    for metric, protocol, key in places:
-        result = metrics.get(metric, {}).get(protocol, {})
-        if key in result.get("thresholds", {}):
-            mean: float | None = result["thresholds"][key]["mean"]
-            return mean
+    from ssldet.errors import RequestError
+
+    for place in places:
+        with suppress(RequestError):
+            return record.value(*place)
     return None
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from ssldet import plugins
-from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Metric, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError, PluginError
 from ssldet.evaluation.detection_rows import empty, in_content_order
-
-Results = dict[str, dict[str, MetricResult]]
-"""Metric -> protocol -> its result."""
+from ssldet.evaluation.results import Results
 
 
 def score(
@@ -68,30 +65,3 @@ def _build(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[st
         kind: type[Metric] = plugins.load("metric", name)
         meters[name] = {protocol: kind(facts, protocol) for protocol in protocols or kind.protocols[:1]}
     return meters
-
-
-def as_json(results: Results) -> dict[str, Any]:
-    """Results as a record holds them: metric -> protocol -> {protocol, thresholds: {"0.5": {mean, per_class}}}.
-
-    A metric of plain scalars (recall) stands flat under its own name: its numbers depend on no protocol.
-    """
-    return {
-        name: _flat(by_protocol) or {protocol: result_as_json(result) for protocol, result in by_protocol.items()}
-        for name, by_protocol in results.items()
-    }
-
-
-def _flat(by_protocol: Mapping[str, MetricResult]) -> dict[str, Any]:
-    first = next(iter(by_protocol.values()))
-    return result_as_json(first) if first.scalars and len(by_protocol) == 1 else {}
-
-
-def result_as_json(result: MetricResult) -> dict[str, Any]:
-    """One result: its protocol, its thresholds or scalars, and its notes where it has any."""
-    content: dict[str, Any] = {"protocol": result.protocol}
-    if result.thresholds:
-        content["thresholds"] = {
-            key: {"mean": value.mean, "per_class": dict(value.per_class)} for key, value in result.thresholds.items()
-        }
-    content |= dict(result.scalars)
-    return content | ({"notes": dict(result.notes)} if result.notes else {})

@@ -155,14 +155,14 @@ def class_changes(
 
 
 def _per_class(run: Run, column: Column) -> Mapping[str, float | None]:
-    thresholds = run.record.metrics.get(column.metric, {}).get(column.protocol, {}).get("thresholds", {})
-    if column.key not in thresholds:
+    result = run.record.metrics.get(column.metric, {}).get(column.protocol)
+    values = result.by_class if result else {}
+    if column.key not in values:
         raise RequestError(
             f"run {run.entry.id} has no {column.metric} at {column.key!r} (protocol {column.protocol}); "
-            f"known: {', '.join(thresholds) or 'none'}"
+            f"known: {', '.join(values) or 'none'}"
         )
-    per_class: Mapping[str, float | None] = thresholds[column.key]["per_class"]
-    return per_class
+    return values[column.key].per_class
 
 
 def by_training_videos(changes: ClassChanges, dataset: Dataset, split: int = 1) -> ClassChanges:

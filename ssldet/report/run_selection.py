@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
 from ssldet.config import Experiment, spelled_out
+from ssldet.errors import RequestError
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry, find_runs
 from ssldet.util.files import content_hash
@@ -62,10 +63,10 @@ class Run:
 
     def number(self, metric: str, protocol: str, key: str) -> float | None:
         """A mean of the record, as a fraction; None where it was not scored so."""
-        value: Any = self.record.metrics
-        for part in (metric, protocol, "thresholds", key, "mean"):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return float(value) if isinstance(value, int | float) else None
+        try:
+            return self.record.value(metric, protocol, key)
+        except RequestError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

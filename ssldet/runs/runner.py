@@ -30,6 +30,7 @@ from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
 from ssldet.evaluation.inference import detect_videos
+from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
@@ -310,7 +311,7 @@ class _Run:
                 writer.add(video.id, detections)
                 self._advance(done)
 
-    def _score(self, videos: Sequence[Video]) -> dict[str, Any]:
+    def _score(self, videos: Sequence[Video]) -> Results:
         """All metrics that apply, under all their protocols, from the file just written."""
         plan = self.plan
         wanted, left_out = scoring.applicable(plan.dataset.facts)
@@ -318,9 +319,9 @@ class _Run:
             self.notes["metrics_left_out"] = left_out
         self.reporter.phase("score", len(wanted), "metrics")
         detections = read_detections(plan.folder / layout.DETECTIONS, plan.dataset.facts, videos)
-        return scoring.as_json(scoring.score(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted))
+        return scoring.score(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted)
 
-    def _finish(self, detector: Detector, metrics: dict[str, Any]) -> Record:
+    def _finish(self, detector: Detector, metrics: Results) -> Record:
         """Keep inference weights only, then write the record, last."""
         plan = self.plan
         with replacing(plan.folder / layout.WEIGHTS) as temporary:
@@ -337,7 +338,7 @@ class _Run:
         self.notes["error"] = f"{type(error).__name__}: {error}"
         self._record("failed", {}).write(self.plan.record_path)
 
-    def _record(self, status: Literal["done", "failed"], metrics: dict[str, Any]) -> Record:
+    def _record(self, status: Literal["done", "failed"], metrics: Results) -> Record:
         plan, split = self.plan, self.plan.split
         counts = self.training.counts if self.training else Counts()
         files = (plan.folder / name for name in layout.KEPT)

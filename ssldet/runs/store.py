@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ssldet.errors import RequestError
 from ssldet.runs import layout
-from ssldet.runs.record import Record
+from ssldet.runs.record import LaterSchema, Record
 
 Status = Literal["done", "failed", "interrupted", "damaged", "incompatible"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -37,7 +37,7 @@ class RunEntry:
     Attributes:
         id: from the record, else from the folder's name.
         status: as the record says; "interrupted" without a record, "damaged" when it cannot be read, "incompatible"
-            when it has another schema version.
+            when a later version wrote it.
         record: None unless it could be read.
         problem: why it cannot be counted among the finished runs; "" for those.
         config: the resolved configuration, from the record or config.yaml; empty when neither can be read.
@@ -132,9 +132,8 @@ def _entry(folder: Path) -> RunEntry:
     try:
         record = Record.read(path)
     except RequestError as error:
-        content = _json(path)
-        status: Status = "incompatible" if _looks_like_a_record(path) and _other_schema(content) else "damaged"
-        run_id = named or str(content["id"])
+        status: Status = "incompatible" if isinstance(error, LaterSchema) else "damaged"
+        run_id = named or str(_json(path)["id"])
         return RunEntry(run_id, status=status, problem=str(error), config=_config(folder), **common)
     problem = "" if record.status == "done" else str(record.notes.get("error") or f"it is {record.status}")
     return RunEntry(record.id, status=record.status, record=record, problem=problem, config=record.config, **common)
@@ -143,10 +142,6 @@ def _entry(folder: Path) -> RunEntry:
 def _id_in_name(folder: Path) -> str:
     match = _FOLDER.fullmatch(folder.name)
     return match[1] if match else ""
-
-
-def _other_schema(content: Mapping[str, Any]) -> bool:
-    return content.get("schema_version") != Record.model_fields["schema_version"].default
 
 
 def _changed(folder: Path) -> float:

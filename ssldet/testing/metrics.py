@@ -11,6 +11,7 @@ import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError, RequestError
+from ssldet.evaluation.results import is_threshold
 from ssldet.testing.base import Contract
 from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL
 
@@ -53,12 +54,18 @@ class MetricContract(Contract):
         """Under its first protocol; and the values are fractions, or None."""
         for build, facts in self.meters():
             result = score(build(), facts, perfect)
-            missing = [key for key in self.plugin.columns if key not in values(result)]
+            missing = [key for key in self.plugin.columns if key not in result.numbers]
             assert not missing, (
-                f"the result has no {missing[0]!r}, which columns promises; it has {sorted(values(result))}"
+                f"the result has no {missing[0]!r}, which columns promises; it has {sorted(result.numbers)}"
             )
-            for key, value in values(result).items():
+            for key, value in result.numbers.items():
                 assert value is None or 0 <= value <= 1, f"{key!r} is {value}, expected a fraction of 1 or None"
+
+    def test_thresholds_are_numbers(self) -> None:
+        """Such as "0.5", or a range "0.5:0.95"; what has another name is one of `kinds`."""
+        for build, facts in self.meters():
+            for key in score(build(), facts, perfect).thresholds:
+                assert is_threshold(key), f"threshold {key!r} is no number and no range of numbers; return it as a kind"
 
     def test_the_result_names_its_protocol(self) -> None:
         for protocol in self.plugin.protocols:
@@ -76,7 +83,7 @@ class MetricContract(Contract):
         for protocol in self.plugin.protocols:
             for build, facts in self.meters(protocol):
                 best, middle, worst = (
-                    sign * (values(score(build(), facts, detector)).get(first) or 0.0)
+                    sign * (score(build(), facts, detector).numbers.get(first) or 0.0)
                     for detector in (perfect, displaced, nothing)
                 )
                 where = f"column {first!r}, protocol {protocol!r}, {facts.name} data"
@@ -88,14 +95,15 @@ class MetricContract(Contract):
     def test_the_order_of_videos_does_not_matter(self) -> None:
         for protocol in self.plugin.protocols:
             for build, facts in self.meters(protocol):
-                one, other = (values(score(build(), facts, displaced, order)) for order in ((0, 1, 2, 3), (2, 0, 3, 1)))
+                orders = ((0, 1, 2, 3), (2, 0, 3, 1))
+                one, other = (score(build(), facts, displaced, order).numbers for order in orders)
                 differing = [key for key in one if not _same(one[key], other.get(key))]
                 assert not differing, f"{differing[0]!r} depends on the order of the videos (protocol {protocol!r})"
 
     def test_computing_twice_gives_the_same(self) -> None:
         for build, facts in self.meters():
             meter = build()
-            first, second = values(score(meter, facts, displaced)), values(meter.compute())
+            first, second = score(meter, facts, displaced).numbers, meter.compute().numbers
             assert all(_same(first[key], second.get(key)) for key in first), "a second compute() gives other numbers"
 
     def test_videos_without_truth_are_no_obstacle(self) -> None:
@@ -141,11 +149,6 @@ def score(meter: Metric, facts: DatasetFacts, detector: Detector, order: Sequenc
         video, truth = made[place]
         meter.update(video, _sealed(detector(truth, _generator(video))), _sealed(truth))
     return meter.compute()
-
-
-def values(result: MetricResult) -> dict[str, float | None]:
-    """All numbers of a result by their keys."""
-    return {key: value.mean for key, value in result.thresholds.items()} | dict(result.scalars)
 
 
 # ------------------------------------------------------------------------------------------- videos, detections
@@ -220,8 +223,8 @@ def _same(one: float | None, other: float | None) -> bool:
 
 
 def _check_finite(result: MetricResult) -> None:
-    per_class = [one for value in result.thresholds.values() for one in _all_of(value)]
-    for number in (*values(result).values(), *per_class):
+    per_class = [one for value in result.by_class.values() for one in _all_of(value)]
+    for number in (*result.numbers.values(), *per_class):
         assert number is None or math.isfinite(number), f"a video without truth makes a value {number}"
 
 

@@ -47,7 +47,7 @@ class PseudoLabelMeter:
         right = hit & ((found.labels_nk @ truth.labels_nk.T) > 0)
         self.counts["boxes"] += len(found.clip_n)
         self.counts["boxes_judged"] += int(judged_b[found.clip_n].sum())
-        self.counts["boxes_localised"] += int(hit.any(dim=1).sum())
+        self.counts["boxes_localized"] += int(hit.any(dim=1).sum())
         self.counts["boxes_right"] += int(right.any(dim=1).sum())
         self.counts["truths"] += len(truth.clip_n)
         self.counts["truths_found"] += int(right.any(dim=0).sum())
@@ -64,7 +64,7 @@ class PseudoLabelMeter:
             "box_coverage": _ratio(c["clips_with_boxes"], c["clips"]),
             "candidates": c["candidates"],
             "boxes": c["boxes"],
-            "box_localised": _ratio(c["boxes_localised"], c["boxes_judged"]),
+            "box_localized": _ratio(c["boxes_localized"], c["boxes_judged"]),
             "box_precision": _ratio(c["boxes_right"], c["boxes_judged"]),
             "box_recall": _ratio(c["truths_found"], c["truths"]),
         }
