@@ -21,7 +21,6 @@ from ssldet.contracts import Backbone, Options, Strategy
 from ssldet.data.batches import ClipOptions
 from ssldet.data.datasets import checked_options
 from ssldet.data.views import ViewOptions
-from ssldet.detector.region import RegionOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName, did_you_mean
 
 DEFAULT_PRESET = "paper"
@@ -115,6 +114,17 @@ class DetectOptions(Options):
     batch: int = Field(16, ge=1)
 
 
+def migrated(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an experiment as this version names them.
+
+    Until API 2.0 the settings of the region loss were a section of their own, `loss`; they are the backbone's now.
+    """
+    current = {key: value for key, value in fields.items() if key != "loss"}
+    if "loss" in fields:
+        current["backbone_options"] = {"region": fields["loss"], **(fields.get("backbone_options") or {})}
+    return current
+
+
 class Experiment(Options):
     """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id.
 
@@ -136,9 +146,13 @@ class Experiment(Options):
     val_fraction: float = Field(0.0, ge=0, lt=1)
     clip: ClipOptions = ClipOptions()
     views: ViewOptions = ViewOptions()
-    loss: RegionOptions = RegionOptions()
     train: TrainOptions = TrainOptions()
     detect: DetectOptions = DetectOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_versions(cls, fields: Any) -> Any:
+        return migrated(fields) if isinstance(fields, Mapping) else fields
 
     @field_validator("videos")
     @classmethod
@@ -232,14 +246,14 @@ def presets() -> list[str]:
 
 
 def _preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A preset's fields, and the strategy options that it proposes to any strategy that knows them."""
+    """A preset's fields, and by kind the options that it proposes to any strategy and backbone that knows them."""
     layer = yaml.safe_load((resources.files("ssldet") / "presets" / f"{name}.yaml").read_text())
     base = layer.pop("base", None)
     if base:
         below, proposed = _preset(base)
-        below["strategy_options"] = proposed
+        below |= {f"{kind}_options": options for kind, options in proposed.items()}
         layer = _merge(below, layer)
-    return layer, layer.pop("strategy_options", {})
+    return layer, {kind: layer.pop(f"{kind}_options", {}) for kind in ("strategy", "backbone")}
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -251,7 +265,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
     if "experiment" in content:  # a run's config.yaml
         content = {**content["experiment"], **content.get("machine", {})}
-    return content
+    return migrated(content)
 
 
 def _from_assignments(assignments: Sequence[str], mistakes: list[Mistake]) -> dict[str, Any]:
@@ -327,8 +341,8 @@ def _plugin_options(
         if kind == "dataset":
             mistakes += checked_options(plugin, options)[1]
             continue
-        if kind == "strategy":
-            options = {**{k: v for k, v in proposed.items() if k in plugin.Config.model_fields}, **options}
+        known = plugin.Config.model_fields
+        options = _merge({k: v for k, v in proposed.get(kind, {}).items() if k in known}, options)
         try:
             spelled[f"{kind}_options"] = typed_options(plugin.Config, options, kind).model_dump(mode="json")
         except ConfigError as error:
@@ -399,6 +413,8 @@ def _fields(model: type[Options], path: Sequence[int | str]) -> list[str]:
 
 def _unknown_setting(key: str, known: Sequence[str], merged: Mapping[str, Any]) -> str:
     """An unknown key, which may be an option of a plugin without its prefix."""
+    if key == "loss":
+        return "unknown option 'loss'; since API 2.0 the box loss is an option of grid backbones: 'backbone.region'"
     for kind in ("strategy", "backbone"):
         try:
             options = plugins.load(kind, str(merged.get(kind))).Config.model_fields

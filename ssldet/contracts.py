@@ -3,7 +3,7 @@
 There are four kinds of plugin, found through entry points of the same name:
 
     ssldet.datasets     Dataset     who does what, where and when; where the frames lie
-    ssldet.backbones    Backbone    how the feature extractor G, the box head P and the frame head F are built
+    ssldet.backbones    Backbone    how a Detector is built: clips -> boxes with confidence and class scores
     ssldet.strategies   Strategy    which losses a step has, on labelled and on unlabelled clips
     ssldet.metrics      Metric      detections + truth -> numbers, under a named protocol
 
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -26,12 +26,13 @@ from pydantic import BaseModel, ConfigDict
 from ssldet.errors import ConfigError, PluginError, UnknownName, WeightsError
 
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, device, nn
 
-    from ssldet.data.views import Geometry
-    from ssldet.detector.detector import Detector
+    Module = nn.Module
+else:
+    Module = object  # which is why the class of a detector names nn.Module itself
 
-API_VERSION = "1.1"
+API_VERSION = "2.0"
 """`major.minor` of this page. A plugin written for another major version is listed as incompatible."""
 
 Subset = Literal["train", "test"]
@@ -225,22 +226,27 @@ class Dataset(ABC):
 # --------------------------------------------------------------------------------------------- detectors
 
 
-@dataclass(slots=True)
-class Predictions:
-    """Raw output of a detector.
+class Predictions(ABC):
+    """Raw output of a detector for b clips; what is in it is the detector's own affair, but for the frame logits.
 
     Attributes:
-        grid: (b, a * (5 + k), h, w): per anchor tx, ty, tw, th, confidence, class logits.
         frame_logits: (b, k + 1), background last; (b, k) on multi-label data; None without a frame head.
     """
 
-    grid: Tensor
-    frame_logits: Tensor | None = None
+    frame_logits: Tensor | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of clips, b."""
+
+    @abstractmethod
+    def split(self, sizes: Sequence[int]) -> Sequence[Self]:
+        """The predictions of the first `sizes[0]` clips, of the next `sizes[1]`, and so on; the sizes add up to b."""
 
 
 @dataclass(slots=True)
 class Decoded:
-    """Decoded boxes of a batch, anchor-major, nothing filtered.
+    """Decoded boxes of a batch, n a clip, nothing filtered.
 
     Attributes:
         boxes_bn4: xyxy in pixels of the view.
@@ -254,6 +260,23 @@ class Decoded:
 
 
 @dataclass(slots=True)
+class Cells:
+    """The raw output of every cell of a dense detector, with gradients; n cells a clip, in the order of `decode`.
+
+    Attributes:
+        confidence_bn: objectness logits.
+        classes_bnk: class logits.
+        boxes_bn4: xyxy in pixels of the view.
+        shapes: (anchors, height, width) of each level; their products add up to n, each level flattened in this order.
+    """
+
+    confidence_bn: Tensor
+    classes_bnk: Tensor
+    boxes_bn4: Tensor
+    shapes: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(slots=True)
 class Targets:
     """What a batch of b clips should be found to show.
 
@@ -264,6 +287,11 @@ class Targets:
         box_mask_b: bool: clips whose box loss counts. Elsewhere it is exactly 0, the no-object part included.
         frame_labels_b: int64 class of the key frame, k = background; or (b, k) float 0/1 on multi-label data.
         frame_mask_b: bool: clips whose frame loss counts.
+        weights_n3: float >= 0, what each box weighs in the parts (box, objectness, class) of its loss; None means 1.
+        ignored_clip_m, ignored_boxes_m4: boxes about which nothing is said: what overlaps one is no negative; None
+            means there are none.
+        background_weights_bn: float >= 0, what each of the detector's cells weighs in the no-object part, in the order
+            of `Detector.cells`; None means 1.
     """
 
     clip_n: Tensor
@@ -272,24 +300,71 @@ class Targets:
     box_mask_b: Tensor
     frame_labels_b: Tensor
     frame_mask_b: Tensor
+    weights_n3: Tensor | None = None
+    ignored_clip_m: Tensor | None = None
+    ignored_boxes_m4: Tensor | None = None
+    background_weights_bn: Tensor | None = None
+
+    def to(self, device: device) -> Targets:
+        """The same targets on a device."""
+        values: dict[str, Tensor | None] = {name: getattr(self, name) for name in Targets.__slots__}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
 
-@dataclass(slots=True)
-class DetectorParts:
-    """G, P and F of a detector: clips_bcthw -> features_bchw -> grid, and features_bchw -> frame logits."""
+class Detector(ABC, Module):
+    """A network over clips. A subclass is an nn.Module as well: `class Mine(Detector, nn.Module)`.
 
-    features: nn.Module
-    box_head: nn.Module
+    Core and strategies use nothing of it but what stands here and what nn.Module has. `GridDetector` of
+    `ssldet.detector` is YOWO's form; an anchor-free one is as good.
+
+    Attributes:
+        facts: of the data set whose classes it predicts.
+        frame_head: F, the module that makes the frame logits; None where it was not asked for. Its entries in a
+            weights file begin with "frame_head.".
+    """
+
+    facts: DatasetFacts
     frame_head: nn.Module | None
+
+    @property
+    def has_frame_head(self) -> bool:
+        return self.frame_head is not None
+
+    @abstractmethod
+    def forward(self, clips_bcthw: Tensor) -> Predictions:
+        """Clips of RGB float in [0, 1], the key frame last -> raw output."""
+
+    @abstractmethod
+    def losses(
+        self, predictions: Predictions, targets: Targets, *, details: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Unweighted losses of a batch, averaged over its clips, masked ones included.
+
+        Args:
+            predictions: what `forward` gave.
+            targets: boxes in pixels of the view, and frame labels.
+            details: if given, the detached terms that make up `box` are written here, as `box/conf` and the like.
+
+        Returns:
+            `box`: L_bou; with a frame head also `frame`: L_frame. A clip that its mask excludes adds exactly 0.
+        """
+
+    @abstractmethod
+    def decode(self, predictions: Predictions) -> Decoded:
+        """All boxes in pixels of the view, nothing filtered."""
+
+    @abstractmethod
+    def cells(self, predictions: Predictions) -> Cells | None:
+        """The raw output of every cell; None where a detector has no cells."""
 
 
 class Backbone(ABC):
-    """How G, P and F are built. One object per run; it holds options, not weights.
+    """How a detector is built. One object per run; it holds options, not weights.
 
     Attributes:
         Config: typed options; its fields become `--set backbone.NAME=VALUE`.
-        stride: pixels of the input per cell of the grid.
-        parts: the parts that have weights files of their own: name -> path of the module in a Detector.
+        stride: pixels a cell of its (coarsest) grid; clips are a multiple of it along each side.
+        parts: the parts that have weights files of their own: name -> path of the module in its detector.
     """
 
     api_version: ClassVar[str] = API_VERSION
@@ -301,8 +376,8 @@ class Backbone(ABC):
         self.config = config
 
     @abstractmethod
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
-        """Fresh parts with random initial weights drawn from torch's global generator."""
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
+        """A fresh detector with random initial weights drawn from torch's global generator."""
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """Part name -> file name below the weights root that `--pretrained` loads; empty: it has none."""
@@ -336,35 +411,75 @@ class Backbone(ABC):
 # -------------------------------------------------------------------------------------------- strategies
 
 
+class Geometry(Protocol):
+    """The map from the weak to the strong view of b clips, both `size` pixels square."""
+
+    size: int
+
+    def to_strong(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
+        """Boxes of the weak view in the strong view, not clipped. `clip_n`: the clip of each box."""
+        ...
+
+    def to_weak(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
+        """The inverse of `to_strong`."""
+        ...
+
+    def warp(self, map_bchw: Tensor) -> Tensor:
+        """A dense map over the weak view, of any resolution, as the strong view shows it: bilinear, 0 outside."""
+        ...
+
+
 @dataclass(slots=True)
 class LabelledBatch:
-    """b labelled clips in the view that the student trains on; `following` are the clips of the next key frame.
+    """b labelled clips in the view that the student trains on.
 
-    `following` holds the clips that end one key frame later, in the same view, for the first p <= b clips
-    (Eq. 10); None when the strategy did not ask for pairs.
+    Attributes:
+        clips_bcthw: the clips.
+        targets: what they show, in pixels of this view.
+        following: the clips that end one key frame later, in the same view, for the first p <= b clips (Eq. 10); None
+            unless `Needs.temporal`.
+        weak_bcthw: the weak view of the same clips; None unless `Needs.labelled_weak`.
     """
 
     clips_bcthw: Tensor
     targets: Targets
     following: Tensor | None = None
+    weak_bcthw: Tensor | None = None
 
 
 @dataclass(slots=True)
 class UnlabelledBatch:
-    """b unlabelled clips in two views of the same frames; `geometry` carries boxes from weak to strong and back."""
+    """b unlabelled clips in two views of the same frames.
+
+    Attributes:
+        weak_bcthw, strong_bcthw: the views.
+        geometry: carries boxes and maps from weak to strong, and boxes back.
+        index_b: int64 from 0, the same number whenever the same clip is drawn, and nothing more: for memories.
+        following: the strong view's partners, as in LabelledBatch.
+        weak_following: the weak view of these partners; None unless `Needs.weak_following`.
+    """
 
     weak_bcthw: Tensor
     strong_bcthw: Tensor
     geometry: Geometry
+    index_b: Tensor
     following: Tensor | None = None
+    weak_following: Tensor | None = None
 
 
 @dataclass(slots=True)
 class Batch:
-    """One step's clips. `unlabelled` is None in a labelled-only stage."""
+    """One step's clips, or one part of them.
+
+    Attributes:
+        labelled: the labelled clips.
+        unlabelled: None in a labelled-only stage.
+        generator: for whatever a strategy draws itself (on the CPU): its state follows from seed, step and part alone.
+    """
 
     labelled: LabelledBatch
-    unlabelled: UnlabelledBatch | None = None
+    unlabelled: UnlabelledBatch | None
+    generator: Generator
 
 
 @dataclass(slots=True)
@@ -390,9 +505,34 @@ class StepLosses:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: `step`, from 0, of `steps` in all, the semi-supervised part starting at `burn_in`."""
+    """Where training stands.
+
+    Attributes:
+        step: from 0.
+        steps: of how many in all.
+        burn_in: the step at which the semi-supervised part starts.
+        epoch: in units of the schedule, from 0: `step * train.epochs / steps`.
+    """
 
     step: int
+    steps: int
+    burn_in: int
+    epoch: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingInfo:
+    """What a strategy may know before it starts; nothing of it comes from unlabelled videos but their number.
+
+    Attributes:
+        class_counts: labelled boxes of each of the k classes.
+        labelled_clips, unlabelled_clips: how many key frames clips are drawn from.
+        steps, burn_in: as in Progress.
+    """
+
+    class_counts: tuple[int, ...]
+    labelled_clips: int
+    unlabelled_clips: int
     steps: int
     burn_in: int
 
@@ -408,6 +548,8 @@ class Needs:
         unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
         extra_labelled: after the first stage the labelled batch grows by as many clips as `unlabelled` would take;
             the clips that every strategy sees stay its first rows.
+        labelled_weak: labelled clips come in the weak view too.
+        weak_following: the partners of unlabelled clips come in the weak view too; goes with `temporal`.
         beta, delta: weights of L_frame on labelled (Eq. 6) and on unlabelled clips (L_u).
     """
 
@@ -416,6 +558,8 @@ class Needs:
     unlabelled: bool = True
     unlabelled_extent: Literal["video", "action"] = "video"
     extra_labelled: bool = False
+    labelled_weak: bool = False
+    weak_following: bool = False
     beta: float = 1.0
     delta: float = 1.0
 
@@ -439,15 +583,22 @@ class Strategy(ABC):
     def needs(self) -> Needs:
         """What the core must supply under this configuration."""
 
-    def start(self, student: Detector) -> None:
+    def start(self, student: Detector, info: TrainingInfo) -> None:
         """Called once, with the student as the first stage left it (or as it is resumed): copy the teacher here."""
+
+    def trained_modules(self) -> Mapping[str, nn.Module]:
+        """Modules of its own that are trained with the student, by name; asked for once, after `start` made them.
+
+        The loop moves them to the device, gives their parameters to the optimiser and keeps them in checkpoints.
+        """
+        return {}
 
     @abstractmethod
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
         """The loss terms of one step, or of one part of it."""
 
-    def after_step(self, student: Detector) -> None:
-        """Called after the optimiser moved the student: move an averaged teacher here."""
+    def after_step(self, student: Detector, progress: Progress) -> None:
+        """Called after the optimiser moved the student in step `progress.step`: move an averaged teacher here."""
 
     def evaluated(self, student: Detector) -> Detector:
         """The network that is scored: the student unless the strategy says otherwise."""

@@ -40,6 +40,11 @@ KINDS = tuple(GROUPS)
 
 STRICT_VARIABLE = "SSLDET_STRICT_PLUGINS"
 
+OLDER_API = (
+    "it seems to be written for an older API: update it, install the ssldet that it was made for, or change it as "
+    "docs/upgrading.md says"
+)
+
 SLOW_SECONDS = 5.0
 """An import that takes longer is a fault: every command that uses the plugin waits for it."""
 
@@ -371,7 +376,10 @@ def _import(plugin: PluginInfo) -> Any:
     except (KeyboardInterrupt, PluginError):
         raise
     except BaseException as error:  # a plugin's module may do anything, sys.exit included
-        raise PluginError(f"{plugin} does not import: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "ssldet":
+            reason += f"; {OLDER_API}"
+        raise PluginError(f"{plugin} does not import: {reason}") from error
     return found
 
 
@@ -382,7 +390,7 @@ def _misfit(kind: str, found: Any) -> str | None:
     base: Any = getattr(contracts, kind.capitalize())
     written_for = str(getattr(found, "api_version", contracts.API_VERSION))
     if written_for.split(".")[0] != contracts.API_VERSION.split(".")[0]:
-        return f"is written for API {written_for}, and this is API {contracts.API_VERSION}"
+        return f"is written for API {written_for}, and this is API {contracts.API_VERSION}; see docs/upgrading.md"
     if not (inspect.isclass(found) and issubclass(found, base)):
         return f"is not a class derived from ssldet.contracts.{base.__name__}"
     if missing := _missing(found, base):
@@ -390,6 +398,23 @@ def _misfit(kind: str, found: Any) -> str | None:
     config = getattr(found, "Config", None) if hasattr(base, "Config") else contracts.Options
     if not (inspect.isclass(config) and issubclass(config, contracts.Options)):
         return "has a Config that is not derived from ssldet.contracts.Options"
+    if method := _changed_method(found, base):
+        return f"has {method}; {OLDER_API}"
+    return None
+
+
+def _changed_method(found: type[Any], base: type[Any]) -> str | None:
+    """A method that cannot be called as this API calls it: how the plugin has it, and how the contract does."""
+    for name, declared in vars(base).items():
+        method = inspect.getattr_static(found, name, None)
+        if not inspect.isfunction(declared) or not inspect.isfunction(method) or method is declared:
+            continue
+        own, wanted = inspect.signature(method), inspect.signature(declared)
+        by_name = {key: None for key, value in wanted.parameters.items() if value.kind is value.KEYWORD_ONLY}
+        try:
+            own.bind(*(None for value in wanted.parameters.values() if value.kind is not value.KEYWORD_ONLY), **by_name)
+        except TypeError:
+            return f"{name}({', '.join(own.parameters)}), which is called as {name}({', '.join(wanted.parameters)})"
     return None
 
 

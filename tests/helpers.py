@@ -13,15 +13,13 @@ from ssldet.contracts import (
     Backbone,
     Dataset,
     DatasetFacts,
-    DetectorParts,
-    Options,
     Problem,
     Subset,
     Truth,
     Video,
     VideoSource,
 )
-from ssldet.detector.detector import Detector
+from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.heads import FrameHead
 from ssldet.detector.region import RegionOptions
 from ssldet.testing.tiny import CHANNELS, TinyFeatures
@@ -53,20 +51,23 @@ MULTILABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, mul
 class TinyBackbone(Backbone):
     stride = 16
 
-    def __init__(self, config: Options | None = None):
-        super().__init__(config or Options())
+    Config = GridOptions
+    config: GridOptions
 
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
-        head = nn.Conv2d(CHANNELS, len(facts.anchors) * (5 + facts.num_classes), 1)
-        return DetectorParts(TinyFeatures(), head, FrameHead(CHANNELS, facts, hidden=16) if frame_head else None)
+    def __init__(self, config: GridOptions | None = None):
+        super().__init__(config or GridOptions(region=RegionOptions(form="giou")))
+
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> GridDetector:
+        box_head = nn.Conv2d(CHANNELS, len(facts.anchors) * (5 + facts.num_classes), 1)
+        head = FrameHead(CHANNELS, facts, hidden=16) if frame_head else None
+        return GridDetector(TinyFeatures(), box_head, head, facts=facts, stride=16, options=self.config)
 
 
 def tiny_detector(
     facts: DatasetFacts = FACTS, *, frame_head: bool = True, seed: int = 0, form: str = "giou"
-) -> Detector:
+) -> GridDetector:
     torch.manual_seed(seed)
-    parts = TinyBackbone().build(facts, frame_head=frame_head)
-    return Detector(parts, facts=facts, stride=16, region=RegionOptions(form=form))
+    return TinyBackbone(GridOptions(region=RegionOptions(form=form))).build(facts, frame_head=frame_head)
 
 
 class TinyDataset(Dataset):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ssldet.ops.boxes import (
-    _suppress_on_device,
+    _nms_on_device,
     aligned_giou,
     box_areas,
     clip_boxes,
     cxcywh_from_xyxy,
+    nms,
     pairwise_iou,
-    suppress,
     xyxy_from_cxcywh,
 )
 
@@ -65,7 +65,7 @@ def greedy(boxes: Tensor, ranking: Tensor, candidates: Tensor, threshold: float)
     return sorted(kept)
 
 
-@pytest.mark.parametrize("form", [suppress, _suppress_on_device])
+@pytest.mark.parametrize("form", [nms, _nms_on_device])
 @pytest.mark.parametrize(("clips", "boxes"), [(1, 12), (5, 60), (40, 50)])
 def test_suppression_equals_the_greedy_loop(form: Callable[..., Tensor], clips: int, boxes: int) -> None:
     boxes_bn4 = random_boxes(clips, boxes, seed=clips)
@@ -81,20 +81,20 @@ def test_suppression_equals_the_greedy_loop(form: Callable[..., Tensor], clips: 
 def test_an_overlap_equal_to_the_threshold_stays() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5]]])  # IoU exactly 0.5
     ranking, candidates = torch.tensor([[0.9, 0.8]]), torch.ones(1, 2, dtype=torch.bool)
-    assert suppress(boxes, ranking, candidates, 0.5).tolist() == [[True, True]]
-    assert suppress(boxes, ranking, candidates, 0.49).tolist() == [[True, False]]
+    assert nms(boxes, ranking, candidates, 0.5).tolist() == [[True, True]]
+    assert nms(boxes, ranking, candidates, 0.49).tolist() == [[True, False]]
 
 
 def test_boxes_that_are_no_candidates_suppress_nothing() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9]]])
     candidates = torch.tensor([[False, True]])
-    assert suppress(boxes, torch.tensor([[0.9, 0.1]]), candidates, 0.4).tolist() == [[False, True]]
-    assert not suppress(boxes, torch.tensor([[0.9, 0.1]]), torch.zeros_like(candidates), 0.4).any()
+    assert nms(boxes, torch.tensor([[0.9, 0.1]]), candidates, 0.4).tolist() == [[False, True]]
+    assert not nms(boxes, torch.tensor([[0.9, 0.1]]), torch.zeros_like(candidates), 0.4).any()
 
 
 def test_boxes_without_area_neither_go_nor_suppress() -> None:
     boxes = torch.tensor([[[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 0, 10, 10]]])
-    kept = suppress(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.bool), 0.0)
+    kept = nms(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.bool), 0.0)
     assert kept.tolist() == [[True, True, True]]
 
 
@@ -102,6 +102,6 @@ def test_suppression_reads_any_layout_and_leaves_gradients_alone() -> None:
     boxes = random_boxes(3, 20).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     ranking = torch.rand(20, 3, generator=torch.Generator().manual_seed(2)).T.requires_grad_()
     everything = torch.ones(3, 20, dtype=torch.bool)
-    kept_bn = suppress(boxes, ranking, everything, 0.3)
-    assert torch.equal(kept_bn, _suppress_on_device(boxes, ranking, everything, 0.3))
-    assert suppress(boxes[:0], ranking[:0], everything[:0], 0.3).shape == (0, 20)
+    kept_bn = nms(boxes, ranking, everything, 0.3)
+    assert torch.equal(kept_bn, _nms_on_device(boxes, ranking, everything, 0.3))
+    assert nms(boxes[:0], ranking[:0], everything[:0], 0.3).shape == (0, 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from helpers import FACTS, MULTILABEL, TinyDataset
 
 from ssldet.contracts import Needs, Truth
 from ssldet.data.batches import BatchSource, ClipOptions, ClipReader, to_input
-from ssldet.data.sampling import Order, Sampling, action_extent, key_frames
+from ssldet.data.sampling import Sampling, ShuffledIndex, action_extent, key_frames, stream_seed
 from ssldet.data.targets import TruthTable
-from ssldet.data.views import ViewOptions, change_colours
+from ssldet.data.views import ViewOptions, change_colours, draw_colours, draw_photometry
 from ssldet.errors import DataError
 
 CLIP = ClipOptions(frames=4, stride=1, size=32)
@@ -65,13 +67,13 @@ def test_no_key_frames_is_an_error() -> None:
 
 
 def test_an_order_visits_everything_once_a_pass() -> None:
-    order = Order(7, seed=3, stream="x")
+    order = ShuffledIndex(7, seed=3, stream="x")
     every = order.at(0, 21)
     assert [sorted(every[i : i + 7].tolist()) for i in (0, 7, 14)] == [list(range(7))] * 3
     assert every[:7].tolist() != every[7:14].tolist()
     assert order.at(5, 4).tolist() == every[5:9].tolist()
-    assert Order(7, seed=3, stream="x").at(14, 7).tolist() == every[14:].tolist()
-    assert Order(7, seed=3, stream="y").at(0, 7).tolist() != every[:7].tolist()
+    assert ShuffledIndex(7, seed=3, stream="x").at(14, 7).tolist() == every[14:].tolist()
+    assert ShuffledIndex(7, seed=3, stream="y").at(0, 7).tolist() != every[:7].tolist()
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
@@ -135,11 +137,77 @@ def test_colours_of_labelled_clips_alone_are_changed_and_shared_by_pairs() -> No
     assert batch.unlabelled and plain.unlabelled
     assert torch.equal(batch.unlabelled.strong_bcthw, plain.unlabelled.strong_bcthw)
     assert not torch.equal(batch.labelled.clips_bcthw, plain.labelled.clips_bcthw)
-    colours = coloured._colours("labelled", 4, 0, 0, 1)
-    assert torch.equal(torch.cat([coloured._colours("labelled", 4, 0, part, 2) for part in range(2)]), colours)
+    parts = [coloured.batch(0, part, 2, unlabelled=True)[0].labelled.clips_bcthw for part in range(2)]
+    assert torch.equal(torch.cat(parts), batch.labelled.clips_bcthw)
+    colours = draw_colours(4, 0.5, torch.Generator().manual_seed(stream_seed(coloured.seed, "labelled", "colour", 0)))
     assert batch.labelled.following is not None and plain.labelled.following is not None
     expected = change_colours(plain.labelled.following, colours[:2])
     assert torch.equal(batch.labelled.following, expected)
+
+
+PHOTOMETRY = {"strong_colour": 0.4, "strong_grey": 0.5, "strong_blur": 0.5, "strong_cutout": 0.5}
+
+
+def test_the_look_of_strong_views_is_drawn_by_step_and_shared_by_pairs() -> None:
+    still = ViewOptions(flip=0, scale=(1, 1), crop=0)
+    plain, _ = source(views=still).batch(3, unlabelled=True)
+    changed = source(views=still.model_copy(update=PHOTOMETRY))
+    batch, _ = changed.batch(3, unlabelled=True)
+    assert batch.unlabelled and plain.unlabelled
+    assert torch.equal(batch.labelled.clips_bcthw, plain.labelled.clips_bcthw)
+    assert torch.equal(batch.unlabelled.weak_bcthw, plain.unlabelled.weak_bcthw)
+    assert not torch.equal(batch.unlabelled.strong_bcthw, plain.unlabelled.strong_bcthw)
+    parts = [changed.batch(3, part, 2, unlabelled=True)[0].unlabelled for part in range(2)]
+    assert torch.equal(torch.cat([part.strong_bcthw for part in parts if part]), batch.unlabelled.strong_bcthw)
+    assert batch.unlabelled.following is not None and plain.unlabelled.following is not None
+    pairs = len(batch.unlabelled.following)
+    generator = torch.Generator().manual_seed(stream_seed(changed.seed, "unlabelled", "photometry", 3))
+    look = draw_photometry(4, changed.views, generator).part(slice(pairs))
+    assert torch.equal(batch.unlabelled.following, look.apply(plain.unlabelled.following))
+
+
+def test_weak_views_come_on_request() -> None:
+    plain = source().batch(0, unlabelled=True)[0]
+    assert plain.unlabelled and plain.labelled.weak_bcthw is None and plain.unlabelled.weak_following is None
+    asking = source(views=ViewOptions(flip=1))
+    asking.needs = replace(asking.needs, labelled_weak=True, weak_following=True)
+    batch = asking.batch(0, unlabelled=True)[0]
+    assert batch.unlabelled and batch.labelled.weak_bcthw is not None and batch.unlabelled.weak_following is not None
+    assert batch.labelled.weak_bcthw.shape == batch.labelled.clips_bcthw.shape
+    assert not torch.equal(batch.labelled.weak_bcthw, batch.labelled.clips_bcthw)
+    videos, frames = asking.unlabelled.following(batch.unlabelled.index_b.numpy())  # type: ignore[union-attr]
+    expected = to_input(asking.reader.read(videos, frames), torch.device("cpu"))
+    assert torch.equal(batch.unlabelled.weak_following, expected[: len(batch.unlabelled.weak_following)])
+
+
+def test_a_clip_has_one_index_whenever_it_is_drawn() -> None:
+    clips = source()
+    assert clips.unlabelled is not None
+    seen: dict[int, tuple[str, int]] = {}
+    for step in range(3 * len(clips.unlabelled) // 4):
+        batch, refs = clips.batch(step, unlabelled=True)
+        assert batch.unlabelled and refs
+        shown = zip(refs.videos, refs.frames, strict=True)
+        for index, clip in zip(batch.unlabelled.index_b.tolist(), shown, strict=True):
+            assert seen.setdefault(index, clip) == clip
+    assert sorted(seen) == list(range(len(clips.unlabelled)))
+
+
+def test_a_strategys_generator_follows_from_seed_step_and_part() -> None:
+    drawn = ((0, 0), (0, 0), (0, 1), (1, 0))
+    batches = [source().batch(step, part, 2, unlabelled=True)[0] for step, part in drawn]
+    draws = [torch.rand(3, generator=batch.generator) for batch in batches]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[3])
+
+
+def test_what_a_strategy_is_told_before_it_starts() -> None:
+    clips = source()
+    info = clips.info(steps=10, burn_in=2)
+    expected = sum(len(clips.table.truth(video).frames_n) for video in clips.labelled.videos)
+    assert sum(info.class_counts) == expected > 0 and len(info.class_counts) == 3
+    assert (info.labelled_clips, info.unlabelled_clips) == (len(clips.labelled), len(clips.unlabelled or ()))
+    assert (info.steps, info.burn_in) == (10, 2)
 
 
 def test_targets_are_in_pixels_of_the_view_and_name_the_background() -> None:

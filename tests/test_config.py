@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssldet.config import TrainOptions, presets, resolve, spelled_out
+from ssldet.config import Experiment, TrainOptions, presets, resolve, spelled_out
 from ssldet.errors import ConfigError, UnknownName
 
 NEEDED = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
@@ -24,7 +24,7 @@ def test_the_default_is_the_papers_configuration() -> None:
     train = experiment.train
     assert (train.batch, train.optimizer, train.lr, train.weight_decay) == (128, "adam", 1e-3, 5e-4)
     assert (train.schedule, train.halve_after, train.epochs, train.burn_in) == ("halve", (3, 4, 5, 6), 10, 0.2)
-    assert experiment.loss.form == "paper"
+    assert experiment.backbone_options["region"]["form"] == "paper"
     options = experiment.strategy_options
     assert (options["f_th"], options["o_th"], options["beta"], options["delta"]) == (0.8, 0.4, 1, 1)
     assert (options["teacher"], options["ema_decay"], options["evaluate"]) == ("ema", 0.999, "student")
@@ -136,3 +136,16 @@ def test_an_experiment_from_before_an_option_existed_has_its_default() -> None:
     assert spelled_out(before).identity() == now.identity()
     unknown = now.model_copy(update={"strategy": "nobody_has_it"})
     assert spelled_out(unknown) == unknown
+
+
+def test_the_box_loss_of_an_older_file_becomes_the_backbones(tmp_path: Path) -> None:
+    """Until API 2.0 the region loss was a section of its own."""
+    old = tmp_path / "config.yaml"
+    old.write_text("experiment: {strategy: supervised, dataset: synthetic, ratio: 0.2, loss: {form: giou, eta: 0.3}}\n")
+    experiment = resolve({}, file=old, assignments=["backbone.region.eta=0.4"]).experiment
+    region = experiment.backbone_options["region"]
+    assert (region["form"], region["eta"]) == ("giou", 0.4)
+    fields = {**NEEDED, "loss": {"form": "giou"}}
+    assert Experiment(**fields).backbone_options == {"region": {"form": "giou"}}
+    with pytest.raises(ConfigError, match=r"unknown option 'loss'; since API 2.0 .*'backbone.region'"):
+        resolve(NEEDED, assignments=["loss.form=giou"])

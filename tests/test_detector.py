@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ssldet
-from ssldet.contracts import Backbone, DatasetFacts, Decoded, DetectorParts, Options, Predictions, Targets
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Backbone, DatasetFacts, Decoded, Targets
+from ssldet.detector.detector import GridDetector, GridOptions, GridPredictions
 from ssldet.detector.heads import CosineLinear, FrameHead, frame_loss
 from ssldet.detector.postprocess import detections
 from ssldet.detector.region import RegionOptions
@@ -23,7 +23,7 @@ FACTS = DatasetFacts("made_up", ("run", "jump", "sit"), ((1.0, 2.0), (3.0, 5.0))
 MULTILABEL = DatasetFacts("multi", FACTS.classes, FACTS.anchors, True, class_ratios=(0.5, 0.1, 0.2), poses=2)
 
 
-class TinyOptions(Options):
+class TinyOptions(GridOptions):
     channels: int = 8
 
 
@@ -32,15 +32,17 @@ class Tiny(Backbone):
     stride = 16
     config: TinyOptions
 
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> GridDetector:
         channels = self.config.channels
         features = nn.Sequential(nn.Conv3d(3, channels, (4, 16, 16), (4, 16, 16)), nn.Flatten(1, 2))
         head = FrameHead(channels, facts, hidden=6) if frame_head else None
-        return DetectorParts(features, nn.Conv2d(channels, len(facts.anchors) * (5 + facts.num_classes), 1), head)
+        box_head = nn.Conv2d(channels, len(facts.anchors) * (5 + facts.num_classes), 1)
+        return GridDetector(features, box_head, head, facts=facts, stride=self.stride, options=self.config)
 
 
-def tiny(facts: DatasetFacts = FACTS, **options: object) -> Detector:
-    return ssldet.build_detector(Tiny(TinyOptions()), dataset=facts, **options)  # type: ignore[arg-type]
+def tiny(facts: DatasetFacts = FACTS, **options: object) -> GridDetector:
+    region = RegionOptions(form=options.pop("form", "paper"))  # type: ignore[arg-type]
+    return ssldet.build_detector(Tiny(TinyOptions(region=region)), dataset=facts, **options)  # type: ignore[arg-type]
 
 
 def clips(count: int = 2) -> Tensor:
@@ -116,7 +118,7 @@ def test_data_sets_are_known_without_their_data(name: str, outputs: int) -> None
 
 
 def test_losses_have_the_contract_names_and_details() -> None:
-    detector, details = tiny(region=RegionOptions(form="giou")), dict[str, Tensor]()
+    detector, details = tiny(form="giou"), dict[str, Tensor]()
     losses = detector.losses(detector(clips()), some_targets(FACTS), details=details)
     assert set(losses) == {"box", "frame"}
     assert set(details) == {"box/box", "box/conf", "box/cls"}
@@ -213,4 +215,4 @@ def test_predictions_without_grad_decode_alike() -> None:
     detector = tiny().eval()
     with torch.no_grad():
         predictions = detector(clips(1))
-    assert not detector.decode(Predictions(predictions.grid)).boxes_bn4.requires_grad
+    assert not detector.decode(GridPredictions(predictions.grid)).boxes_bn4.requires_grad

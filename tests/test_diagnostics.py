@@ -7,7 +7,7 @@ import torch
 from helpers import FACTS, MULTILABEL
 
 from ssldet.contracts import DatasetFacts, PseudoLabels, Targets, Truth, Video
-from ssldet.data.sampling import Places
+from ssldet.data.sampling import ClipRefs
 from ssldet.data.targets import TruthTable
 from ssldet.training.diagnostics import PseudoLabelMeter
 
@@ -39,7 +39,7 @@ def test_coverage_precision_and_recall_by_hand() -> None:
     meter = PseudoLabelMeter(hidden())
     off = [40.0, 10, 60, 50]
     labels = pseudo([0, 0, 1], [TRUE_BOX, off, TRUE_BOX], [0, 0, 1], [0, 1, 3, 2], [True, True, True, False])
-    meter.update(labels, Places(("known",) * 4, (1, 1, 0, 1)))
+    meter.update(labels, ClipRefs(("known",) * 4, (1, 1, 0, 1)))
     assert meter.compute() == {
         "clips": 4,
         "frame_labels": 3,
@@ -59,7 +59,7 @@ def test_coverage_precision_and_recall_by_hand() -> None:
 def test_what_the_annotation_does_not_speak_of_is_neither_right_nor_wrong() -> None:
     meter = PseudoLabelMeter(hidden())
     labels = pseudo([0, 1, 2], [TRUE_BOX] * 3, [0, 0, 0], [0, 0, 0], [True, True, True])
-    meter.update(labels, Places(("known", "known", "unknown"), (1, 2, 2)))
+    meter.update(labels, ClipRefs(("known", "known", "unknown"), (1, 2, 2)))
     found = meter.compute()
     assert (found["frame_labels"], found["frame_coverage"], found["boxes"]) == (3, 1, 3)
     assert (found["frame_precision"], found["box_localized"], found["box_precision"], found["box_recall"]) == (
@@ -68,7 +68,7 @@ def test_what_the_annotation_does_not_speak_of_is_neither_right_nor_wrong() -> N
         1,
         1,
     )
-    meter.update(labels, Places(("unknown",) * 3, (0, 1, 2)))
+    meter.update(labels, ClipRefs(("unknown",) * 3, (0, 1, 2)))
     assert meter.compute()["frame_precision"] is None
 
 
@@ -76,5 +76,5 @@ def test_multilabel_frames_are_right_when_all_labels_given_are() -> None:
     meter = PseudoLabelMeter(hidden(MULTILABEL))
     labels = pseudo([], [], [], [0, 0], [True, True])
     labels.targets.frame_labels_b = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
-    meter.update(labels, Places(("known", "known"), (1, 1)))
+    meter.update(labels, ClipRefs(("known", "known"), (1, 1)))
     assert meter.compute()["frame_precision"] == 1 / 2

@@ -50,7 +50,14 @@ def test_three_different_first_stages(tmp_path: Path) -> None:
     assert key("dual_guidance", "strategy.negative_sampling=false", "strategy.f_th=0.5") == guided
     assert key("supervised", "strategy.frame_head=true") == guided
     assert key("fixmatch", "train.unlabelled_batch=8", "train.pair_share=0.25") == boxes
-    changes = ("train.lr=0.1", "train.steps=20", "views.flip=0", "clip.frames=4", "loss.form=paper", "backbone.width=8")
+    changes = (
+        "train.lr=0.1",
+        "train.steps=20",
+        "views.flip=0",
+        "clip.frames=4",
+        "backbone.region.form=paper",
+        "backbone.width=8",
+    )
     others = [key("supervised", change) for change in changes]
     others += [key("supervised", seed=1), key("supervised", ratio=0.6), key("dual_guidance", "strategy.beta=2")]
     assert len({boxes, guided, *others}) == 2 + len(others)

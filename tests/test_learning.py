@@ -20,7 +20,6 @@ from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.sampling import Sampling, key_frames
 from ssldet.data.targets import TruthTable
-from ssldet.detector.detector import Detector
 from ssldet.evaluation.inference import detect_videos
 from ssldet.training.diagnostics import PseudoLabelMeter
 from ssldet.training.loop import Training
@@ -111,8 +110,7 @@ def _training(
     labelled = [v.id for i, v in enumerate(train) if i % 3]
     unlabelled = [v.id for i, v in enumerate(train) if not i % 3]
     torch.manual_seed(0)
-    parts = backbone.build(facts, frame_head=True)
-    student = Detector(parts, facts=facts, stride=backbone.stride, region=experiment.loss)
+    student = backbone.build(facts, frame_head=True)
     source = BatchSource(
         reader,
         key_frames(labelled, lambda v: truth(v).key_frames_m),

@@ -13,7 +13,6 @@ from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.sampling import Sampling, key_frames
 from ssldet.data.targets import TruthTable
-from ssldet.detector.detector import Detector
 from ssldet.training.loop import Training
 
 SMALL = ["train.batch=1", "train.micro_batch=1", "train.burn_in=0", "train.steps=1"]
@@ -39,8 +38,7 @@ def test_one_step_moves_every_trainable_tensor_and_no_frozen_one(shared: Path) -
     device = torch.device("cpu")
     torch.manual_seed(0)
     backbone = config.build_backbone()
-    parts = backbone.build(dataset.facts, frame_head=True)
-    student = Detector(parts, facts=dataset.facts, stride=backbone.stride, region=experiment.loss)
+    student = backbone.build(dataset.facts, frame_head=True)
     source = BatchSource(
         ClipReader(store.frames, experiment.clip),
         key_frames([labelled], lambda v: table.truth(v).key_frames_m),

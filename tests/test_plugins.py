@@ -97,7 +97,7 @@ def test_an_unknown_name_says_what_was_meant() -> None:
         ("class Broken: pass", "is not a class derived from ssldet.contracts.Strategy"),
         ("from ssldet.contracts import Metric as Broken", "is not a class derived from ssldet.contracts.Strategy"),
         ("from ssldet.contracts import Strategy\nclass Broken(Strategy): pass", "lacks losses, needs"),
-        ("class Broken: api_version = '2.0'", "is written for API 2.0, and this is API 1."),
+        ("class Broken: api_version = '3.0'", "is written for API 3.0, and this is API 2."),
         (GOOD + "class Broken(Good): api_version = '0.9'", "is written for API 0.9"),
     ],
 )
@@ -109,6 +109,37 @@ def test_a_broken_plugin_is_blamed_by_name(fabricate: Fabricate, source: str, re
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            GOOD + "class Broken(Good):\n    def start(self, student): pass\n",
+            "has start(self, student), which is called as start(self, student, info); it seems",
+        ),
+        (
+            GOOD + "class Broken(Good):\n    def after_step(self, student): pass\n",
+            "has after_step(self, student), which is called as after_step(self, student, progress); it seems",
+        ),
+        ("from ssldet.contracts import DetectorParts", "cannot import name 'DetectorParts'"),
+        (
+            "from ssldet.objectives import supervised_terms",
+            "No module named 'ssldet.objectives'; it seems",
+        ),
+    ],
+)
+def test_a_plugin_for_an_older_api_is_told_what_to_change(fabricate: Fabricate, source: str, reason: str) -> None:
+    broken(fabricate, source)
+    with pytest.raises(PluginError) as caught:
+        plugins.load("strategy", "broken")
+    assert reason in str(caught.value)
+    assert "change it as docs/upgrading.md says" in str(caught.value)
+
+
+def test_a_method_may_take_more_than_the_contract_gives(fabricate: Fabricate) -> None:
+    broken(fabricate, GOOD + "class Broken(Good):\n    def start(self, net, info=None, *more, extra=1): pass\n")
+    assert plugins.load("strategy", "broken").__name__ == "Broken"
+
+
 def test_the_cause_of_a_failed_import_is_kept(fabricate: Fabricate) -> None:
     broken(fabricate, "1 / 0")
     with pytest.raises(PluginError) as caught:
@@ -117,8 +148,8 @@ def test_the_cause_of_a_failed_import_is_kept(fabricate: Fabricate) -> None:
 
 
 def test_another_minor_version_is_welcome(fabricate: Fabricate) -> None:
-    broken(fabricate, GOOD + "class Broken(Good): api_version = '1.7'")
-    assert plugins.load("strategy", "broken").api_version == "1.7"
+    broken(fabricate, GOOD + "class Broken(Good): api_version = '2.7'")
+    assert plugins.load("strategy", "broken").api_version == "2.7"
 
 
 @pytest.mark.parametrize("target", ["broken_module", "broken module:Broken", ":Broken"])

@@ -37,6 +37,9 @@ def facts_of(name: str, folder: Path | None = None) -> DatasetFacts:
     return DatasetFacts(name, classes, ANCHORS[name], multilabel=True, class_ratios=shares, poses=14)
 
 
+UCF24, AVA = facts_of("ucf24"), facts_of("ava")
+
+
 def targets_of(clips: int, rows: list[tuple[int, int, list[float]]], facts: DatasetFacts) -> Targets:
     """Targets of rows (clip, class, xyxy)."""
     return Targets(
@@ -55,7 +58,9 @@ def random_grid(clips: int, facts: DatasetFacts, seed: int = 0) -> Tensor:
 
 
 def loss(grid: Tensor, targets: Targets, facts: DatasetFacts, **options: Any) -> dict[str, Tensor]:
-    return region_loss(grid, targets, facts=facts, stride=STRIDE, options=RegionOptions(**options))
+    return region_loss(
+        grid, targets, facts=facts, anchors=facts.anchors, stride=STRIDE, options=RegionOptions(**options)
+    )
 
 
 @pytest.fixture(params=["ucf24", "jhmdb", "ava"])
@@ -78,7 +83,7 @@ def test_loss_and_gradient_equal_the_published_ones(
 ) -> None:
     facts, data, targets = oracle
     grid = torch.from_numpy(data["raw"]).requires_grad_()
-    terms = region_loss(grid, targets, facts=facts, stride=STRIDE, options=YOWO)
+    terms = region_loss(grid, targets, facts=facts, anchors=facts.anchors, stride=STRIDE, options=YOWO)
     assert set(terms) == {"x", "y", "w", "h", "conf", "cls", "total"}
     for name, term in terms.items():
         assert term.item() == pytest.approx(data[f"loss_{name}"].item(), rel=1e-4), name
@@ -89,7 +94,7 @@ def test_loss_and_gradient_equal_the_published_ones(
 @pytest.mark.real
 def test_kept_boxes_equal_the_published_ones(oracle: tuple[DatasetFacts, dict[str, np.ndarray], Targets]) -> None:
     facts, data, _ = oracle
-    decoded = decode_grid(torch.from_numpy(data["raw"]), facts=facts, stride=STRIDE)
+    decoded = decode_grid(torch.from_numpy(data["raw"]), facts=facts, anchors=facts.anchors, stride=STRIDE)
     found = detections(decoded, nms_iou=0.5, filter_by="confidence") if facts.multilabel else detections(decoded)
     np.testing.assert_array_equal(found.clip_n.numpy(), data["kept"][:, 0])
     np.testing.assert_allclose(found.confidence_n.numpy(), data["kept"][:, 5], rtol=1e-5)
@@ -103,7 +108,7 @@ def test_kept_boxes_equal_the_published_ones(oracle: tuple[DatasetFacts, dict[st
 
 def test_decoding_puts_the_anchor_into_its_cell() -> None:
     facts = facts_of("jhmdb")
-    decoded = decode_grid(torch.zeros(1, 5 * 26, 7, 7), facts=facts, stride=STRIDE)
+    decoded = decode_grid(torch.zeros(1, 5 * 26, 7, 7), facts=facts, anchors=facts.anchors, stride=STRIDE)
     assert decoded.boxes_bn4.shape == (1, 245, 4)
     anchor, row, column = 2, 4, 1
     width, height = ANCHORS["jhmdb"][anchor]
@@ -115,13 +120,13 @@ def test_decoding_puts_the_anchor_into_its_cell() -> None:
 
 def test_anchors_scale_with_the_grid() -> None:
     facts = facts_of("jhmdb")
-    boxes = decode_grid(torch.zeros(1, 5 * 26, 14, 14), facts=facts, stride=16).boxes_bn4
+    boxes = decode_grid(torch.zeros(1, 5 * 26, 14, 14), facts=facts, anchors=facts.anchors, stride=16).boxes_bn4
     assert (boxes[0, 0, 2] - boxes[0, 0, 0]).item() == pytest.approx(ANCHORS["jhmdb"][0][0] * SIZE / 7, rel=1e-5)
 
 
 def test_multilabel_scores_are_a_softmax_of_poses_beside_sigmoids() -> None:
     facts = facts_of("ava")
-    scores = decode_grid(random_grid(1, facts).detach(), facts=facts, stride=STRIDE).scores_bnk
+    scores = decode_grid(random_grid(1, facts).detach(), facts=facts, anchors=facts.anchors, stride=STRIDE).scores_bnk
     torch.testing.assert_close(scores[..., :14].sum(-1), torch.ones(1, 245))
     assert scores[..., 14:].sum(-1).min() > 2
 
@@ -129,14 +134,19 @@ def test_multilabel_scores_are_a_softmax_of_poses_beside_sigmoids() -> None:
 def test_huge_sizes_stay_finite() -> None:
     facts = facts_of("jhmdb")
     grid = torch.full((1, 5 * 26, 7, 7), 1e4)
-    assert decode_grid(grid, facts=facts, stride=STRIDE).boxes_bn4.isfinite().all()
+    assert decode_grid(grid, facts=facts, anchors=facts.anchors, stride=STRIDE).boxes_bn4.isfinite().all()
 
 
 def test_a_later_truth_overwrites_an_earlier_one() -> None:
     facts = facts_of("jhmdb")
     box = [100.0, 50.0, 150.0, 200.0]
     rows = [(0, 1, box), (1, 2, box), (0, 3, [box[0] + 1, *box[1:]]), (0, 4, [5.0, 5.0, 20.0, 60.0])]
-    found = assign(open_grid(random_grid(2, facts), facts), targets_of(2, rows, facts), stride=STRIDE, ignore_iou=0.6)
+    found = assign(
+        open_grid(random_grid(2, facts), facts, facts.anchors),
+        targets_of(2, rows, facts),
+        stride=STRIDE,
+        ignore_iou=0.6,
+    )
     assert found.row_m.tolist() == [1, 2, 3]
     assert found.clip_m.tolist() == [1, 0, 0]
 
@@ -145,18 +155,23 @@ def test_what_is_assigned_decodes_to_the_truth() -> None:
     facts = facts_of("ucf24")
     rows = [(0, 1, [100.0, 50.0, 150.0, 200.0]), (1, 5, [10.0, 20.0, 30.0, 44.0])]
     targets, grid = targets_of(2, rows, facts), torch.zeros(2, 5, 29, 7, 7)
-    found = assign(open_grid(grid.view(2, -1, 7, 7), facts), targets, stride=STRIDE, ignore_iou=0.6)
+    found = assign(open_grid(grid.view(2, -1, 7, 7), facts, facts.anchors), targets, stride=STRIDE, ignore_iou=0.6)
     cells = grid.permute(0, 1, 3, 4, 2).reshape(2, 245, 29)
     cells[found.clip_m, found.cell_m, :4] = torch.cat((found.offsets_m4[:, :2].logit(), found.offsets_m4[:, 2:]), 1)
     grid = cells.view(2, 5, 7, 7, 29).permute(0, 1, 4, 2, 3).reshape(2, -1, 7, 7)
-    boxes = decode_grid(grid, facts=facts, stride=STRIDE).boxes_bn4[found.clip_m, found.cell_m]
+    boxes = decode_grid(grid, facts=facts, anchors=facts.anchors, stride=STRIDE).boxes_bn4[found.clip_m, found.cell_m]
     torch.testing.assert_close(boxes, targets.boxes_n4, rtol=1e-4, atol=1e-2)
 
 
 def test_centres_outside_the_view_fall_to_the_nearest_cell_and_empty_boxes_to_none() -> None:
     facts = facts_of("jhmdb")
     rows = [(0, 0, [200.0, 200.0, 400.0, 400.0]), (0, 1, [50.0, 50.0, 50.0, 90.0]), (0, 2, [-90.0, 0.0, -10.0, 64.0])]
-    found = assign(open_grid(random_grid(1, facts), facts), targets_of(1, rows, facts), stride=STRIDE, ignore_iou=0.6)
+    found = assign(
+        open_grid(random_grid(1, facts), facts, facts.anchors),
+        targets_of(1, rows, facts),
+        stride=STRIDE,
+        ignore_iou=0.6,
+    )
     assert found.row_m.tolist() == [0, 2]
     assert (found.cell_m % 49).tolist() == [48, 7]
 
@@ -164,7 +179,7 @@ def test_centres_outside_the_view_fall_to_the_nearest_cell_and_empty_boxes_to_no
 def test_the_ignore_rule_spares_only_cells_that_overlap() -> None:
     facts, grid = facts_of("jhmdb"), random_grid(2, facts_of("jhmdb"))
     rows = [(1, 0, [60.0, 30.0, 130.0, 200.0])]
-    cells = open_grid(grid, facts)
+    cells = open_grid(grid, facts, facts.anchors)
     found = assign(cells, targets_of(2, rows, facts), stride=STRIDE, ignore_iou=0.3)
     overlaps = pairwise_iou(cells.boxes_bn4[1] * STRIDE, torch.tensor([rows[0][2]]))[:, 0]
     assert found.ignored_bn[1].tolist() == (overlaps > 0.3).tolist()
@@ -190,8 +205,14 @@ def test_paper_form_is_the_published_one_per_clip_where_they_agree() -> None:
 def test_paper_form_uses_the_binary_focal_term_of_the_decoded_probability() -> None:
     facts, targets = facts_of("jhmdb"), some_targets(facts_of("jhmdb"), clips=1)
     grid = random_grid(1, facts)
-    found = assign(open_grid(grid, facts), targets, stride=STRIDE, ignore_iou=0.6)
-    p = decode_grid(grid, facts=facts, stride=STRIDE).scores_bnk[0, found.cell_m[0]].double().detach().numpy()
+    found = assign(open_grid(grid, facts, facts.anchors), targets, stride=STRIDE, ignore_iou=0.6)
+    p = (
+        decode_grid(grid, facts=facts, anchors=facts.anchors, stride=STRIDE)
+        .scores_bnk[0, found.cell_m[0]]
+        .double()
+        .detach()
+        .numpy()
+    )
     y = targets.labels_nk[0].numpy()
     expected = -(y * (1 - p) ** 3 * np.log(p) + (1 - y) * p**3 * np.log(1 - p)).sum()
     assert loss(grid, targets, facts, gamma=3)["cls"].item() == pytest.approx(expected, rel=1e-5)
@@ -273,9 +294,61 @@ def test_descending_the_loss_finds_the_truth(form: str) -> None:
         optimizer.zero_grad()
         loss(grid, targets, facts, form=form)["total"].backward()
         optimizer.step()
-    decoded = decode_grid(grid.detach(), facts=facts, stride=STRIDE)
+    decoded = decode_grid(grid.detach(), facts=facts, anchors=facts.anchors, stride=STRIDE)
     best = decoded.confidence_bn.argmax(dim=1)
     for clip in range(2):
         box = decoded.boxes_bn4[clip, best[clip]]
         assert pairwise_iou(box[None], targets.boxes_n4[clip][None]).item() > 0.8
         assert decoded.scores_bnk[clip, best[clip]].argmax().item() == clip + 3
+
+
+# ------------------------------------------------------------------------------------------------ weights of targets
+
+
+@pytest.mark.parametrize("facts", [UCF24, AVA], ids=["single", "multi"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_weight_of_a_box_multiplies_its_own_terms(facts: DatasetFacts, form: str) -> None:
+    grid, targets = random_grid(3, facts), some_targets(facts)
+    plain = loss(grid, targets, facts, form=form)
+    n = len(targets.clip_n)
+    for column, names in enumerate((("x", "y", "w", "h", "box"), (), ("cls",))):
+        weights = torch.ones(n, 3)
+        weights[:, column] = 0.25
+        weighted = loss(grid, replace(targets, weights_n3=weights), facts, form=form)
+        for name in plain.keys() - {"total", "conf"}:
+            expected = plain[name] * (0.25 if name in names else 1)
+            torch.testing.assert_close(weighted[name], expected)
+        assert (weighted["conf"] < plain["conf"]) == (column == 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_box_of_weight_0_leaves_only_its_cell_unsaid(form: str) -> None:
+    """With all weights 0 only the no-object part is left, in which the box's own cell takes no part."""
+    grid, targets = random_grid(3, UCF24), some_targets(UCF24)
+    terms = loss(grid, replace(targets, weights_n3=torch.zeros(len(targets.clip_n), 3)), UCF24, form=form)
+    nothing = loss(grid, targets_of(3, [], UCF24), UCF24, form=form)
+    assert all(terms[name].item() == 0 for name in terms.keys() - {"total", "conf"})
+    assert 0 < terms["conf"] < nothing["conf"]
+
+
+def test_an_ignored_box_is_neither_truth_nor_background() -> None:
+    grid = random_grid(2, UCF24)
+    box = torch.tensor([[32.0, 32, 160, 200]])
+    nothing = targets_of(2, [], UCF24)
+    ignoring = replace(nothing, ignored_clip_m=torch.tensor([1]), ignored_boxes_m4=box)
+    plain, spared = (loss(grid, targets, UCF24, form="giou", ignore_iou=1.0) for targets in (nothing, ignoring))
+    cells = open_grid(grid, UCF24, UCF24.anchors)
+    truth = replace(nothing, clip_n=torch.tensor([1]), boxes_n4=box, labels_nk=torch.eye(24)[:1])
+    found = assign(cells, truth, stride=STRIDE, ignore_iou=1.0)
+    own = torch.nn.functional.softplus(cells.confidence_bn[1, found.cell_m[0]])
+    torch.testing.assert_close(plain["conf"] - spared["conf"], own / 2)
+
+
+def test_background_weights_count_at_unassigned_cells_alone() -> None:
+    grid, targets = random_grid(3, UCF24), some_targets(UCF24)
+    cells = 5 * 7 * 7
+    silent = loss(grid, replace(targets, background_weights_bn=torch.zeros(3, cells)), UCF24, form="giou")
+    plain = loss(grid, targets, UCF24, form="giou")
+    twice = loss(grid, replace(targets, background_weights_bn=torch.full((3, cells), 2.0)), UCF24, form="giou")
+    torch.testing.assert_close(twice["conf"] - plain["conf"], plain["conf"] - silent["conf"])
+    assert 0 < silent["conf"] < plain["conf"] and torch.equal(silent["cls"], plain["cls"])

@@ -11,8 +11,9 @@ from test_clips import source
 from torch import Tensor
 
 from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
-from ssldet.data.views import Geometry
-from ssldet.detector.detector import Detector
+from ssldet.data.views import WindowGeometry
+from ssldet.detector.detector import GridDetector, GridPredictions
+from ssldet.testing.tiny import TINY_INFO
 from ssldet.training.objectives import temporal_term
 from ssldet.training.pseudo_labels import Candidates, candidate_boxes, carry_to_strong, confident_boxes
 from ssldet.training.teachers import Teacher, TeacherStudent
@@ -21,7 +22,7 @@ from ssldet_strategies.fixmatch import FixMatch
 from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.supervised import Supervised
 
-PROGRESS = Progress(step=5, steps=10, burn_in=5)
+PROGRESS = Progress(step=5, steps=10, burn_in=5, epoch=5.0)
 EASY = {"f_th": 0.0, "o_th": 0.0}
 
 
@@ -29,13 +30,13 @@ def batch(step: int = 0) -> Batch:
     return source().batch(step, unlabelled=True)[0]
 
 
-def losses(student: Detector, clips: Batch | None = None, **options: Any) -> StepLosses:
+def losses(student: GridDetector, clips: Batch | None = None, **options: Any) -> StepLosses:
     strategy = DualGuidance(DualGuidance.Config(**{**EASY, **options}))
-    strategy.start(student)
+    strategy.start(student, TINY_INFO)
     return strategy.losses(clips or batch(), student, PROGRESS)
 
 
-def gradients(student: Detector, term: Tensor) -> float:
+def gradients(student: GridDetector, term: Tensor) -> float:
     student.zero_grad()
     term.backward(retain_graph=True)
     return sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None)
@@ -56,13 +57,13 @@ SEMI_SUPERVISED: dict[str, tuple[type[TeacherStudent], dict[str, Any], set[str]]
 
 
 def step(
-    name: str, *, student: Detector | None = None, clips: Batch | None = None, **options: Any
-) -> tuple[TeacherStudent, Detector, StepLosses]:
+    name: str, *, student: GridDetector | None = None, clips: Batch | None = None, **options: Any
+) -> tuple[TeacherStudent, GridDetector, StepLosses]:
     """A strategy of SEMI_SUPERVISED, its student, and the losses of its first step."""
     kind, easy, _ = SEMI_SUPERVISED[name]
     strategy = kind(kind.Config(**{**easy, **options}))
     student = student or tiny_detector(frame_head=strategy.needs.frame_head).train()
-    strategy.start(student)
+    strategy.start(student, TINY_INFO)
     return strategy, student, strategy.losses(clips or batch(), student, PROGRESS)
 
 
@@ -112,7 +113,7 @@ def test_frozen_parts_stay_bit_identical(name: str) -> None:
     trained, student, result = step(name, student=student)
     torch.stack(list(result.terms.values())).sum().backward()
     optimizer.step()
-    trained.after_step(student)
+    trained.after_step(student, PROGRESS)
     assert all(torch.equal(tensor, before[key]) for key, tensor in student.features.state_dict().items())
     assert not torch.equal(student.box_head.weight, head)
 
@@ -236,7 +237,7 @@ def test_multilabel_guidance() -> None:
 
 def test_boxes_that_leave_the_crop_take_their_clips_box_loss_along() -> None:
     pseudo = _guide(candidates([(0, 0), (1, 1)]), torch.eye(4)[:2], 0.5)
-    away = Geometry(torch.tensor([[0, 0, 32, 32], [22, 22, 54, 54]]), torch.tensor([False, False]), 32)
+    away = WindowGeometry(torch.tensor([[0, 0, 32, 32], [22, 22, 54, 54]]), torch.tensor([False, False]), 32)
     strong = carry_to_strong(pseudo, away, min_visible=0.25)
     assert strong.clip_n.tolist() == [0]
     assert strong.box_mask_b.tolist() == [True, False]
@@ -255,18 +256,17 @@ def test_multilabel_runs_through_every_term(facts: DatasetFacts) -> None:
 
 
 def test_the_temporal_term_by_hand() -> None:
-    from ssldet.contracts import Predictions
 
     grid = torch.zeros(2, 40, 2, 2)
-    now = Predictions(grid, torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4])))
-    after = Predictions(grid[:1], torch.log(torch.tensor([[0.25, 0.5, 0.125, 0.125]])))
+    now = GridPredictions(grid, torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4])))
+    after = GridPredictions(grid[:1], torch.log(torch.tensor([[0.25, 0.5, 0.125, 0.125]])))
     assert float(temporal_term(now, after, multilabel=False)) == pytest.approx(0.5 / 4)
 
 
 # ---------------------------------------------------------------------------------------------- teachers
 
 
-def moved(student: Detector) -> None:
+def moved(student: GridDetector) -> None:
     with torch.no_grad():
         for tensor in student.state_dict().values():
             tensor.add_(1)

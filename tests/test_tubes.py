@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_detections import random_boxes
 
-from ssldet.ops.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
+from ssldet.ops.tubes import Tube, link_greedily, link_paths, tube_iou, tube_nms
 
 
 def tube(start: int, stop: int, box=(0, 0, 10, 10), score: float = 1.0) -> Tube:
@@ -50,7 +50,7 @@ def test_plus_one_counts_pixels_inclusively():
 
 def test_suppress_keeps_the_best_of_overlapping_tubes():
     best, near, far = tube(0, 4, score=0.9), tube(0, 3, score=0.5), tube(0, 4, (50, 50, 60, 60), 0.1)
-    assert [kept.score for kept in suppress([far, near, best])] == [0.9, 0.1]
+    assert [kept.score for kept in tube_nms([far, near, best])] == [0.9, 0.1]
 
 
 def path_total(path, boxes, scores, one) -> float:

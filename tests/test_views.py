@@ -7,7 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssldet.data.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity, visible
+from ssldet.data.views import (
+    ViewOptions,
+    WindowGeometry,
+    change_colours,
+    clip_and_filter,
+    draw_colours,
+    draw_geometry,
+    identity,
+)
 
 SIZE = 32
 
@@ -31,7 +39,7 @@ def test_boxes_come_back_from_the_strong_view(seed: int) -> None:
 def test_a_marked_block_lies_where_the_geometry_says(flip: bool) -> None:
     """The picture and the boxes go through different code: a white block must end inside its carried box."""
     window = torch.tensor([[-4, 2, 28, 34]])
-    geometry = Geometry(window, torch.tensor([flip]), SIZE)
+    geometry = WindowGeometry(window, torch.tensor([flip]), SIZE)
     clip = torch.zeros(1, 2, SIZE, SIZE, 3, dtype=torch.uint8)
     clip[:, :, 8:16, 4:12] = 255
     box = geometry.to_strong(torch.tensor([[4.0, 8, 12, 16]]), torch.tensor([0]))[0].long().tolist()
@@ -42,7 +50,7 @@ def test_a_marked_block_lies_where_the_geometry_says(flip: bool) -> None:
 
 
 def test_scaling_keeps_the_block_in_its_box() -> None:
-    geometry = Geometry(torch.tensor([[4, 8, 20, 24]]), torch.tensor([False]), SIZE)
+    geometry = WindowGeometry(torch.tensor([[4, 8, 20, 24]]), torch.tensor([False]), SIZE)
     clip = torch.zeros(1, 1, SIZE, SIZE, 3, dtype=torch.uint8)
     clip[:, :, 10:18, 6:14] = 200
     x1, y1, x2, y2 = geometry.to_strong(torch.tensor([[6.0, 10, 14, 18]]), torch.tensor([0]))[0].long().tolist()
@@ -53,7 +61,7 @@ def test_scaling_keeps_the_block_in_its_box() -> None:
 
 
 def test_pixels_outside_the_frame_are_black() -> None:
-    geometry = Geometry(torch.tensor([[-8, 0, 24, 32]]), torch.tensor([False]), SIZE)
+    geometry = WindowGeometry(torch.tensor([[-8, 0, 24, 32]]), torch.tensor([False]), SIZE)
     strong = geometry.apply(torch.full((1, 1, SIZE, SIZE, 3), 255, dtype=torch.uint8))
     assert strong[..., :7, :].max() == 0
     assert strong[..., 9:, :].min() == 255
@@ -101,6 +109,28 @@ def test_colours_by_hand() -> None:
 
 def test_visible_drops_boxes_that_left() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [-9, 0, 1, 10], [-5, 0, 5, 10], [40, 0, 50, 10], [5, 5, 5, 9]])
-    clipped, kept = visible(boxes, SIZE, 0.25)
+    clipped, kept = clip_and_filter(boxes, SIZE, 0.25)
     assert kept.tolist() == [True, False, True, False, False]
     assert clipped[2].tolist() == [0, 0, 5, 10]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_map_is_warped_as_the_clip_is(flip: bool) -> None:
+    """A map as fine as the clip, warped, is the clip's strong view where the window only moves; 0 outside."""
+    geometry = WindowGeometry(torch.tensor([[-8, 4, 24, 36]]), torch.tensor([flip]), SIZE)
+    clip = torch.randint(1, 256, (1, 1, SIZE, SIZE, 3), dtype=torch.uint8)
+    warped = geometry.warp(clip[:, 0].permute(0, 3, 1, 2).float())
+    shown = geometry.apply(clip)[:, 0].permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(warped, shown, atol=1e-3, rtol=0)
+    assert (warped == 0).any()
+
+
+def test_a_coarse_map_follows_the_boxes() -> None:
+    """The cell under a box of the weak view is the cell under the same box in the strong view."""
+    geometry = WindowGeometry(torch.tensor([[8, 8, 24, 24]]), torch.tensor([True]), SIZE)
+    marked = torch.zeros(1, 1, 4, 4)
+    marked[0, 0, 1, 2] = 1  # the cell [16, 24) x [8, 16)
+    warped = geometry.warp(marked)[0, 0]
+    box = geometry.to_strong(torch.tensor([[16.0, 8, 24, 16]]), torch.tensor([0]))
+    assert box.tolist() == [[0, 0, 16, 16]]
+    assert warped[:2, :2].sum() > 0.7 * warped.sum() > 0  # bilinear: a cell of margin

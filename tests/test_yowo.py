@@ -13,7 +13,7 @@ import torch
 
 import ssldet
 from ssldet.contracts import DatasetFacts
-from ssldet.detector.detector import Detector
+from ssldet.detector.detector import GridDetector
 from ssldet.errors import WeightsError
 from ssldet_backbones.darknet import Darknet19, read_darknet
 from ssldet_backbones.resnext3d import ResNeXt3D
@@ -27,7 +27,7 @@ def facts_of(classes: int, **other: object) -> DatasetFacts:
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
+def detector() -> GridDetector:
     return ssldet.build_detector("yowo", dataset=facts_of(24), frame_head=False).eval()
 
 
@@ -47,12 +47,12 @@ def drawn(name: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(n.astype(np.float32))
 
 
-def count(detector: Detector) -> int:
+def count(detector: GridDetector) -> int:
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
 @pytest.mark.real
-def test_it_has_the_published_entries(detector: Detector, shared: Path) -> None:
+def test_it_has_the_published_entries(detector: GridDetector, shared: Path) -> None:
     published = json.loads((shared / "oracles" / "yowo_state_dict_ucf24.json").read_text())
     own = {name: list(value.shape) for name, value in detector.state_dict().items()}
     assert len(own) == 780
@@ -62,7 +62,7 @@ def test_it_has_the_published_entries(detector: Detector, shared: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_it_computes_what_the_published_network_computes(detector: Detector, shared: Path, tmp_path: Path) -> None:
+def test_it_computes_what_the_published_network_computes(detector: GridDetector, shared: Path, tmp_path: Path) -> None:
     published = json.loads((shared / "oracles" / "yowo_state_dict_ucf24.json").read_text())
     state = {f"module.{name}": drawn(name, shape) for name, shape in published.items()}
     checkpoint = tmp_path / "yowo_ucf24_16f_best.pth"
@@ -77,7 +77,7 @@ def test_it_computes_what_the_published_network_computes(detector: Detector, sha
 
 
 @pytest.mark.parametrize("frames", [8, 32])
-def test_any_clip_length_gives_one_grid(detector: Detector, frames: int) -> None:
+def test_any_clip_length_gives_one_grid(detector: GridDetector, frames: int) -> None:
     with torch.no_grad():
         predictions = detector(torch.rand(1, 3, frames, 32, 64))
     assert predictions.grid.shape == (1, 5 * 29, 1, 2)
@@ -174,7 +174,9 @@ def test_a_damaged_darknet_file_is_refused(darknet: Darknet19, change: Any, mess
         read_darknet(path)
 
 
-def test_pretrained_branches_are_loaded_and_reported(detector: Detector, darknet: Darknet19, tmp_path: Path) -> None:
+def test_pretrained_branches_are_loaded_and_reported(
+    detector: GridDetector, darknet: Darknet19, tmp_path: Path
+) -> None:
     backbone = YOWO(YOWOOptions())
     source = ResNeXt3D().state_dict()
     old = {f"module.{name}": value for name, value in source.items() if not name.endswith("num_batches_tracked")}
@@ -188,7 +190,7 @@ def test_pretrained_branches_are_loaded_and_reported(detector: Detector, darknet
     assert torch.equal(loaded["backbone_2d.models.30.conv23.bias"], darknet.state_dict()["models.30.conv23.bias"])
 
 
-def test_weights_of_another_network_are_refused(detector: Detector, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(detector: GridDetector, tmp_path: Path) -> None:
     backbone = YOWO(YOWOOptions())
     state = detector.features.backbone_3d.state_dict()
     del state["layer2.0.conv1.weight"]

@@ -20,7 +20,7 @@ import ssldet
 from ssldet.cli import main
 from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts, Targets
-from ssldet.detector.detector import Detector
+from ssldet.detector.detector import GridDetector
 from ssldet.detector.region import RegionOptions
 from ssldet.detector.weights import write_weights
 from ssldet.errors import ConfigError, WeightsError
@@ -34,7 +34,7 @@ FACTS = DatasetFacts(
 )
 
 
-def nano(**options: object) -> Detector:
+def nano(**options: object) -> GridDetector:
     torch.manual_seed(0)
     return ssldet.build_detector("yowo_nano", dataset=FACTS, region=RegionOptions(form="giou"), **options)  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def scenes(clips: int, frames: int = 8) -> tuple[Tensor, Targets]:
     return clips_bcthw, Targets(torch.arange(clips), boxes, labels_nk, mask, labels, mask)
 
 
-def gradients(detector: Detector, clips_bcthw: Tensor, targets: Targets, *, half: bool) -> dict[str, Tensor]:
+def gradients(detector: GridDetector, clips_bcthw: Tensor, targets: Targets, *, half: bool) -> dict[str, Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         predictions = detector(clips_bcthw)
     sum(detector.losses(predictions, targets).values()).backward()
@@ -176,12 +176,12 @@ def published() -> str:
     return name
 
 
-def synthetic(**options: object) -> Detector:
+def synthetic(**options: object) -> GridDetector:
     torch.manual_seed(0)
     return ssldet.build_detector("yowo_nano", dataset="synthetic", **options)  # type: ignore[arg-type]
 
 
-def load(detector: Detector, file: Path) -> Mapping[str, Any]:
+def load(detector: GridDetector, file: Path) -> Mapping[str, Any]:
     return backbone().load_pretrained(detector, {"features": file})
 
 

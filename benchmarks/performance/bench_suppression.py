@@ -30,7 +30,7 @@ Found = tuple[list[Any], Any, list[Any]]
 
 
 def by_suite(grid: torch.Tensor, facts: DatasetFacts) -> Detections:
-    decoded = decode_grid(grid, facts=facts, stride=STRIDE)
+    decoded = decode_grid(grid, facts=facts, anchors=facts.anchors, stride=STRIDE)
     return detections(decoded, score_threshold=LEAST_SCORE, nms_iou=MOST_OVERLAP)
 
 

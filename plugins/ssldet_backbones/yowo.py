@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Backbone, DatasetFacts, Detector
+from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.heads import FrameHead, FramePool
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import WeightsError
@@ -32,8 +32,8 @@ PRETRAINED = {
 """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
 
 
-class YOWOOptions(Options):
-    """Options of `yowo`.
+class YOWOOptions(GridOptions):
+    """Options of `yowo`, beside those of every grid.
 
     Attributes:
         freeze_2d: the 2D branch is not trained; its batch normalisation keeps its statistics.
@@ -62,7 +62,7 @@ class YOWO(Backbone):
     parts: ClassVar[Mapping[str, str]] = {"2d": "features.backbone_2d", "3d": "features.backbone_3d"}
     config: YOWOOptions
 
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
         options = self.config
         features = YOWOFeatures(
             dropout=options.dropout,
@@ -72,7 +72,7 @@ class YOWO(Backbone):
                 if freeze
             ),
         )
-        box_head = nn.Conv2d(WIDTH, len(facts.anchors) * (5 + facts.num_classes), 1, bias=False)
+        box_head = nn.Conv2d(WIDTH, len(options.anchors_for(facts)) * (5 + facts.num_classes), 1, bias=False)
         head = None
         if frame_head:
             head = FrameHead(
@@ -83,7 +83,7 @@ class YOWO(Backbone):
                 learn_scale=options.learn_frame_scale,
                 pool=options.frame_pool,
             )
-        return DetectorParts(features, box_head, head)
+        return GridDetector(features, box_head, head, facts=facts, stride=self.stride, options=options)
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         return PRETRAINED.get(dataset, {})

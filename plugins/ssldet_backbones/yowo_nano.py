@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Options
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Backbone, DatasetFacts, Detector
+from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.heads import FrameHead, FramePool
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import WeightsError
@@ -38,8 +38,8 @@ HEADS = ("box_head.", "frame_head.")
 """What a run's weights hold beside the features: heads over its own classes."""
 
 
-class NanoOptions(Options):
-    """Options of `yowo_nano`.
+class NanoOptions(GridOptions):
+    """Options of `yowo_nano`, beside those of every grid.
 
     Attributes:
         width: channels of the first layer; the stages have 1.5, 3 and 6 times as many.
@@ -68,7 +68,7 @@ class YOWONano(Backbone):
     parts: ClassVar[Mapping[str, str]] = {"features": "features"}
     config: NanoOptions
 
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
         options = self.config
         features = NanoFeatures(options.width, options.dropout)
         head = FrameHead(
@@ -79,8 +79,11 @@ class YOWONano(Backbone):
             learn_scale=options.learn_frame_scale,
             pool=options.frame_pool,
         )
-        box_head = nano_box_head(features.channels, facts, options.objectness_bias)
-        return DetectorParts(features, box_head, head if frame_head else None)
+        depth = 5 + facts.num_classes
+        box_head = nano_box_head(features.channels, len(options.anchors_for(facts)), depth, options.objectness_bias)
+        return GridDetector(
+            features, box_head, head if frame_head else None, facts=facts, stride=self.stride, options=options
+        )
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         return PRETRAINED.get(dataset, {})
@@ -126,9 +129,8 @@ class NanoFeatures(nn.Module):
         return fused
 
 
-def nano_box_head(channels: int, facts: DatasetFacts, objectness_bias: float) -> nn.Conv2d:
+def nano_box_head(channels: int, anchors: int, depth: int, objectness_bias: float) -> nn.Conv2d:
     """P: a 1x1 convolution whose confidence logits start at `objectness_bias`, since nearly all cells are empty."""
-    anchors, depth = len(facts.anchors), 5 + facts.num_classes
     head = nn.Conv2d(channels, anchors * depth, 1)
     nn.init.normal_(head.weight, std=0.01)
     bias = torch.zeros(anchors, depth)

@@ -10,7 +10,7 @@ import numpy as np
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError
 from ssldet.evaluation.detection_rows import in_content_order
-from ssldet.ops.tubes import Tube, link_greedily, link_paths, suppress, tube_iou
+from ssldet.ops.tubes import Tube, link_greedily, link_paths, tube_iou, tube_nms
 from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, choose, match
 
 
@@ -62,7 +62,7 @@ class VideoMAP(Metric):
         return [tube for group in by_label.values() for tube in self._suppress(group)]
 
     def _suppress(self, tubes: list[Tube]) -> list[Tube]:
-        return suppress(tubes, plus_one=self.rules.plus_one, least_shared=self._least_shared)
+        return tube_nms(tubes, plus_one=self.rules.plus_one, least_shared=self._least_shared)
 
     def _match(self, tubes: Iterable[Tube], truths: Iterable[Tube], label: int) -> np.ndarray:
         """Hits of one class's tubes, which come by falling score."""

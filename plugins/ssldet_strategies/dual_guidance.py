@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ssldet.contracts import Needs, Predictions, PseudoLabels, Targets
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels, Targets
 from ssldet.training.objectives import frame_probabilities
 from ssldet.training.pseudo_labels import Candidates, box_targets
 from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent

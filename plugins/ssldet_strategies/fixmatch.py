@@ -6,8 +6,7 @@ view. There is no frame head.
 
 from __future__ import annotations
 
-from ssldet.contracts import Needs, Predictions, PseudoLabels
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels
 from ssldet.training.pseudo_labels import confident_boxes
 from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
@@ -28,4 +27,4 @@ class FixMatch(TeacherStudent):
         return Teacher(student, "shared")
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
-        return confident_boxes(self.candidates(predictions), len(predictions.grid), self.teacher.network.facts)
+        return confident_boxes(self.candidates(predictions), len(predictions), self.teacher.network.facts)

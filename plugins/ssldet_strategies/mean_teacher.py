@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ssldet.contracts import Needs, Predictions, PseudoLabels
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels
 from ssldet.training.pseudo_labels import confident_boxes
 from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
@@ -36,4 +35,4 @@ class MeanTeacher(TeacherStudent):
         return Teacher(student, "ema", self.config.ema_decay)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
-        return confident_boxes(self.candidates(predictions), len(predictions.grid), self.teacher.network.facts)
+        return confident_boxes(self.candidates(predictions), len(predictions), self.teacher.network.facts)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ssldet.contracts import Batch, Needs, Options, Progress, StepLosses, Strategy
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Batch, Detector, Needs, Options, Progress, StepLosses, Strategy
 from ssldet.training.objectives import supervised_terms
 
 

@@ -7,23 +7,25 @@ BatchSource   the batch of a step: clips in their views, and their targets
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import (
-    Batch,
-    LabelledBatch,
-    Needs,
-    Options,
-    Targets,
-    UnlabelledBatch,
+from ssldet.contracts import Batch, LabelledBatch, Needs, Options, TrainingInfo, UnlabelledBatch
+from ssldet.data.sampling import ClipRefs, KeyFrames, Sampling, ShuffledIndex, stream_seed
+from ssldet.data.targets import TruthTable, concat_targets, in_strong_view
+from ssldet.data.views import (
+    ViewOptions,
+    WindowGeometry,
+    change_colours,
+    draw_colours,
+    draw_geometry,
+    draw_photometry,
+    identity,
 )
-from ssldet.data.sampling import KeyFrames, Order, Places, Sampling, stream_seed
-from ssldet.data.targets import TruthTable, in_strong_view, targets_to
-from ssldet.data.views import Geometry, ViewOptions, change_colours, draw_colours, draw_geometry, identity
 
 
 class ClipOptions(Options):
@@ -86,89 +88,120 @@ class BatchSource:
         self.reader, self.table, self.sampling, self.views = reader, table, sampling, views
         self.needs, self.seed, self.device = needs, seed, device
         self.labelled, self.unlabelled = labelled, unlabelled
-        self._labelled_order = Order(len(labelled), seed, "labelled")
-        self._extra_order = Order(len(labelled), seed, "extra labelled")
-        self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled else None
+        self._labelled_order = ShuffledIndex(len(labelled), seed, "labelled")
+        self._extra_order = ShuffledIndex(len(labelled), seed, "extra labelled")
+        self._unlabelled_order = ShuffledIndex(len(unlabelled), seed, "unlabelled") if unlabelled else None
 
-    def batch(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> tuple[Batch, Places | None]:
+    def info(self, steps: int, burn_in: int) -> TrainingInfo:
+        """What a strategy may know of these batches before it starts."""
+        return TrainingInfo(
+            class_counts=self.table.class_counts(self.labelled.videos),
+            labelled_clips=len(self.labelled),
+            unlabelled_clips=len(self.unlabelled) if self.unlabelled else 0,
+            steps=steps,
+            burn_in=burn_in,
+        )
+
+    def batch(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> tuple[Batch, ClipRefs | None]:
         """Part `part` of `parts` equal ones of step `step`'s clips, and where its unlabelled clips come from.
 
         `unlabelled` is whether the step belongs to the second stage.
         """
-        labelled = self._labelled_batch(self._labelled_order, self.sampling.labelled, step, part, parts)
+        here = _Part(step, part, parts)
+        labelled = self._labelled_batch(self._labelled_order, self.sampling.labelled, here)
         if unlabelled and self.needs.extra_labelled:
-            more = self._labelled_batch(self._extra_order, self.sampling.unlabelled, step, part, parts)
-            labelled = joined(labelled, more)
+            more = self._labelled_batch(self._extra_order, self.sampling.unlabelled, here)
+            labelled = concat_labelled(labelled, more)
+        generator = self._generator("strategy", step, part)
         if not unlabelled or self.unlabelled is None:
-            return Batch(labelled), None
-        clips, places = self._unlabelled_batch(self.unlabelled, step, part, parts)
-        return Batch(labelled, clips), places
+            return Batch(labelled, None, generator), None
+        clips, refs = self._unlabelled_batch(self.unlabelled, here)
+        return Batch(labelled, clips, generator), refs
 
-    def _labelled_batch(self, order: Order, count: int, step: int, part: int, parts: int) -> LabelledBatch:
+    def _labelled_batch(self, order: ShuffledIndex, count: int, part: _Part) -> LabelledBatch:
         strong = self.views.labelled == "strong"
-        rows, geometry = self._draw(order, count, step, part, parts, strong=strong)
+        rows, geometry = self._draw(order, count, part, strong=strong)
         videos, frames = self.labelled.at(rows)
         targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
-        clips = self._input(geometry.apply(self.reader.read(videos, frames)))
-        following = self._following(self.labelled, rows, geometry)
+        weak = self.reader.read(videos, frames)
+        clips, following = self._input(geometry.apply(weak)), self._following(self.labelled, rows, geometry)
         if self.views.labelled_colour:
-            colours = self._colours(order.stream, count, step, part, parts)
+            generator = self._generator(order.stream, "colour", part.step)
+            colours = draw_colours(count, self.views.labelled_colour, generator)[part.rows(count)]
             clips = change_colours(clips, colours)
             following = None if following is None else change_colours(following, colours[: len(following)])
-        return LabelledBatch(clips, targets_to(targets, self.device), following)
+        shown = self._input(weak) if self.needs.labelled_weak else None
+        return LabelledBatch(clips, targets.to(self.device), following, shown)
 
-    def _colours(self, stream: str, count: int, step: int, part: int, parts: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, stream, "colour", step))
-        return draw_colours(count, self.views.labelled_colour, generator)[_own(part, parts, count)]
-
-    def _unlabelled_batch(self, table: KeyFrames, step: int, part: int, parts: int) -> tuple[UnlabelledBatch, Places]:
+    def _unlabelled_batch(self, table: KeyFrames, part: _Part) -> tuple[UnlabelledBatch, ClipRefs]:
         assert self._unlabelled_order is not None
-        rows, geometry = self._draw(self._unlabelled_order, self.sampling.unlabelled, step, part, parts, strong=True)
+        count = self.sampling.unlabelled
+        rows, geometry = self._draw(self._unlabelled_order, count, part, strong=True)
         videos, frames = table.at(rows)
         weak = self.reader.read(videos, frames)
+        strong, following = self._input(geometry.apply(weak)), self._following(table, rows, geometry)
+        if self.views.photometric:
+            photometry = draw_photometry(count, self.views, self._generator("unlabelled", "photometry", part.step))
+            photometry = photometry.part(part.rows(count))
+            strong = photometry.apply(strong)
+            following = None if following is None else photometry.part(slice(len(following))).apply(following)
         batch = UnlabelledBatch(
             weak_bcthw=self._input(weak),
-            strong_bcthw=self._input(geometry.apply(weak)),
+            strong_bcthw=strong,
             geometry=geometry.to(self.device),
-            following=self._following(table, rows, geometry),
+            index_b=torch.from_numpy(rows).to(self.device),
+            following=following,
+            weak_following=self._following(table, rows) if self.needs.weak_following else None,
         )
-        return batch, Places(tuple(videos), tuple(frames))
+        return batch, ClipRefs(tuple(videos), tuple(frames))
 
     def _draw(
-        self, order: Order, count: int, step: int, part: int, parts: int, *, strong: bool
-    ) -> tuple[np.ndarray, Geometry]:
+        self, order: ShuffledIndex, count: int, part: _Part, *, strong: bool
+    ) -> tuple[np.ndarray, WindowGeometry]:
         """The rows of a part of a step's key frames and the geometry of their strong views.
 
         The whole step is drawn and then cut, so that the number of parts changes no draw.
         """
         size = self.reader.options.size
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, order.stream, "view", step))
+        generator = self._generator(order.stream, "view", part.step)
         geometry = draw_geometry(count, size, self.views, generator) if strong else identity(count, size)
-        own = _own(part, parts, count)
-        return order.at(step * count, count)[own], geometry.part(own)
+        rows = part.rows(count)
+        return order.at(part.step * count, count)[rows], geometry.part(rows)
 
-    def _following(self, table: KeyFrames, rows: np.ndarray, geometry: Geometry) -> Tensor | None:
-        """The partners of the first `pair_share` of the rows, in the same draw of the view."""
+    def _following(self, table: KeyFrames, rows: np.ndarray, geometry: WindowGeometry | None = None) -> Tensor | None:
+        """The partners of the first `pair_share` of the rows, in the same draw of the view, or in the weak view."""
         share = self.sampling.pair_share
         if not self.needs.temporal or share == 0:
             return None
         pairs = max(1, round(len(rows) * share))  # a small part of a step must not lose the temporal term
-        return self._input(geometry.part(slice(pairs)).apply(self.reader.read(*table.following(rows[:pairs]))))
+        weak = self.reader.read(*table.following(rows[:pairs]))
+        return self._input(weak if geometry is None else geometry.part(slice(pairs)).apply(weak))
+
+    def _generator(self, *stream: object) -> torch.Generator:
+        """A generator whose draws follow from the seed and the names of the stream alone."""
+        return torch.Generator().manual_seed(stream_seed(self.seed, *stream))
 
     def _input(self, clips_bthwc: Tensor) -> Tensor:
         return to_input(clips_bthwc, self.device)
 
 
-def joined(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Part `index` of `count` equal ones of a step's clips."""
+
+    step: int
+    index: int
+    count: int
+
+    def rows(self, clips: int) -> slice:
+        """Which of a step's `clips` it takes."""
+        return slice(self.index * clips // self.count, (self.index + 1) * clips // self.count)
+
+
+def concat_labelled(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
     """One batch of the clips of two. Partners stand for a batch's first clips, so those of `more` are left out."""
-    b, one, two = len(first.clips_bcthw), first.targets, more.targets
-    targets = Targets(
-        clip_n=torch.cat((one.clip_n, two.clip_n + b)),
-        **{name: torch.cat((getattr(one, name), getattr(two, name))) for name in Targets.__slots__ if name != "clip_n"},
-    )
-    return LabelledBatch(torch.cat((first.clips_bcthw, more.clips_bcthw)), targets, first.following)
-
-
-def _own(part: int, parts: int, count: int) -> slice:
-    """Which of a step's `count` clips a part takes."""
-    return slice(part * count // parts, (part + 1) * count // parts)
+    clips_bcthw = torch.cat((first.clips_bcthw, more.clips_bcthw))
+    weak = None
+    if first.weak_bcthw is not None and more.weak_bcthw is not None:
+        weak = torch.cat((first.weak_bcthw, more.weak_bcthw))
+    return LabelledBatch(clips_bcthw, concat_targets(first.targets, more.targets), first.following, weak)

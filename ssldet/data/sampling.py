@@ -80,7 +80,7 @@ def stream_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Order:
+class ShuffledIndex:
     """An endless sequence of places 0..n-1: one seeded permutation after another, addressed by position."""
 
     def __init__(self, n: int, seed: int, stream: str):
@@ -109,7 +109,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ClipRefs:
     """Which key frames a batch of unlabelled clips shows: for diagnostics, never for a strategy."""
 
     videos: tuple[str, ...]

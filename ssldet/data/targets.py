@@ -1,20 +1,16 @@
-"""The truth of some videos as targets of clips, in pixels of a view."""
+"""The truth of some videos as targets of clips, in pixels of a view; and what is done with targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssldet.contracts import (
-    DatasetFacts,
-    Targets,
-    Truth,
-    Video,
-)
-from ssldet.data.views import Geometry, visible
+from ssldet.contracts import DatasetFacts, Geometry, Targets, Truth, Video
+from ssldet.data.views import clip_and_filter
 
 
 def frame_truth(truth: Truth, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +32,13 @@ class TruthTable:
             self._read[video] = self._truth_of(video)
         return self._read[video]
 
+    def class_counts(self, videos: Sequence[str]) -> tuple[int, ...]:
+        """The boxes of each class in some videos."""
+        counts = np.zeros(self.facts.num_classes, np.int64)
+        for video in videos:
+            counts += self.truth(video).labels_nk.sum(axis=0)
+        return tuple(counts.tolist())
+
     def annotated(self, videos: Sequence[str], frames: Sequence[int]) -> Tensor:
         """(b,) bool: whether the annotation speaks about these frames, with boxes or as background."""
         spoken = [bool((self.truth(v).key_frames_m == f).any()) for v, f in zip(videos, frames, strict=True)]
@@ -45,12 +48,12 @@ class TruthTable:
         """Targets of the weak views of these key frames: every clip's losses count."""
         clip_n, boxes, labels = [], [], []
         for clip, (video, frame) in enumerate(zip(videos, frames, strict=True)):
-            own_boxes, own_labels = frame_truth(self.truth(video), frame)
+            frame_boxes, frame_labels_nk = frame_truth(self.truth(video), frame)
             info = self.videos[video]
             scale = self.size / np.array([info.width, info.height] * 2, dtype=np.float32)
-            clip_n += [clip] * len(own_boxes)
-            boxes.append(own_boxes * scale)
-            labels.append(own_labels)
+            clip_n += [clip] * len(frame_boxes)
+            boxes.append(frame_boxes * scale)
+            labels.append(frame_labels_nk)
         b, k = len(frames), self.facts.num_classes
         targets = Targets(
             clip_n=torch.tensor(clip_n, dtype=torch.int64),
@@ -81,17 +84,44 @@ def frame_labels(targets: Targets, multilabel: bool) -> Tensor:
 
 
 def in_strong_view(targets: Targets, geometry: Geometry, min_visible: float) -> Targets:
-    """Labelled targets carried to the strong view. The frame label stays: the actor is in the clip's frame."""
-    boxes, keep = visible(geometry.to_strong(targets.boxes_n4, targets.clip_n), geometry.size, min_visible)
-    return Targets(
+    """Targets of the weak view carried to the strong one, labelled or pseudo-labelled.
+
+    Boxes that the crop pushed out are dropped, with their weights. All masks stay, and the frame labels: the actor is
+    in the clip's frame. Weights of cells belong to one view's cells and cannot be carried: give them in the strong one.
+
+    Args:
+        targets: boxes in pixels of the weak view.
+        geometry: of the strong view.
+        min_visible: a box is dropped when less than this share of it stays in the strong view.
+
+    Raises:
+        ValueError: the targets have `background_weights_bn`.
+    """
+    if targets.background_weights_bn is not None:
+        raise ValueError("background_weights_bn are of the weak view's cells; set them after carrying the boxes")
+    boxes, keep = clip_and_filter(geometry.to_strong(targets.boxes_n4, targets.clip_n), geometry.size, min_visible)
+    carried = replace(
+        targets,
         clip_n=targets.clip_n[keep],
         boxes_n4=boxes[keep],
         labels_nk=targets.labels_nk[keep],
-        box_mask_b=targets.box_mask_b,
-        frame_labels_b=targets.frame_labels_b,
-        frame_mask_b=targets.frame_mask_b,
+        weights_n3=None if targets.weights_n3 is None else targets.weights_n3[keep],
     )
+    if targets.ignored_boxes_m4 is not None and targets.ignored_clip_m is not None:
+        strong = geometry.to_strong(targets.ignored_boxes_m4, targets.ignored_clip_m)
+        ignored, keep = clip_and_filter(strong, geometry.size, 0.0)  # whatever is left of one says nothing still
+        carried.ignored_clip_m, carried.ignored_boxes_m4 = targets.ignored_clip_m[keep], ignored[keep]
+    return carried
 
 
-def targets_to(targets: Targets, device: torch.device) -> Targets:
-    return Targets(*(getattr(targets, name).to(device) for name in Targets.__slots__))
+def concat_targets(first: Targets, second: Targets) -> Targets:
+    """The targets of the clips of two batches, those of `second` after those of `first`. Neither has weights."""
+    b = len(first.box_mask_b)
+    return Targets(
+        clip_n=torch.cat((first.clip_n, second.clip_n + b)),
+        boxes_n4=torch.cat((first.boxes_n4, second.boxes_n4)),
+        labels_nk=torch.cat((first.labels_nk, second.labels_nk)),
+        box_mask_b=torch.cat((first.box_mask_b, second.box_mask_b)),
+        frame_labels_b=torch.cat((first.frame_labels_b, second.frame_labels_b)),
+        frame_mask_b=torch.cat((first.frame_mask_b, second.frame_mask_b)),
+    )

@@ -1,12 +1,14 @@
-"""Weak and strong views of a clip, and the geometry that carries boxes from one to the other.
+"""Weak and strong views of a clip, and the geometry that carries boxes and maps from one to the other.
 
-The weak view is the whole frame resized to a square. The strong view flips, scales and crops it: one draw for
-all frames of a clip, geometric only, no colour (paper, Sec. 4.1). It is what a window of the weak view shows when
-resized to the weak view's size; the window's edges are whole pixels and may lie outside the frame, where all is black.
+The weak view is the whole frame resized to a square. The strong view flips, scales and crops it: one draw for all
+frames of a clip, geometric only, no colour (paper, Sec. 4.1), unless photometric changes are asked for. It is what a
+window of the weak view shows when resized to the weak view's size; the window's edges are whole pixels and may lie
+outside the frame, where all is black.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +16,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from ssldet.contracts import Options
 
@@ -28,7 +31,11 @@ class ViewOptions(Options):
         min_visible: a box is dropped when less than this share of its area stays inside the strong view.
         labelled: the view that labelled clips are trained in.
         labelled_colour: how far brightness, contrast and saturation of labelled clips are changed, each by a factor
-            within 1 +- this; unlabelled views keep their colours.
+            within 1 +- this.
+        strong_colour: the same for strong views of unlabelled clips; like what follows not the paper's, and off.
+        strong_grey: probability that a strong view of an unlabelled clip loses its colours.
+        strong_blur: probability that it is blurred, by a Gaussian of 0.1 to 2 pixels.
+        strong_cutout: probability that a rectangle of it, of up to half of each side, is filled with grey.
     """
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -37,6 +44,15 @@ class ViewOptions(Options):
     min_visible: float = Field(0.25, ge=0, le=1)
     labelled: Literal["weak", "strong"] = "strong"
     labelled_colour: float = Field(0.0, ge=0, lt=1)
+    strong_colour: float = Field(0.0, ge=0, lt=1)
+    strong_grey: float = Field(0.0, ge=0, le=1)
+    strong_blur: float = Field(0.0, ge=0, le=1)
+    strong_cutout: float = Field(0.0, ge=0, le=1)
+
+    @property
+    def photometric(self) -> bool:
+        """Whether strong views of unlabelled clips are changed in more than geometry."""
+        return any((self.strong_colour, self.strong_grey, self.strong_blur, self.strong_cutout))
 
     @field_validator("scale")
     @classmethod
@@ -47,7 +63,7 @@ class ViewOptions(Options):
 
 
 @dataclass(slots=True)
-class Geometry:
+class WindowGeometry:
     """The map from the weak to the strong view of b clips, both `size` pixels square.
 
     Attributes:
@@ -69,17 +85,33 @@ class Geometry:
         origin, scale = self._origin_and_scale(clip_n)
         return self._mirrored(boxes_n4, clip_n) / scale + origin
 
+    def warp(self, map_bchw: Tensor) -> Tensor:
+        """A dense map over the weak view, of any resolution, as the strong view shows it: bilinear, 0 outside.
+
+        Args:
+            map_bchw: float; row b belongs to clip b, and its h x w cells cover the weak view evenly.
+        """
+        height, width = map_bchw.shape[2:]
+        low, extent = self.window_b4[:, :2].to(map_bchw), (self.window_b4[:, 2:] - self.window_b4[:, :2]).to(map_bchw)
+        mirror = 1 - 2 * self.flip_b.to(map_bchw)  # of the strong view's x, which runs from -1 to 1
+        centre = (2 * low + extent) / self.size - 1
+        theta_b23 = map_bchw.new_zeros(len(map_bchw), 2, 3)
+        theta_b23[:, 0, 0], theta_b23[:, 1, 1] = mirror * extent[:, 0] / self.size, extent[:, 1] / self.size
+        theta_b23[:, :, 2] = centre
+        grid = functional.affine_grid(theta_b23, [len(map_bchw), 1, height, width], align_corners=False)
+        return functional.grid_sample(map_bchw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
     def apply(self, weak_bthwc: Tensor) -> Tensor:
         """The strong views of weak clips, uint8 (b, t, size, size, 3), antialiased bilinear."""
         draws = zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist(), strict=True)
         return torch.stack([self._view(clip, window, flip) for clip, window, flip in draws])
 
-    def part(self, own: slice) -> Geometry:
+    def part(self, own: slice) -> WindowGeometry:
         """The geometry of some of the clips."""
-        return Geometry(self.window_b4[own], self.flip_b[own], self.size)
+        return WindowGeometry(self.window_b4[own], self.flip_b[own], self.size)
 
-    def to(self, device: torch.device) -> Geometry:
-        return Geometry(self.window_b4.to(device), self.flip_b.to(device), self.size)
+    def to(self, device: torch.device) -> WindowGeometry:
+        return WindowGeometry(self.window_b4.to(device), self.flip_b.to(device), self.size)
 
     def _origin_and_scale(self, clip_n: Tensor) -> tuple[Tensor, Tensor]:
         window = self.window_b4[clip_n].float()
@@ -104,12 +136,14 @@ class Geometry:
         return (shown.flip(3) if flip else shown).permute(0, 2, 3, 1)
 
 
-def identity(count: int, size: int) -> Geometry:
+def identity(count: int, size: int) -> WindowGeometry:
     """The geometry under which the strong view is the weak one."""
-    return Geometry(torch.tensor([[0, 0, size, size]]).repeat(count, 1), torch.zeros(count, dtype=torch.bool), size)
+    return WindowGeometry(
+        torch.tensor([[0, 0, size, size]]).repeat(count, 1), torch.zeros(count, dtype=torch.bool), size
+    )
 
 
-def draw_geometry(count: int, size: int, options: ViewOptions, generator: torch.Generator) -> Geometry:
+def draw_geometry(count: int, size: int, options: ViewOptions, generator: torch.Generator) -> WindowGeometry:
     """Draw the strong views of `count` clips of `size` pixels.
 
     The window's four edges move independently, which changes its place, size and aspect; the random scale then
@@ -121,7 +155,7 @@ def draw_geometry(count: int, size: int, options: ViewOptions, generator: torch.
     flip_b = torch.rand(count, generator=generator) < options.flip
     centre, extent = (1 + near - far) / 2 * size, (1 - near - far) / zoom * size
     corners = torch.cat([centre - extent / 2, centre + extent / 2], dim=1)
-    return Geometry(corners.round().long(), flip_b, size)
+    return WindowGeometry(corners.round().long(), flip_b, size)
 
 
 def draw_colours(count: int, strength: float, generator: torch.Generator) -> Tensor:
@@ -137,7 +171,65 @@ def change_colours(clips_bcthw: Tensor, colours_b3: Tensor) -> Tensor:
     return torch.lerp(grey.mean(dim=(2, 3, 4), keepdim=True), clips_bcthw, contrast).clamp_(0, 1)
 
 
-def visible(boxes_n4: Tensor, size: int, min_visible: float) -> tuple[Tensor, Tensor]:
+@dataclass(slots=True)
+class Photometry:
+    """What is changed in the look of b clips, one draw for all frames of a clip; see `ViewOptions`.
+
+    Attributes:
+        colours_b3: factors of brightness, contrast and saturation.
+        grey_b: bool: the clip loses its colours.
+        blur_b: standard deviation of the blur in pixels; 0: none.
+        cutout_b4: xyxy in shares of the view, filled with grey; an empty one: none.
+    """
+
+    colours_b3: Tensor
+    grey_b: Tensor
+    blur_b: Tensor
+    cutout_b4: Tensor
+
+    def part(self, rows: slice) -> Photometry:
+        """The draws of some of the clips."""
+        return Photometry(self.colours_b3[rows], self.grey_b[rows], self.blur_b[rows], self.cutout_b4[rows])
+
+    def apply(self, clips_bcthw: Tensor) -> Tensor:
+        """Clips in [0, 1], changed."""
+        clips_bcthw = change_colours(clips_bcthw, self.colours_b3)
+        grey_b = self.grey_b.to(clips_bcthw.device).view(-1, 1, 1, 1, 1)
+        clips_bcthw = torch.where(grey_b, clips_bcthw.mean(dim=1, keepdim=True), clips_bcthw)
+        clips = [_blurred(clip, sigma) for clip, sigma in zip(clips_bcthw, self.blur_b.tolist(), strict=True)]
+        for clip, shares in zip(clips, self.cutout_b4.tolist(), strict=True):
+            x1, x2 = (round(share * clip.shape[3]) for share in shares[::2])
+            y1, y2 = (round(share * clip.shape[2]) for share in shares[1::2])
+            clip[:, :, y1:y2, x1:x2] = 0.5
+        return torch.stack(clips)
+
+
+def draw_photometry(count: int, options: ViewOptions, generator: torch.Generator) -> Photometry:
+    """Draw the look of `count` strong views."""
+    colours_b3 = draw_colours(count, options.strong_colour, generator)
+    grey, blurred, cut = torch.rand(3, count, generator=generator)
+    sigma_b = 0.1 + 1.9 * torch.rand(count, generator=generator)
+    side_b2, place_b2 = 0.5 * torch.rand(2, count, 2, generator=generator) * torch.tensor([[[1.0]], [[2.0]]])
+    side_b2 = side_b2 * (cut < options.strong_cutout)[:, None]
+    low_b2 = place_b2 * (1 - side_b2)
+    return Photometry(
+        colours_b3,
+        grey < options.strong_grey,
+        sigma_b * (blurred < options.strong_blur),
+        torch.cat([low_b2, low_b2 + side_b2], dim=1),
+    )
+
+
+def _blurred(clip_cthw: Tensor, sigma: float) -> Tensor:
+    """A clip, each frame blurred; a new tensor in any case."""
+    if sigma == 0:
+        return clip_cthw.clone()
+    radius = math.ceil(2 * sigma)
+    frames = gaussian_blur(clip_cthw.transpose(0, 1), [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+    return frames.transpose(0, 1).contiguous()
+
+
+def clip_and_filter(boxes_n4: Tensor, size: int, min_visible: float) -> tuple[Tensor, Tensor]:
     """Clip boxes to a view of `size` pixels: (clipped boxes_n4, kept_n).
 
     A box is kept when at least `min_visible` of its area, and some of it, lies inside.

@@ -1,5 +1,7 @@
 from .build import build_detector as build_detector
-from .detector import Detector as Detector
+from .detector import GridDetector as GridDetector
+from .detector import GridOptions as GridOptions
+from .detector import GridPredictions as GridPredictions
 from .heads import CosineLinear as CosineLinear
 from .heads import FrameHead as FrameHead
 from .heads import frame_loss as frame_loss
@@ -10,8 +12,10 @@ from .weights import read_weights as read_weights
 
 __all__ = [
     "CosineLinear",
-    "Detector",
     "FrameHead",
+    "GridDetector",
+    "GridOptions",
+    "GridPredictions",
     "RegionOptions",
     "apply_weights",
     "build_detector",

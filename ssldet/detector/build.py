@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssldet import plugins
-from ssldet.contracts import Backbone, Dataset, DatasetFacts
-from ssldet.detector.detector import Detector
-from ssldet.detector.region import RegionOptions
+from ssldet.contracts import Backbone, Dataset, DatasetFacts, Detector
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import ConfigError
 
@@ -19,7 +17,6 @@ def build_detector(
     dataset: str | Dataset | DatasetFacts,
     weights: str | Path | None = None,
     frame_head: bool | None = None,
-    region: RegionOptions | None = None,
     **options: Any,
 ) -> Detector:
     """Build a detector, with random or with loaded weights.
@@ -30,8 +27,7 @@ def build_detector(
         weights: a safetensors file or checkpoint that fits the network entirely, ours or one that the backbone knows.
         frame_head: whether F is built; None builds it unless `weights` has none. Where F is not wanted, that of
             the weights is left out.
-        region: settings of the box loss; None means the backbone-independent defaults.
-        options: fields of the backbone's Config, if it is given by name.
+        options: fields of the backbone's Config, if it is given by name, such as `region={"form": "giou"}`.
 
     Raises:
         UnknownName: no such backbone or data set.
@@ -43,8 +39,7 @@ def build_detector(
     state = None if weights is None else chosen.translate_weights(read_weights(Path(weights)))
     if frame_head is None:
         frame_head = state is None or any(name.startswith("frame_head.") for name in state)
-    parts = chosen.build(facts, frame_head=frame_head)
-    detector = Detector(parts, facts=facts, stride=chosen.stride, region=region or RegionOptions())
+    detector = chosen.build(facts, frame_head=frame_head)
     if state is not None:
         wanted = {name: value for name, value in state.items() if frame_head or not name.startswith("frame_head.")}
         apply_weights(detector, wanted, source=str(weights))

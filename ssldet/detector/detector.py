@@ -1,58 +1,107 @@
-"""The detector: features G, box head P and frame head F behind one face."""
+"""YOWO's form of a detector: features G, box head P and frame head F over one grid of anchors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from ssldet.contracts import DatasetFacts, Decoded, DetectorParts, Predictions, Targets
+from ssldet.contracts import Cells, DatasetFacts, Decoded, Detector, Options, Predictions, Targets
 from ssldet.detector.heads import frame_loss
-from ssldet.detector.region import RegionOptions, decode_grid, region_loss
+from ssldet.detector.region import RegionOptions, decode_grid, open_grid, region_loss
+
+Anchors = tuple[tuple[float, float], ...]
 
 
-class Detector(nn.Module):
-    """G, P and, where built, F. Final: a backbone varies the parts, not this class.
+class GridOptions(Options):
+    """Options of every backbone that builds a `GridDetector`, beside its own.
 
     Attributes:
-        facts: of the data set whose classes it predicts.
-        stride: pixels of the view per cell of the grid.
-        region: settings of its box loss.
+        anchors: pairs (w, h) in cells of a 7 x 7 grid over the frame; None means the data set's.
+        region: settings of the box loss.
     """
 
-    def __init__(self, parts: DetectorParts, *, facts: DatasetFacts, stride: int, region: RegionOptions) -> None:
+    anchors: Anchors | None = Field(None, min_length=1)
+    region: RegionOptions = RegionOptions()
+
+    def anchors_for(self, facts: DatasetFacts) -> Anchors:
+        """The anchors of a detector for a data set."""
+        return self.anchors or facts.anchors
+
+
+@dataclass(slots=True)
+class GridPredictions(Predictions):
+    """Raw output over one grid.
+
+    Attributes:
+        grid: (b, a * (5 + k), h, w): per anchor tx, ty, tw, th, confidence, class logits.
+        frame_logits: (b, k + 1), background last; (b, k) on multi-label data; None without a frame head.
+    """
+
+    grid: Tensor
+    frame_logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    def split(self, sizes: Sequence[int]) -> list[GridPredictions]:
+        grids = self.grid.split(list(sizes))
+        logits = [None] * len(sizes) if self.frame_logits is None else self.frame_logits.split(list(sizes))
+        return [GridPredictions(*pair) for pair in zip(grids, logits, strict=True)]
+
+
+class GridDetector(Detector, nn.Module):
+    """G, P and, where built, F. Final: a backbone of this form varies the parts, not this class.
+
+    Args:
+        features: G, clips_bcthw -> features_bchw.
+        box_head: P, features_bchw -> grid of a * (5 + k) channels.
+        frame_head: F, features_bchw -> frame logits; None: without.
+        facts: of the data set whose classes it predicts.
+        stride: pixels of the view per cell of the grid.
+        options: anchors and settings of the box loss.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        box_head: nn.Module,
+        frame_head: nn.Module | None,
+        *,
+        facts: DatasetFacts,
+        stride: int,
+        options: GridOptions | None = None,
+    ) -> None:
         super().__init__()
-        self.features = parts.features
-        self.box_head = parts.box_head
-        self.frame_head = parts.frame_head
-        self.facts, self.stride, self.region = facts, stride, region
+        self.features, self.box_head, self.frame_head = features, box_head, frame_head
+        self.facts, self.stride = facts, stride
+        options = options or GridOptions()
+        self.anchors, self.region = options.anchors_for(facts), options.region
 
-    @property
-    def has_frame_head(self) -> bool:
-        return self.frame_head is not None
-
-    def forward(self, clips_bcthw: Tensor) -> Predictions:
-        """Clips of RGB float in [0, 1], the key frame last -> raw grid and, with a frame head, frame logits."""
+    def forward(self, clips_bcthw: Tensor) -> GridPredictions:
         features_bchw = self.features(clips_bcthw)
         # the heads are cheap: under autocast they stay in full precision, so that boxes are not rounded
         with torch.autocast(features_bchw.device.type, enabled=False):
             features_bchw = features_bchw.to(next(self.box_head.parameters()).dtype)
             frame_logits = None if self.frame_head is None else self.frame_head(features_bchw)
-            return Predictions(self.box_head(features_bchw), frame_logits)
+            return GridPredictions(self.box_head(features_bchw), frame_logits)
 
     def losses(
         self, predictions: Predictions, targets: Targets, *, details: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Unweighted losses of a batch, averaged over its clips (masked ones included; form `yowo` sums).
-
-        Args:
-            predictions: what `forward` gave.
-            targets: boxes in pixels of the view, and frame labels.
-            details: if given, the detached terms that make up `box` are written here as `box/x`, `box/conf` ...
-
-        Returns:
-            `box`: L_bou; with a frame head also `frame`: L_frame. A clip that its mask excludes adds exactly 0.
-        """
-        terms = region_loss(predictions.grid, targets, facts=self.facts, stride=self.stride, options=self.region)
+        """As the contract has it; `RegionOptions.form` `yowo` sums over clips instead of averaging."""
+        terms = region_loss(
+            _grid(predictions),
+            targets,
+            facts=self.facts,
+            anchors=self.anchors,
+            stride=self.stride,
+            options=self.region,
+        )
         losses = {"box": terms.pop("total")}
         if details is not None:
             details.update({f"box/{name}": term.detach() for name, term in terms.items()})
@@ -61,5 +110,14 @@ class Detector(nn.Module):
         return losses
 
     def decode(self, predictions: Predictions) -> Decoded:
-        """All boxes in pixels of the view, nothing filtered."""
-        return decode_grid(predictions.grid, facts=self.facts, stride=self.stride)
+        return decode_grid(_grid(predictions), facts=self.facts, anchors=self.anchors, stride=self.stride)
+
+    def cells(self, predictions: Predictions) -> Cells:
+        cells = open_grid(_grid(predictions), self.facts, self.anchors)
+        shape = (len(self.anchors), cells.height, cells.width)
+        return Cells(cells.confidence_bn, cells.classes_bnk, cells.boxes_bn4 * self.stride, (shape,))
+
+
+def _grid(predictions: Predictions) -> Tensor:
+    """The grid of this detector's own predictions, which is what it is handed."""
+    return cast(GridPredictions, predictions).grid

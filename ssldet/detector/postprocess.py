@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ssldet.contracts import Decoded
-from ssldet.ops.boxes import suppress
+from ssldet.ops.boxes import nms
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ def detections(
     """
     confidence_bn = decoded.confidence_bn
     score_bn = confidence_bn if filter_by == "confidence" else confidence_bn * decoded.scores_bnk.amax(dim=-1)
-    kept_bn = suppress(decoded.boxes_bn4, confidence_bn, score_bn > score_threshold, nms_iou)
+    kept_bn = nms(decoded.boxes_bn4, confidence_bn, score_bn > score_threshold, nms_iou)
     order_bn = confidence_bn.argsort(dim=1, descending=True, stable=True)
     clip_n, place_n = kept_bn.gather(1, order_bn).nonzero(as_tuple=True)
     at = (clip_n, order_bn[clip_n, place_n])

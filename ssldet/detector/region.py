@@ -9,6 +9,7 @@ anchor-major, n = a * h * w. Coordinates inside the loss are in cells; boxes tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +63,7 @@ class RegionOptions(Options):
 
 
 @dataclass(slots=True)
-class Cells:
+class GridCells:
     """A grid taken apart, n = a * h * w cells a clip, in cell units.
 
     Attributes:
@@ -82,19 +83,19 @@ class Cells:
     width: int
 
 
-def open_grid(grid: Tensor, facts: DatasetFacts) -> Cells:
-    """Take a raw grid apart. Half-precision grids are computed in float32."""
+def open_grid(grid: Tensor, facts: DatasetFacts, anchors: Sequence[tuple[float, float]]) -> GridCells:
+    """Take a raw grid apart; `anchors` in cells of a 7 x 7 grid. Half-precision grids are computed in float32."""
     batch, channels, height, width = grid.shape
-    anchors, depth = len(facts.anchors), 5 + facts.num_classes
-    assert channels == anchors * depth, f"a grid of {anchors} x {depth} channels is expected, not {channels}"
+    count, depth = len(anchors), 5 + facts.num_classes
+    assert channels == count * depth, f"a grid of {count} x {depth} channels is expected, not {channels}"
     grid = grid if grid.dtype == torch.float64 else grid.float()
-    flat = grid.view(batch, anchors, depth, height, width).permute(0, 1, 3, 4, 2).reshape(batch, -1, depth)
-    anchors_a2 = grid.new_tensor(facts.anchors) * grid.new_tensor([width, height]) / ANCHOR_GRID
+    flat = grid.view(batch, count, depth, height, width).permute(0, 1, 3, 4, 2).reshape(batch, -1, depth)
+    anchors_a2 = grid.new_tensor(anchors) * grid.new_tensor([width, height]) / ANCHOR_GRID
     raw_bn4 = flat[..., :4]
     size = anchors_a2.repeat_interleave(height * width, 0) * raw_bn4[..., 2:].clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE).exp()
-    centre = raw_bn4[..., :2].sigmoid() + _corners(height, width, grid).repeat(anchors, 1)
+    centre = raw_bn4[..., :2].sigmoid() + _corners(height, width, grid).repeat(count, 1)
     boxes = xyxy_from_cxcywh(torch.cat((centre, size), dim=-1))
-    return Cells(raw_bn4, boxes, flat[..., 4], flat[..., 5:], anchors_a2, height, width)
+    return GridCells(raw_bn4, boxes, flat[..., 4], flat[..., 5:], anchors_a2, height, width)
 
 
 def _corners(height: int, width: int, like: Tensor) -> Tensor:
@@ -113,9 +114,9 @@ def class_probabilities(logits_nk: Tensor, facts: DatasetFacts) -> Tensor:
     return torch.cat((poses.softmax(-1), others.sigmoid()), dim=-1)
 
 
-def decode_grid(grid: Tensor, *, facts: DatasetFacts, stride: int) -> Decoded:
+def decode_grid(grid: Tensor, *, facts: DatasetFacts, anchors: Sequence[tuple[float, float]], stride: int) -> Decoded:
     """All boxes of a raw grid in pixels of the view (`stride` pixels a cell), anchor-major, nothing filtered."""
-    cells = open_grid(grid, facts)
+    cells = open_grid(grid, facts, anchors)
     scores_bnk = class_probabilities(cells.classes_bnk, facts)
     return Decoded(cells.boxes_bn4 * stride, cells.confidence_bn.sigmoid(), scores_bnk)
 
@@ -132,7 +133,8 @@ class Assignment:
         row_m: int64: the row of `Targets`.
         offsets_m4: what raw output should be: sigmoid x, sigmoid y, raw w, raw h.
         boxes_m4: the truth, xyxy in cells.
-        ignored_bn: bool: cells whose box overlaps a truth by more than `ignore_iou`.
+        ignored_bn: bool: cells that are no negatives: their box overlaps a truth, or a box that `targets` ignores, by
+            more than `ignore_iou`, or they would answer for such an ignored box.
     """
 
     clip_m: Tensor
@@ -144,29 +146,50 @@ class Assignment:
 
 
 @torch.no_grad()
-def assign(cells: Cells, targets: Targets, *, stride: int, ignore_iou: float) -> Assignment:
+def assign(cells: GridCells, targets: Targets, *, stride: int, ignore_iou: float) -> Assignment:
     """Give each truth the anchor of best shape IoU at the cell of its centre; a later truth overwrites an earlier one.
 
     Truths of clips outside `box_mask_b`, and truths without area, are not assigned. A centre outside the grid falls
     to the nearest cell.
     """
     boxes = targets.boxes_n4.to(cells.boxes_bn4) / stride
-    centre_size = cxcywh_from_xyxy(boxes)
-    usable = targets.box_mask_b[targets.clip_n] & (centre_size[:, 2:] > 0).all(dim=1)
+    usable = targets.box_mask_b[targets.clip_n] & _has_area(boxes)
     row_m = usable.nonzero()[:, 0]
-    clip_m, boxes, centre_size = targets.clip_n[row_m], boxes[row_m], centre_size[row_m]
+    clip_m, boxes = targets.clip_n[row_m], boxes[row_m]
     ignored_bn = _overlapping(cells.boxes_bn4, clip_m, boxes, ignore_iou)
+    if targets.ignored_boxes_m4 is not None:
+        ignored_bn |= _ignored(cells, targets, stride, ignore_iou)
 
+    cell_m, offsets = _responsible(cells, boxes)
+    won = _last_of_each(clip_m * cells.boxes_bn4.shape[1] + cell_m, cells.confidence_bn.numel())
+    return Assignment(clip_m[won], cell_m[won], row_m[won], offsets[won], boxes[won], ignored_bn)
+
+
+def _has_area(boxes_n4: Tensor) -> Tensor:
+    return (cxcywh_from_xyxy(boxes_n4)[:, 2:] > 0).all(dim=1)
+
+
+def _responsible(cells: GridCells, boxes_m4: Tensor) -> tuple[Tensor, Tensor]:
+    """The cell that answers for each box, and what its raw output should be: (cell_m, offsets_m4)."""
+    centre_size = cxcywh_from_xyxy(boxes_m4)
     size = centre_size[:, 2:]
     anchor_m = _shape_iou(size, cells.anchors_a2).argmax(dim=1)
-    last = boxes.new_tensor([cells.width - 1, cells.height - 1])
+    last = boxes_m4.new_tensor([cells.width - 1, cells.height - 1])
     corner = torch.minimum(centre_size[:, :2].floor().clamp(min=0), last)
     column, row = corner.long().unbind(dim=1)
     cell_m = (anchor_m * cells.height + row) * cells.width + column
-    offsets = torch.cat((centre_size[:, :2] - corner, (size / cells.anchors_a2[anchor_m]).log()), dim=1)
+    return cell_m, torch.cat((centre_size[:, :2] - corner, (size / cells.anchors_a2[anchor_m]).log()), dim=1)
 
-    won = _last_of_each(clip_m * cells.boxes_bn4.shape[1] + cell_m, cells.confidence_bn.numel())
-    return Assignment(clip_m[won], cell_m[won], row_m[won], offsets[won], boxes[won], ignored_bn)
+
+def _ignored(cells: GridCells, targets: Targets, stride: int, threshold: float) -> Tensor:
+    """(b, n) bool: cells that the ignored boxes of `targets` keep from being negatives."""
+    assert targets.ignored_boxes_m4 is not None and targets.ignored_clip_m is not None
+    boxes = targets.ignored_boxes_m4.to(cells.boxes_bn4) / stride
+    usable = _has_area(boxes)
+    clip_m, boxes = targets.ignored_clip_m[usable], boxes[usable]
+    ignored_bn = _overlapping(cells.boxes_bn4, clip_m, boxes, threshold)
+    ignored_bn[clip_m, _responsible(cells, boxes)[0]] = True
+    return ignored_bn
 
 
 def _overlapping(boxes_bn4: Tensor, clip_m: Tensor, truth_m4: Tensor, threshold: float) -> Tensor:
@@ -193,7 +216,13 @@ def _last_of_each(key_m: Tensor, bound: int) -> Tensor:
 
 
 def region_loss(
-    grid: Tensor, targets: Targets, *, facts: DatasetFacts, stride: int, options: RegionOptions
+    grid: Tensor,
+    targets: Targets,
+    *,
+    facts: DatasetFacts,
+    anchors: Sequence[tuple[float, float]],
+    stride: int,
+    options: RegionOptions,
 ) -> dict[str, Tensor]:
     """The box loss L_bou of a batch, by named terms.
 
@@ -220,70 +249,114 @@ def region_loss(
     binary cross-entropy of objectness (1 at assigned cells, ignored where a box overlaps a truth by more than
     `ignore_iou`, else 0), summed over cells and divided by the number of clips. Terms box, conf, cls.
 
-    A clip outside `targets.box_mask_b` contributes exactly 0, its no-object part included.
+    A clip outside `targets.box_mask_b` contributes exactly 0, its no-object part included. A box's weights multiply its
+    coordinates, the confidence of its cell, and its class term; background weights the confidence of all other cells.
 
     Args:
         grid: (b, a * (5 + k), h, w) raw; half precision is computed in float32.
         targets: boxes in pixels of the view.
-        facts: anchors, classes and label kind.
+        facts: classes and label kind.
+        anchors: pairs (w, h) in cells of a 7 x 7 grid over the frame.
         stride: pixels a cell.
         options: see `RegionOptions`.
 
     Returns:
         Weighted scalar terms, and `total`, their sum.
     """
-    cells = open_grid(grid, facts)
+    cells = open_grid(grid, facts, anchors)
     found = assign(cells, targets, stride=stride, ignore_iou=options.ignore_iou)
     labels_mk = targets.labels_nk[found.row_m].to(cells.classes_bnk)
     build = _giou_terms if options.form == "giou" else _squared_terms
-    terms = build(cells, found, labels_mk, targets.box_mask_b, facts, options)
+    terms = build(cells, found, labels_mk, _Weights(targets, found.row_m), facts, options)
     if options.form != "yowo":
         terms = {name: term / grid.shape[0] for name, term in terms.items()}
     return terms | {"total": torch.stack(tuple(terms.values())).sum()}
 
 
+class _Weights:
+    """The weights of targets at the m assigned cells; where there are none nothing is multiplied."""
+
+    def __init__(self, targets: Targets, row_m: Tensor) -> None:
+        self.mask_b, self.background_bn = targets.box_mask_b, targets.background_weights_bn
+        self.parts_m3 = None if targets.weights_n3 is None else targets.weights_n3[row_m]
+
+    def box(self, terms_m: Tensor) -> Tensor:
+        """(m, ...) coordinate terms, weighted."""
+        return self._times(0, terms_m)
+
+    def objectness(self, terms_m: Tensor) -> Tensor:
+        return self._times(1, terms_m)
+
+    def classes(self, terms_m: Tensor) -> Tensor:
+        return self._times(2, terms_m)
+
+    def _times(self, part: int, terms_m: Tensor) -> Tensor:
+        if self.parts_m3 is None:
+            return terms_m
+        weight_m = self.parts_m3[:, part].to(terms_m)
+        return terms_m * weight_m.view(-1, *[1] * (terms_m.ndim - 1))
+
+
 def _squared_terms(
-    cells: Cells, found: Assignment, labels_mk: Tensor, mask_b: Tensor, facts: DatasetFacts, options: RegionOptions
+    cells: GridCells,
+    found: Assignment,
+    labels_mk: Tensor,
+    weights: _Weights,
+    facts: DatasetFacts,
+    options: RegionOptions,
 ) -> dict[str, Tensor]:
     """Smooth-L1 coordinates, squared confidence, focal classes: forms `yowo` and `paper`."""
     at = (found.clip_m, found.cell_m)
     raw = cells.raw_bn4[at]
     got = torch.cat((raw[:, :2].sigmoid(), raw[:, 2:]), dim=1)
     eta = 0.5 if options.form == "yowo" else options.eta
-    coordinates = options.alpha * smooth_l1(got - found.offsets_m4, eta).sum(dim=0)
+    coordinates = options.alpha * weights.box(smooth_l1(got - found.offsets_m4, eta)).sum(dim=0)
 
     wanted_bn = torch.zeros_like(cells.confidence_bn)
     wanted_bn[at] = aligned_iou(cells.boxes_bn4[at], found.boxes_m4).detach()
-    weight_bn = _confidence_weight(found, mask_b, wanted_bn, options.object_scale)
+    weight_bn = _confidence_weight(found, weights, wanted_bn, options.object_scale)
     confidence = options.alpha * (weight_bn * (cells.confidence_bn.sigmoid() - wanted_bn).square()).sum()
 
-    classes = _focal(cells.classes_bnk[at], labels_mk, facts, options)
+    classes = _focal(cells.classes_bnk[at], labels_mk, weights, facts, options)
     return dict(zip("xywh", coordinates, strict=True)) | {"conf": confidence, "cls": classes}
 
 
 def _giou_terms(
-    cells: Cells, found: Assignment, labels_mk: Tensor, mask_b: Tensor, facts: DatasetFacts, options: RegionOptions
+    cells: GridCells,
+    found: Assignment,
+    labels_mk: Tensor,
+    weights: _Weights,
+    facts: DatasetFacts,
+    options: RegionOptions,
 ) -> dict[str, Tensor]:
     at = (found.clip_m, found.cell_m)
-    box = (1 - aligned_giou(cells.boxes_bn4[at], found.boxes_m4)).sum()
+    box = weights.box(1 - aligned_giou(cells.boxes_bn4[at], found.boxes_m4)).sum()
     wanted_bn = torch.zeros_like(cells.confidence_bn)
     wanted_bn[at] = 1
-    weight_bn = _confidence_weight(found, mask_b, wanted_bn, 1.0)
+    weight_bn = _confidence_weight(found, weights, wanted_bn, 1.0)
     confidence = F.binary_cross_entropy_with_logits(cells.confidence_bn, wanted_bn, weight_bn, reduction="sum")
     logits_mk = cells.classes_bnk[at]
-    if facts.multilabel:
-        classes = F.binary_cross_entropy_with_logits(logits_mk, labels_mk, reduction="sum")
-    else:
-        classes = F.cross_entropy(logits_mk, labels_mk, reduction="sum")
+    classes = _class_entropy(logits_mk, labels_mk, weights, facts)
     weighted = (options.box_weight * box, options.confidence_weight * confidence, options.class_weight * classes)
     return dict(zip(("box", "conf", "cls"), weighted, strict=True))
 
 
-def _confidence_weight(found: Assignment, mask_b: Tensor, like_bn: Tensor, object_scale: float) -> Tensor:
-    """(b, n): `object_scale` at assigned cells, 0 at ignored ones and in masked clips, else 1."""
+def _class_entropy(logits_mk: Tensor, labels_mk: Tensor, weights: _Weights, facts: DatasetFacts) -> Tensor:
+    """The summed cross-entropies of assigned cells, binary ones on multi-label data."""
+    entropy = F.binary_cross_entropy_with_logits if facts.multilabel else F.cross_entropy
+    if weights.parts_m3 is None:
+        return entropy(logits_mk, labels_mk, reduction="sum")
+    return weights.classes(entropy(logits_mk, labels_mk, reduction="none")).sum()
+
+
+def _confidence_weight(found: Assignment, weights: _Weights, like_bn: Tensor, object_scale: float) -> Tensor:
+    """(b, n): `object_scale` at assigned cells, 0 at ignored ones and in masked clips, else 1; times the targets'."""
     weight_bn = (~found.ignored_bn).to(like_bn)
-    weight_bn[found.clip_m, found.cell_m] = object_scale
-    return weight_bn * mask_b[:, None].to(like_bn)
+    if weights.background_bn is not None:
+        weight_bn = weight_bn * weights.background_bn.to(like_bn)
+    scale_m = like_bn.new_full((len(found.cell_m),), object_scale)
+    weight_bn[found.clip_m, found.cell_m] = weights.objectness(scale_m)
+    return weight_bn * weights.mask_b[:, None].to(like_bn)
 
 
 def smooth_l1(difference: Tensor, eta: float) -> Tensor:
@@ -292,16 +365,20 @@ def smooth_l1(difference: Tensor, eta: float) -> Tensor:
     return torch.where(size < 1, eta * size.square(), size - eta)
 
 
-def _focal(logits_mk: Tensor, labels_mk: Tensor, facts: DatasetFacts, options: RegionOptions) -> Tensor:
+def _focal(
+    logits_mk: Tensor, labels_mk: Tensor, weights: _Weights, facts: DatasetFacts, options: RegionOptions
+) -> Tensor:
     """Class term of assigned cells; which focal form depends on the loss form and on the label kind."""
     gamma = options.focal_gamma(facts.multilabel)
     if options.form == "yowo" and facts.multilabel:
-        return _weighted_binary_focal(class_probabilities(logits_mk, facts), labels_mk, gamma, facts.class_ratios)
+        probabilities_mk = class_probabilities(logits_mk, facts)
+        terms_mk = _weighted_binary_focal(probabilities_mk, labels_mk, gamma, facts.class_ratios)
+        return weights.classes(terms_mk).sum() / max(1, len(terms_mk))
     if not facts.multilabel and (options.form == "yowo" or options.class_form == "softmax"):
         log_p = logits_mk.log_softmax(-1)
-        return -(labels_mk * (1 - log_p.exp()).pow(gamma) * log_p).sum()
+        return -weights.classes(labels_mk * (1 - log_p.exp()).pow(gamma) * log_p).sum()
     p_mk = class_probabilities(logits_mk, facts).clamp(1e-6, 1 - 1e-6)
-    return binary_focal(p_mk, labels_mk, gamma).sum()
+    return weights.classes(binary_focal(p_mk, labels_mk, gamma)).sum()
 
 
 def binary_focal(p: Tensor, y: Tensor, gamma: float) -> Tensor:
@@ -313,5 +390,4 @@ def _weighted_binary_focal(p_mk: Tensor, y_mk: Tensor, gamma: float, ratios: tup
     """The published code's class term on AVA: rare classes weigh more when present, frequent ones when absent."""
     ratio = p_mk.new_tensor(ratios if ratios is not None else [0.5] * p_mk.shape[1])
     weight = torch.where(y_mk > 0, (1 - ratio).exp(), ratio.exp())
-    rows = max(1, p_mk.shape[0])
-    return (weight * binary_focal(p_mk.clamp(1e-4, 1 - 1e-4), y_mk, gamma)).sum() / rows
+    return weight * binary_focal(p_mk.clamp(1e-4, 1 - 1e-4), y_mk, gamma)

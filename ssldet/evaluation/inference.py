@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from ssldet.config import DetectOptions
-from ssldet.contracts import Video, VideoDetections
+from ssldet.contracts import Detector, Video, VideoDetections
 from ssldet.data.batches import ClipReader, to_input
-from ssldet.detector.detector import Detector
 from ssldet.detector.postprocess import detections
 
 

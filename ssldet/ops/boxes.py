@@ -63,7 +63,7 @@ def _overlap_union_hull(boxes: Tensor, others: Tensor, plus_one: bool) -> tuple[
     return overlap, union, box_areas(torch.cat((low, high), dim=-1), plus_one=plus_one)
 
 
-def suppress(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
+def nms(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
     """Class-agnostic greedy non-maximum suppression of every clip of a batch at once.
 
     In each clip the candidate of highest rank stays and every other candidate whose IoU with it is above (not equal
@@ -86,11 +86,11 @@ def suppress(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_t
         )
         _keep_greedily(boxes, order, candidates, kept, float(iou_threshold))
         return kept_bn
-    return _suppress_on_device(boxes_bn4, ranking_bn, candidates_bn, iou_threshold)
+    return _nms_on_device(boxes_bn4, ranking_bn, candidates_bn, iou_threshold)
 
 
-def _suppress_on_device(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
-    """`suppress` by torchvision's kernel: right anywhere, quick on a GPU."""
+def _nms_on_device(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
+    """`nms` by torchvision's kernel: right anywhere, quick on a GPU."""
     clip_m, index_m = candidates_bn.nonzero(as_tuple=True)
     # float64: batched_nms may shift clips apart by an offset, which would round float32 coordinates
     chosen = batched_nms(

@@ -35,7 +35,7 @@ def tube_iou(a: Tube, b: Tube, *, plus_one: bool = False, least_shared: int = 1)
     return float(_tube_iou(a.frames_t, a.boxes_t4, b.frames_t, b.boxes_t4, plus_one, least_shared))
 
 
-def suppress(
+def tube_nms(
     tubes: Sequence[Tube], threshold: float = 0.3, *, plus_one: bool = False, least_shared: int = 1
 ) -> list[Tube]:
     """Greedy NMS of tubes of one class: the best stays and removes those whose IoU with it is above `threshold`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ssldet.contracts import Detector
 from ssldet.data.frame_store import FrameStore
 from ssldet.runs.planning import Plan, build_student, sampled_frames
 
@@ -83,7 +84,7 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _seconds_per_clip(student: torch.nn.Module, plan: Plan, budget: float = 1.0) -> float:
+def _seconds_per_clip(student: Detector, plan: Plan, budget: float = 1.0) -> float:
     """Seconds of one clip's forward pass, at a batch size that the device fills in about `budget` seconds."""
     student.eval()
     with _threads(plan.config.machine.threads):
@@ -93,12 +94,12 @@ def _seconds_per_clip(student: torch.nn.Module, plan: Plan, budget: float = 1.0)
         return _forward_seconds(student, plan, batch) / batch if batch > 1 else seconds
 
 
-def _forward_seconds(student: torch.nn.Module, plan: Plan, batch: int) -> float:
+def _forward_seconds(student: Detector, plan: Plan, batch: int) -> float:
     clip, precision = plan.config.experiment.clip, plan.config.experiment.train.precision
     clips = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=plan.device)
     began = time.perf_counter()
     with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        float(student(clips).grid.float().sum())  # waits for the device
+        float(student.decode(student(clips)).confidence_bn.float().sum())  # waits for the device
     return time.perf_counter() - began
 
 

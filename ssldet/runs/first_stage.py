@@ -106,7 +106,6 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
         "losses": losses,
         "clip": experiment.clip,
         "views": experiment.views,
-        "region": experiment.loss,
         "train": train,
         "steps": plan.steps,
         "burn_in": round(experiment.train.burn_in * plan.steps),

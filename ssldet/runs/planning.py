@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from ssldet.config import Experiment, Machine, RunConfig
-from ssldet.contracts import Backbone, Dataset, Needs, Problem, Strategy, Subset, Video
+from ssldet.contracts import Backbone, Dataset, Detector, Needs, Problem, Strategy, Subset, Video
 from ssldet.data import splits
 from ssldet.data.datasets import load_dataset
 from ssldet.data.sampling import stream_seed
 from ssldet.data.splits import LabelSplit
-from ssldet.detector.detector import Detector
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
 from ssldet.runs import layout
 from ssldet.util.files import content_hash, file_hash
@@ -108,6 +107,7 @@ def plan(config: RunConfig, shelf: Shelf | None = None) -> Plan:
     device = choose_device(machine.device)
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
+    _check_parts(config, strategy)
     weights = _weight_files(config, backbone)
     shelf = shelf or Shelf()
     dataset = shelf.dataset(experiment, machine)
@@ -166,6 +166,17 @@ def _check_clip(config: RunConfig, backbone: Backbone) -> None:
     if size % backbone.stride:
         raise ConfigError(
             f"clip.size = {size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}"
+        )
+
+
+def _check_parts(config: RunConfig, strategy: Strategy) -> None:
+    """A part with a single unlabelled clip would normalise it by its own statistics, and give it no partner."""
+    train = config.experiment.train
+    if strategy.needs.unlabelled and train.unlabelled // train.parts < 2:
+        raise ConfigError(
+            f"train.unlabelled_batch = {train.unlabelled} in {train.parts} parts (train.batch = {train.batch}, "
+            f"train.micro_batch = {train.micro_batch}) leaves one unlabelled clip a part, and at least two are needed; "
+            f"raise train.unlabelled_batch to {2 * train.parts} or train.micro_batch"
         )
 
 
@@ -277,8 +288,7 @@ def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
     """The network with its initial weights on the plan's device, and what was loaded, part by part."""
     experiment, facts = plan.config.experiment, plan.dataset.facts
     torch.manual_seed(stream_seed(experiment.seed, "initial weights"))
-    parts = plan.backbone.build(facts, frame_head=plan.needs.frame_head)
-    student = Detector(parts, facts=facts, stride=plan.backbone.stride, region=experiment.loss)
+    student = plan.backbone.build(facts, frame_head=plan.needs.frame_head)
     loaded = plan.backbone.load_pretrained(student, plan.weights) if plan.weights else {}
     if not any(p.requires_grad for p in student.parameters()):
         raise TrainingError("every part of the network is frozen; nothing would be trained")

@@ -19,13 +19,12 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from ssldet.config import RunConfig, resolve
-from ssldet.contracts import Video
+from ssldet.contracts import Detector, Video
 from ssldet.data import splits
 from ssldet.data.batches import BatchSource, ClipReader
 from ssldet.data.frame_store import FrameStore, PrepareReport
 from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames
 from ssldet.data.targets import TruthTable
-from ssldet.detector.detector import Detector
 from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections

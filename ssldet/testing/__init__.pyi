@@ -9,6 +9,8 @@ from .suite import contract_of as contract_of
 from .suite import run_pytest as run_pytest
 from .tiny import MULTI_LABEL as MULTI_LABEL
 from .tiny import SINGLE_LABEL as SINGLE_LABEL
+from .tiny import TINY_INFO as TINY_INFO
+from .tiny import TINY_PROGRESS as TINY_PROGRESS
 from .tiny import tiny_batch as tiny_batch
 from .tiny import tiny_detector as tiny_detector
 from .tiny import tiny_targets as tiny_targets
@@ -16,6 +18,8 @@ from .tiny import tiny_targets as tiny_targets
 __all__ = [
     "MULTI_LABEL",
     "SINGLE_LABEL",
+    "TINY_INFO",
+    "TINY_PROGRESS",
     "BackboneContract",
     "Contract",
     "DatasetContract",

@@ -1,16 +1,15 @@
-"""The contract suite of backbones: what the parts give for clips of several lengths and sizes."""
+"""The contract suite of backbones: what a detector gives for clips of several lengths and sizes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ssldet.contracts import Backbone, DatasetFacts, DetectorParts, Predictions
-from ssldet.detector.detector import Detector
-from ssldet.detector.region import RegionOptions
-from ssldet.testing.base import ConfiguredContract
+from ssldet.contracts import Backbone, DatasetFacts, Decoded, Detector, Predictions
+from ssldet.testing.base import ConfiguredContract, skip
 from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL, tiny_targets
 
 
@@ -26,16 +25,61 @@ class BackboneContract(ConfiguredContract):
     plugin: ClassVar[type[Backbone]]
     clips: ClassVar[tuple[tuple[int, int], ...]] = ((8, 2), (16, 3))
 
-    def test_the_grid_has_one_cell_a_stride(self) -> None:
-        """(b, a * (5 + k), size / stride, size / stride), float32 and finite, for every length and size."""
+    def test_boxes_have_their_form(self) -> None:
+        """n boxes a clip: (b, n, 4), (b, n), (b, n, k), finite float32, for every length and size of clips."""
         for facts in (SINGLE_LABEL, MULTI_LABEL):
             detector = self.detector(facts)
             for frames, cells in self.clips:
-                found = _predict(detector, self.input(frames, cells))
-                depth = len(facts.anchors) * (5 + facts.num_classes)
-                _check_tensor(
-                    found.grid, (2, depth, cells, cells), f"the grid of {frames} frames, {cells} cells a side"
-                )
+                decoded = detector.decode(_predict(detector, self.input(frames, cells)))
+                n, what = decoded.boxes_bn4.shape[1], f"of {frames} frames, {cells} cells a side"
+                _check_tensor(decoded.boxes_bn4, (2, n, 4), f"decoded boxes {what}")
+                _check_tensor(decoded.confidence_bn, (2, n), f"decoded confidences {what}")
+                _check_tensor(decoded.scores_bnk, (2, n, facts.num_classes), f"decoded class scores {what}")
+
+    def test_cells_are_those_of_the_boxes(self) -> None:
+        """Where there are cells: logits in the order of `decode`, and one cell a stride at the coarsest level."""
+        for frames, side in self.clips:
+            detector = self.detector(SINGLE_LABEL)
+            predictions = _predict(detector, self.input(frames, side))
+            cells, decoded = detector.cells(predictions), detector.decode(predictions)
+            if cells is None:
+                skip("it has no cells")
+                return
+            counted = sum(a * h * w for a, h, w in cells.shapes)
+            n = decoded.boxes_bn4.shape[1]
+            assert counted == n, f"the shapes of its cells add up to {counted}, and it decodes {n} boxes"
+            grids = [shape[1:] for shape in cells.shapes]
+            assert (side, side) in grids, f"no level has {side} x {side} cells on {side} strides a side: {grids}"
+            _check_close(cells.confidence_bn.sigmoid(), decoded.confidence_bn, "cells' confidence and decode's")
+            _check_close(cells.boxes_bn4, decoded.boxes_bn4, "cells' boxes and decode's")
+            _check_tensor(cells.classes_bnk, (2, n, SINGLE_LABEL.num_classes), "class logits of cells")
+
+    def test_predictions_can_be_split(self) -> None:
+        """`len` is the number of clips; `split` gives those of the first clips, then of the next."""
+        detector = self.detector(SINGLE_LABEL, frame_head=True)
+        predictions = _predict(detector, self.input(*self.clips[0]))
+        assert len(predictions) == 2, f"len() of the predictions of 2 clips is {len(predictions)}"
+        whole = detector.decode(predictions)
+        for clip, part in enumerate(predictions.split([1, 1])):
+            assert len(part) == 1, f"len() of a split's part of 1 clip is {len(part)}"
+            _check_close(detector.decode(part).boxes_bn4[0], whole.boxes_bn4[clip], "boxes of a split and of the whole")
+            assert part.frame_logits is not None and predictions.frame_logits is not None, "split lost frame logits"
+            _check_close(part.frame_logits[0], predictions.frame_logits[clip], "frame logits of a split and the whole")
+
+    def test_masks_and_weights_count(self) -> None:
+        """A clip outside the masks adds exactly 0 to both losses; weights of 1 change nothing, weights of 0 do."""
+        detector = self.detector(SINGLE_LABEL, frame_head=True).train()
+        targets = tiny_targets(SINGLE_LABEL, 2)
+        nothing = torch.zeros(2, dtype=torch.bool)
+        predictions = detector(self.input(*self.clips[0]))
+        masked = detector.losses(predictions, replace(targets, box_mask_b=nothing, frame_mask_b=nothing))
+        for name, term in masked.items():
+            assert term.item() == 0, f"the loss {name!r} is {term.item()} where every clip is masked, expected 0"
+        plain = detector.losses(predictions, targets)["box"]
+        ones = detector.losses(predictions, replace(targets, weights_n3=torch.ones(2, 3)))["box"]
+        _check_close(ones, plain, "the box loss with weights of 1 and without weights")
+        zeros = detector.losses(predictions, replace(targets, weights_n3=torch.zeros(2, 3)))["box"]
+        assert zeros < plain, "weights_n3 of 0 leave the box loss as it is"
 
     def test_the_frame_head_is_built_where_it_is_asked_for(self) -> None:
         """Logits are (b, k + 1), or (b, k) on multi-label data; without a frame head there are none."""
@@ -46,13 +90,13 @@ class BackboneContract(ConfiguredContract):
         assert without.frame_head is None, "frame_head=False still builds a frame head"
 
     def test_gradients_reach_every_part(self) -> None:
-        """A training step's losses and gradients are finite, and some gradient reaches G, P and F."""
+        """A training step's losses and gradients are finite, and some gradient reaches every child module."""
         for facts in (SINGLE_LABEL, MULTI_LABEL):
             detector = self.detector(facts, frame_head=True).train()
             predictions = detector(self.input(*self.clips[0]))
             torch.stack(list(detector.losses(predictions, tiny_targets(facts, 2)).values())).sum().backward()
-            for part in ("features", "box_head", "frame_head"):
-                _check_part(part, getattr(detector, part))
+            for part, module in detector.named_children():
+                _check_part(part, module)
 
     def test_the_same_seed_gives_the_same_weights(self) -> None:
         """Initial weights come from torch's global generator and nowhere else."""
@@ -65,12 +109,13 @@ class BackboneContract(ConfiguredContract):
         )
 
     def test_a_prediction_depends_on_its_own_clip_alone(self) -> None:
-        """In evaluation mode: the same clip gives the same grid, beside whatever other clip it stands."""
+        """In evaluation mode: the same clip gives the same boxes, beside whatever other clip it stands."""
         detector, clips = self.detector(SINGLE_LABEL), self.input(*self.clips[0])
-        together, again = _predict(detector, clips).grid, _predict(detector, clips).grid
-        assert torch.equal(together, again), "two predictions of the same clips differ in evaluation mode"
-        alone = _predict(detector, clips[:1]).grid
-        assert torch.allclose(together[:1], alone, atol=1e-4, rtol=1e-3), "a clip's grid depends on its neighbours"
+        together, again, alone = (detector.decode(_predict(detector, shown)) for shown in (clips, clips, clips[:1]))
+        for name in Decoded.__slots__:
+            first, second, single = (getattr(decoded, name) for decoded in (together, again, alone))
+            assert torch.equal(first, second), f"two predictions of the same clips differ in {name}"
+            _check_close(first[:1], single, f"{name} of a clip and of the same clip beside another")
 
     def test_its_parts_are_modules_of_the_detector(self) -> None:
         """The paths in `parts`, which name what has weights files of its own, exist."""
@@ -82,9 +127,10 @@ class BackboneContract(ConfiguredContract):
         """A fresh network with random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            parts = self.plugin(self.options()).build(facts, frame_head=frame_head)
-        assert isinstance(parts, DetectorParts), f"build() gave {type(parts).__name__}, expected DetectorParts"
-        return Detector(parts, facts=facts, stride=self.plugin.stride, region=RegionOptions(form="giou"))
+            detector = self.plugin(self.options()).build(facts, frame_head=frame_head)
+        assert isinstance(detector, Detector), f"build() gave {type(detector).__name__}, expected a Detector"
+        assert isinstance(detector, nn.Module), "the detector is no nn.Module; derive it from Detector and nn.Module"
+        return detector
 
     def input(self, frames: int, cells: int) -> Tensor:
         """Two clips, (2, 3, frames, size, size), of `cells` strides a side."""
@@ -102,6 +148,10 @@ def _check_tensor(found: Tensor | None, shape: tuple[int, ...], what: str) -> No
     came = None if found is None else (tuple(found.shape), found.dtype)
     assert came == (shape, torch.float32), f"{what}: expected float32 {shape}, got {came}"
     assert found is not None and torch.isfinite(found).all(), f"{what}: not finite"
+
+
+def _check_close(one: Tensor, other: Tensor, what: str) -> None:
+    assert torch.allclose(one, other, atol=1e-4, rtol=1e-3), f"{what} differ"
 
 
 def _check_part(part: str, module: nn.Module) -> None:

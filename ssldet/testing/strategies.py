@@ -9,15 +9,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ssldet.contracts import Batch, DatasetFacts, Needs, Options, Progress, StepLosses, Strategy, Targets
-from ssldet.detector.detector import Detector
+from ssldet.contracts import (
+    Batch,
+    DatasetFacts,
+    Decoded,
+    Detector,
+    Needs,
+    Options,
+    Progress,
+    StepLosses,
+    Strategy,
+    Targets,
+)
 from ssldet.testing.base import ConfiguredContract, skip
-from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL, Mood, SealedClips, tiny_batch, tiny_detector
+from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL, TINY_INFO, SealedClips, TinyState, tiny_batch, tiny_detector
 
 BURN_IN, STEPS = 2, 10
 
@@ -35,10 +45,24 @@ class Case:
         """The clips of this step; the same for a step every time."""
         return tiny_batch(self.student.facts, self.strategy.needs, seed=self.step, **options)
 
+    def start(self) -> None:
+        """Start the strategy; what it wants trained beside the student joins the optimiser."""
+        self.strategy.start(self.student, TINY_INFO)
+        for module in self.strategy.trained_modules().values():
+            self.optimizer.add_param_group({"params": list(module.parameters())})
+
+    def trained(self) -> list[nn.Module]:
+        """The student, and the modules that the strategy wants trained with it."""
+        return [cast(nn.Module, self.student), *self.strategy.trained_modules().values()]
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.step, STEPS, BURN_IN, epoch=self.step / STEPS)
+
     def losses(self, batch: Batch | None = None) -> StepLosses:
         """The terms of this step, drawn as the loop has it: from the step alone."""
         torch.manual_seed(self.step)
-        return self.strategy.losses(batch or self.batch(), self.student, Progress(self.step, STEPS, BURN_IN))
+        return self.strategy.losses(batch or self.batch(), self.student, self.progress)
 
     def advance(self, batch: Batch | None = None) -> StepLosses:
         """Take a whole step."""
@@ -46,7 +70,7 @@ class Case:
         self.optimizer.zero_grad(set_to_none=True)
         total(found).backward()
         self.optimizer.step()
-        self.strategy.after_step(self.student)
+        self.strategy.after_step(self.student, self.progress)
         self.step += 1
         return found
 
@@ -56,16 +80,24 @@ def total(found: StepLosses) -> Tensor:
     return torch.stack(list(found.terms.values())).sum()
 
 
+class DetectorFactory(Protocol):
+    """What makes the students of a suite."""
+
+    def __call__(self, facts: DatasetFacts, *, frame_head: bool, state: TinyState) -> Detector: ...
+
+
 class StrategyContract(ConfiguredContract):
     """What every strategy keeps. Subclass it as `class TestMine(StrategyContract): plugin = Mine`.
 
     Attributes:
         plugin: the strategy's class.
         config: its options; thresholds must let a network that is 99 % sure of its boxes pass.
+        detector: makes the student, as `tiny_detector` does; it must be able to be confident and to find nothing.
         data: the label kinds that it is tested on; leave one out where the strategy is not made for it.
     """
 
     plugin: ClassVar[type[Strategy]]
+    detector: ClassVar[DetectorFactory] = staticmethod(tiny_detector)
     data: ClassVar[tuple[DatasetFacts, ...]] = (SINGLE_LABEL, MULTI_LABEL)
 
     # ------------------------------------------------------------------------------------------- what it asks for
@@ -76,7 +108,7 @@ class StrategyContract(ConfiguredContract):
 
     def test_it_does_without_hidden_truth(self) -> None:
         """Unlabelled clips have no truth; whoever looks for it is caught, and whoever asks the core for it is named."""
-        for case in self.cases("sure"):
+        for case in self.cases("confident"):
             batch = case.batch()
             assert batch.unlabelled is None or isinstance(batch.unlabelled, SealedClips)
             case.advance(batch)
@@ -86,15 +118,15 @@ class StrategyContract(ConfiguredContract):
     # ------------------------------------------------------------------------------------------------- its losses
 
     def test_losses_are_finite_scalars(self) -> None:
-        for mood in ("sure", "random", "blind"):
-            for case in self.cases(mood):
+        for state in ("confident", "random", "empty"):
+            for case in self.cases(state):
                 for _ in range(2):
-                    _check_terms(case.losses(), f"with a {mood} network on {case.student.facts.name} data")
+                    _check_terms(case.losses(), f"with a {state} network on {case.student.facts.name} data")
                     case.advance()
 
     def test_pseudo_labels_are_in_form(self) -> None:
         """What it reports as PseudoLabels are Targets of the weak view, and carry no gradient."""
-        for case in self.cases("sure"):
+        for case in self.cases("confident"):
             found, batch = case.losses(), case.batch()
             clips = 0 if batch.unlabelled is None else len(batch.unlabelled.weak_bcthw)
             assert isinstance(found.teacher_clips, int), f"teacher_clips is {found.teacher_clips!r}, expected an int"
@@ -104,13 +136,13 @@ class StrategyContract(ConfiguredContract):
                 assert candidates >= kept, f"candidates is {candidates}, fewer than the {kept} boxes that were kept"
 
     def test_clips_without_a_box_are_no_obstacle(self) -> None:
-        for case in self.cases("sure"):
+        for case in self.cases("confident"):
             _check_terms(case.advance(case.batch(boxes=False)), "on labelled clips without any box")
             _check_gradients(case.student, "on labelled clips without any box")
 
     def test_finding_nothing_costs_nothing(self) -> None:
         """Where the network finds nothing to learn from, box_u is exactly 0, and so is its gradient."""
-        for case in self.cases("blind"):
+        for case in self.cases("empty"):
             found = case.losses()
             _check_terms(found, "when nothing is found")
             if found.pseudo_labels is not None and len(found.pseudo_labels.targets.clip_n):
@@ -127,21 +159,23 @@ class StrategyContract(ConfiguredContract):
     # ---------------------------------------------------------------------------------------------- its gradients
 
     def test_gradients_reach_the_student(self) -> None:
-        """Every term that is not 0 moves the student, in its features too, when there are pseudo-labels."""
-        for case in self.cases("sure"):
-            for name, term in case.losses().terms.items():
-                case.optimizer.zero_grad(set_to_none=True)
-                reached = term.requires_grad and _has_gradient(term, case.student.features)
-                assert reached or term.item() == 0, f"term {name!r} is {term.item():.3g} and reaches no feature of G"
+        """Every term that is not 0 reaches through the whole student, to its clips, when there are pseudo-labels."""
+        for case in self.cases("confident"):
+            batch = case.batch()
+            shown = _student_clips(batch)
+            for clips in shown:
+                clips.requires_grad_()
+            for name, term in case.losses(batch).terms.items():
+                reached = term.requires_grad and _reaches(term, shown)
+                assert reached or term.item() == 0, f"term {name!r} is {term.item():.3g} and reaches none of the clips"
             case.advance()
             _check_gradients(case.student, "with pseudo-labels")
-            heads = [case.student.box_head] + [case.student.frame_head] * case.strategy.needs.frame_head
-            for head in filter(None, heads):
-                assert _any_gradient(head), f"no gradient reaches {type(head).__name__}, a head of the student"
+            for name, child in case.student.named_children():
+                assert _any_gradient(child), f"no gradient reaches {name}, a part of the student"
 
     def test_no_gradient_flows_through_the_weak_view(self) -> None:
         """Pseudo-labels are data: what made them is not trained through them."""
-        for case in self.cases("sure"):
+        for case in self.cases("confident"):
             batch = case.batch()
             if batch.unlabelled is None:
                 skip("it takes no unlabelled clips")
@@ -153,25 +187,28 @@ class StrategyContract(ConfiguredContract):
             )
 
     def test_no_gradient_reaches_a_teacher(self) -> None:
-        """Whatever parameters the strategy holds beside the student's stay without a gradient."""
-        for case in self.cases("sure"):
+        """Whatever parameters the strategy holds, beside the student's and its trained modules', have no gradient."""
+        for case in self.cases("confident"):
             case.advance()
-            own = {id(parameter) for parameter in case.student.parameters()}
+            own = {id(parameter) for module in case.trained() for parameter in module.parameters()}
             others = [p for p in parameters_within(case.strategy) if id(p) not in own]
-            assert all(p.grad is None for p in others), "a gradient reaches parameters that are not the student's"
+            assert all(p.grad is None for p in others), "a gradient reaches parameters that are not trained"
 
     def test_frozen_parts_stay_as_they_are(self) -> None:
         """Parameters that require no gradient are bit-identical after steps."""
-        for case in self.cases("sure"):
-            case.student.features.requires_grad_(False)
-            before = copy.deepcopy(dict(case.student.features.named_parameters()))
+        for case in self.cases("confident"):
+            parameters = list(case.student.named_parameters())
+            frozen = dict(parameters[: len(parameters) // 2])
+            for parameter in frozen.values():
+                parameter.requires_grad_(False)
+            before = {name: parameter.clone() for name, parameter in frozen.items()}
             for _ in range(2):
                 case.advance()
-            for name, parameter in case.student.features.named_parameters():
-                assert torch.equal(parameter, before[name]), f"the frozen parameter features.{name} has moved"
+            for name, parameter in frozen.items():
+                assert torch.equal(parameter, before[name]), f"the frozen parameter {name} has moved"
 
     def test_it_leaves_the_student_in_training_mode(self) -> None:
-        for case in self.cases("sure"):
+        for case in self.cases("confident"):
             case.advance()
             resting = [name for name, module in case.student.named_modules() if not module.training]
             assert not resting, f"{resting[0] or 'the student'} is left in evaluation mode"
@@ -180,20 +217,20 @@ class StrategyContract(ConfiguredContract):
 
     def test_the_same_seed_gives_the_same_losses(self) -> None:
         """Two runs agree bit for bit: all that is drawn comes from torch's generator."""
-        for first, second in zip(self.cases("sure"), self.cases("sure"), strict=True):
+        for first, second in zip(self.cases("confident"), self.cases("confident"), strict=True):
             for _ in range(3):
                 _check_equal(first.advance(), second.advance(), "two runs of one seed")
 
     def test_a_resumed_run_goes_on_as_if_nothing_had_happened(self) -> None:
         """state_dict -> start -> load_state_dict in a fresh object gives the same next losses and scored network."""
-        for mood in ("sure", "random"):
-            for first, second in zip(self.cases(mood), self.cases(mood, start=False), strict=True):
+        for state in ("confident", "random"):
+            for first, second in zip(self.cases(state), self.cases(state, start=False), strict=True):
                 for _ in range(2):
                     first.advance()
-                state = copy.deepcopy(dict(first.strategy.state_dict()))
-                loose = [name for name, value in state.items() if not isinstance(value, Tensor)]
+                saved = copy.deepcopy(dict(first.strategy.state_dict()))
+                loose = [name for name, value in saved.items() if not isinstance(value, Tensor)]
                 assert not loose, f"state_dict()[{loose[0]!r}] is no tensor, and checkpoints hold tensors only"
-                _resume(second, first, state)
+                _resume(second, first, saved)
                 _check_evaluated(first, second)
                 for _ in range(2):
                     _check_equal(first.advance(), second.advance(), "a run and the same run resumed")
@@ -205,22 +242,25 @@ class StrategyContract(ConfiguredContract):
 
     # --------------------------------------------------------------------------------------------------- the cases
 
-    def cases(self, mood: Mood, *, start: bool = True) -> Iterator[Case]:
+    def cases(self, state: TinyState, *, start: bool = True) -> Iterator[Case]:
         """The strategy over a tiny student, for each label kind."""
         for facts in self.data:
             strategy = self.plugin(self.options())
-            student = tiny_detector(facts, frame_head=strategy.needs.frame_head, mood=mood)
+            student = self.detector(facts, frame_head=strategy.needs.frame_head, state=state)
+            case = Case(strategy, student, torch.optim.SGD(student.parameters(), lr=0.01))
             if start:
-                strategy.start(student)
-            yield Case(strategy, student, torch.optim.SGD(student.parameters(), lr=0.01))
+                case.start()
+            yield case
 
 
 def _resume(fresh: Case, of: Case, state: Mapping[str, Tensor]) -> None:
     """As the loop resumes: the student's weights first, then start, then the strategy's own state."""
     fresh.student.load_state_dict(copy.deepcopy(of.student.state_dict()))
     fresh.step = of.step
-    fresh.strategy.start(fresh.student)
+    fresh.start()
     fresh.strategy.load_state_dict(state)
+    for name, module in fresh.strategy.trained_modules().items():
+        module.load_state_dict(copy.deepcopy(of.strategy.trained_modules()[name].state_dict()))
 
 
 # ---------------------------------------------------------------------------------------------------- assertions
@@ -265,12 +305,21 @@ def _check_gradients(student: Detector, when: str) -> None:
     """The last step's gradients are finite, and some reach G."""
     for name, parameter in student.named_parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
-    assert _any_gradient(student.features), f"no gradient reaches the student's features {when}"
+    assert _any_gradient(student), f"no gradient reaches the student {when}"
 
 
-def _has_gradient(term: Tensor, module: nn.Module) -> bool:
-    term.backward(retain_graph=True)
-    return _any_gradient(module)
+def _student_clips(batch: Batch) -> list[Tensor]:
+    """The clips that the student sees with gradients."""
+    views: list[Tensor | None] = [batch.labelled.clips_bcthw, batch.labelled.following]
+    if batch.unlabelled is not None:
+        views += [batch.unlabelled.strong_bcthw, batch.unlabelled.following]
+    return [view for view in views if view is not None]
+
+
+def _reaches(term: Tensor, clips: list[Tensor]) -> bool:
+    """Whether a term depends on any of the clips, and so on every layer in between."""
+    found = torch.autograd.grad(term, clips, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
 def _any_gradient(module: nn.Module) -> bool:
@@ -287,8 +336,11 @@ def _check_equal(one: StepLosses, other: StepLosses, who: str) -> None:
 @torch.no_grad()
 def _check_evaluated(first: Case, second: Case) -> None:
     clips_bcthw = first.batch().labelled.clips_bcthw
-    one, other = (copy.deepcopy(case.strategy.evaluated(case.student)).eval()(clips_bcthw) for case in (first, second))
-    assert torch.equal(one.grid, other.grid), "after resuming, the network that is scored predicts something else"
+    detectors = [copy.deepcopy(case.strategy.evaluated(case.student)).eval() for case in (first, second)]
+    one, other = (detector.decode(detector(clips_bcthw)) for detector in detectors)
+    for name in Decoded.__slots__:
+        equal = torch.equal(getattr(one, name), getattr(other, name))
+        assert equal, f"after resuming, the network that is scored predicts other {name}"
 
 
 def parameters_within(holder: Any, depth: int = 4) -> list[nn.Parameter]:

@@ -31,24 +31,6 @@ from ssldet.testing.base import Contract
 from ssldet.testing.datasets import DatasetContract
 from ssldet.testing.metrics import MetricContract
 from ssldet.testing.strategies import StrategyContract
-from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL, tiny_batch, tiny_detector, tiny_targets
-
-__all__ = [
-    "MULTI_LABEL",
-    "SINGLE_LABEL",
-    "BackboneContract",
-    "Contract",
-    "DatasetContract",
-    "MetricContract",
-    "Outcome",
-    "StrategyContract",
-    "check",
-    "contract_of",
-    "run_pytest",
-    "tiny_batch",
-    "tiny_detector",
-    "tiny_targets",
-]
 
 CONTRACTS: dict[type[Any], type[Contract]] = {
     Dataset: DatasetContract,

@@ -15,15 +15,16 @@ from ssldet.contracts import (
     Backbone,
     Batch,
     DatasetFacts,
-    DetectorParts,
+    Detector,
     LabelledBatch,
     Needs,
-    Options,
+    Progress,
     Targets,
+    TrainingInfo,
     UnlabelledBatch,
 )
-from ssldet.data.views import Geometry
-from ssldet.detector.detector import Detector
+from ssldet.data.views import WindowGeometry
+from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.heads import CosineLinear, FrameHead
 from ssldet.detector.region import RegionOptions
 
@@ -33,8 +34,14 @@ MULTI_LABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, mu
 
 SIZE, FRAMES, CHANNELS, STRIDE = 32, 4, 12, 16
 
-Mood = Literal["sure", "blind", "random"]
+TinyState = Literal["confident", "empty", "random"]
 """What a tiny network finds: a box of class 0 in every cell, nothing, or whatever its random weights say."""
+
+TINY_INFO = TrainingInfo(class_counts=(4, 2, 2), labelled_clips=8, unlabelled_clips=16, steps=10, burn_in=2)
+"""What a strategy is told before it starts over a tiny network."""
+
+TINY_PROGRESS = Progress(step=5, steps=10, burn_in=2, epoch=0.5)
+"""Where training over a tiny network stands."""
 
 
 class TinyFeatures(nn.Module):
@@ -61,33 +68,36 @@ class TinyBackbone(Backbone):
 
     stride = STRIDE
 
-    def __init__(self, config: Options | None = None) -> None:
-        super().__init__(config or Options())
+    Config = GridOptions
+    config: GridOptions
 
-    def build(self, facts: DatasetFacts, *, frame_head: bool) -> DetectorParts:
-        box_head = nn.Conv2d(CHANNELS, len(facts.anchors) * (5 + facts.num_classes), 1)
-        return DetectorParts(TinyFeatures(), box_head, FrameHead(CHANNELS, facts, hidden=16) if frame_head else None)
+    def __init__(self, config: GridOptions | None = None) -> None:
+        super().__init__(config or GridOptions(region=RegionOptions(form="giou")))
+
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> GridDetector:
+        box_head = nn.Conv2d(CHANNELS, len(self.config.anchors_for(facts)) * (5 + facts.num_classes), 1)
+        features, head = TinyFeatures(), FrameHead(CHANNELS, facts, hidden=16) if frame_head else None
+        return GridDetector(features, box_head, head, facts=facts, stride=STRIDE, options=self.config)
 
 
-def tiny_detector(facts: DatasetFacts, *, frame_head: bool, mood: Mood = "random", seed: int = 0) -> Detector:
+def tiny_detector(facts: DatasetFacts, *, frame_head: bool, state: TinyState = "random", seed: int = 0) -> Detector:
     """A tiny network in training mode, the same for a seed every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = TinyBackbone().build(facts, frame_head=frame_head)
-    detector = Detector(parts, facts=facts, stride=STRIDE, region=RegionOptions(form="giou"))
-    if mood != "random":
-        _set_box_head(detector, 6.0 if mood == "sure" else -30.0)
-    if mood == "sure" and frame_head:
-        _be_sure_of_the_frame(detector)
+        detector = TinyBackbone().build(facts, frame_head=frame_head)
+    if state != "random":
+        _set_box_head(detector, 6.0 if state == "confident" else -30.0)
+    if state == "confident" and detector.frame_head is not None:
+        make_frame_head_confident(detector.frame_head)
     return detector.train()
 
 
 @torch.no_grad()
-def _set_box_head(detector: Detector, confidence_logit: float) -> None:
+def _set_box_head(detector: GridDetector, confidence_logit: float) -> None:
     """Every cell has this confidence logit, nearly, and class 0."""
     assert isinstance(detector.box_head, nn.Conv2d) and detector.box_head.bias is not None
     detector.box_head.weight.mul_(0.1)
-    bias_ad = detector.box_head.bias.view(len(detector.facts.anchors), -1)
+    bias_ad = detector.box_head.bias.view(len(detector.anchors), -1)
     bias_ad.zero_()
     bias_ad[:, 4] = confidence_logit
     bias_ad[:, 5:] = -6.0
@@ -95,9 +105,8 @@ def _set_box_head(detector: Detector, confidence_logit: float) -> None:
 
 
 @torch.no_grad()
-def _be_sure_of_the_frame(detector: Detector) -> None:
+def make_frame_head_confident(head: nn.Module) -> None:
     """The frame head says class 0 with a probability of about 0.99, whatever it sees."""
-    head = detector.frame_head
     assert isinstance(head, FrameHead)
     head.hidden.weight.mul_(0.1)
     head.hidden.bias.fill_(1.0)
@@ -132,12 +141,22 @@ def tiny_batch(facts: DatasetFacts, needs: Needs, *, clips: int = 4, boxes: bool
     generator = torch.Generator().manual_seed(seed)
     own = clips * (2 if needs.extra_labelled else 1)
     labelled = LabelledBatch(_clips(own, generator), tiny_targets(facts, own, boxes), _partners(own, needs, generator))
+    if needs.labelled_weak:
+        labelled.weak_bcthw = _clips(own, generator)
     if not needs.unlabelled:
-        return Batch(labelled)
+        return Batch(labelled, None, generator)
     weak = _clips(clips, generator)
     flip_b = torch.arange(clips) % 2 == 1
-    geometry = Geometry(torch.tensor([[-2, 0, SIZE, SIZE + 2]]).repeat(clips, 1), flip_b, SIZE)
-    return Batch(labelled, SealedClips(weak, _clips(clips, generator), geometry, _partners(clips, needs, generator)))
+    geometry = WindowGeometry(torch.tensor([[-2, 0, SIZE, SIZE + 2]]).repeat(clips, 1), flip_b, SIZE)
+    sealed = SealedClips(
+        weak_bcthw=weak,
+        strong_bcthw=_clips(clips, generator),
+        geometry=geometry,
+        index_b=torch.arange(clips),
+        following=_partners(clips, needs, generator),
+        weak_following=_partners(clips, needs, generator) if needs.weak_following else None,
+    )
+    return Batch(labelled, sealed, generator)
 
 
 def tiny_targets(facts: DatasetFacts, clips: int, boxes: bool = True) -> Targets:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ssldet.contracts import PseudoLabels, Targets
-from ssldet.data.sampling import Places
-from ssldet.data.targets import TruthTable, targets_to
+from ssldet.data.sampling import ClipRefs
+from ssldet.data.targets import TruthTable
 from ssldet.ops.boxes import pairwise_iou
 
 
@@ -27,11 +27,11 @@ class PseudoLabelMeter:
         self.hidden, self.min_iou = hidden, min_iou
         self.counts: Counter[str] = Counter()
 
-    def update(self, pseudo: PseudoLabels, places: Places) -> None:
+    def update(self, pseudo: PseudoLabels, refs: ClipRefs) -> None:
         """Take in one batch: its pseudo-labels in the weak view, and which key frames it shows."""
-        truth = self.hidden.targets(places.videos, places.frames)
-        judged = self.hidden.annotated(places.videos, places.frames)
-        found = targets_to(pseudo.targets, torch.device("cpu"))
+        truth = self.hidden.targets(refs.videos, refs.frames)
+        judged = self.hidden.annotated(refs.videos, refs.frames)
+        found = pseudo.targets.to(torch.device("cpu"))
         accepted = found.frame_mask_b
         self.counts["clips"] += len(accepted)
         self.counts["clips_judged"] += int(judged.sum())

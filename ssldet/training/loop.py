@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssldet.config import TrainOptions
-from ssldet.contracts import Batch, Progress, StepLosses, Strategy
+from ssldet.contracts import Batch, Detector, Progress, StepLosses, Strategy
 from ssldet.data.batches import BatchSource
 from ssldet.data.sampling import stream_seed
-from ssldet.detector.detector import Detector
 from ssldet.errors import TrainingError
 from ssldet.training import checkpoints
 from ssldet.training.diagnostics import PseudoLabelMeter
@@ -81,11 +80,17 @@ class Meters:
 
 def build_optimizer(student: Detector, options: TrainOptions) -> Optimizer:
     """Adam with L2 on everything (the paper's), or AdamW that spares BatchNorm and biases."""
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameter_groups(student, options), lr=options.lr)
+
+
+def parameter_groups(module: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
+    """The trainable parameters of a module as groups of an optimiser, each with its weight decay."""
     if options.optimizer == "adam":
-        trainable = [p for p in student.parameters() if p.requires_grad]
-        return torch.optim.Adam(trainable, lr=options.lr, weight_decay=options.weight_decay)
-    groups = param_groups_weight_decay(student, options.weight_decay)
-    return torch.optim.AdamW(groups, lr=options.lr)
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        return [{"params": trainable, "weight_decay": options.weight_decay}]
+    groups: list[dict[str, Any]] = param_groups_weight_decay(module, options.weight_decay)
+    return groups
 
 
 class Training:
@@ -126,6 +131,7 @@ class Training:
         self.optimizer = build_optimizer(student, options)
         self.counts = Counts()
         self.meters = Meters()
+        self.modules: dict[str, nn.Module] = {}
         self.started = False
 
     # ------------------------------------------------------------------------------------------ the loop
@@ -201,13 +207,21 @@ class Training:
         return dict(sums), clips
 
     def _start(self) -> None:
-        self.strategy.start(self.student)
+        """Let the strategy start, and take in the modules that it wants trained with the student."""
+        self.strategy.start(self.student, self.source.info(self.steps, self.burn_in))
+        self.modules = {name: module.to(self.device) for name, module in self.strategy.trained_modules().items()}
+        for module in self.modules.values():
+            for group in parameter_groups(module, self.options):
+                self.optimizer.add_param_group(group)
         self.started = True
+
+    def _progress(self, step: int) -> Progress:
+        return Progress(step, self.steps, self.burn_in, step * self.options.epochs / self.steps)
 
     def _accumulate(self, step: int, part: int) -> tuple[dict[str, float], int]:
         """Back-propagate one part of the step's clips; terms are means over the whole step's clips."""
         parts, second_stage = self.options.parts, step >= self.burn_in
-        batch, places = self.source.batch(step, part, parts, unlabelled=second_stage)
+        batch, refs = self.source.batch(step, part, parts, unlabelled=second_stage)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
             result = self._losses(batch, step)
         terms = {name: term / parts for name, term in result.terms.items()}
@@ -217,23 +231,24 @@ class Training:
             raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
         total.backward()
         self.counts.teacher_clips += result.teacher_clips
-        if self.meter and result.pseudo_labels and places:
-            self.meter.update(result.pseudo_labels, places)
+        if self.meter and result.pseudo_labels and refs:
+            self.meter.update(result.pseudo_labels, refs)
         return {name: float(term.detach()) for name, term in terms.items()}, gradient_clips(batch)
 
     def _losses(self, batch: Batch, step: int) -> StepLosses:
         if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
             return StepLosses(supervised_terms(self.student, batch.labelled, self.strategy.needs))
-        return self.strategy.losses(batch, self.student, Progress(step, self.steps, self.burn_in))
+        return self.strategy.losses(batch, self.student, self._progress(step))
 
     def _move(self, terms: dict[str, float]) -> None:
         limit = self.options.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
+        trained = [parameter for module in (self.student, *self.modules.values()) for parameter in module.parameters()]
+        norm = nn.utils.clip_grad_norm_(trained, limit)
         if not torch.isfinite(norm):
             raise TrainingError(self._stopped(self.counts.step, "a gradient is not finite"))
         self.optimizer.step()
         if self.started:
-            self.strategy.after_step(self.student)
+            self.strategy.after_step(self.student, self._progress(self.counts.step))
         self.meters.add({"gradient_norm": float(norm)})
 
     def _stopped(self, step: int, why: str) -> str:
@@ -266,6 +281,8 @@ class Training:
         tensors |= checkpoints.prefixed("optimizer", moments)
         if self.started:
             tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
+            for name, module in self.modules.items():
+                tensors |= checkpoints.prefixed(f"modules/{name}", module.state_dict())
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
         meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
         about = {"run_id": run_id or self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
@@ -278,15 +295,17 @@ class Training:
         """Go on from a checkpoint of this run, or of the one that is named. Raises CheckpointError."""
         tensors, meta = checkpoints.load(path, run_id or self.run_id)
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
-        checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         self.counts = Counts(**meta["counts"])
+        if self.counts.step > self.burn_in:
+            self._start()  # before the optimiser's state, which speaks of the strategy's modules too
+            self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))
+            for name, module in self.modules.items():
+                module.load_state_dict(checkpoints.part(tensors, f"modules/{name}"))
+        checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         if meters := meta.get("meters"):  # checkpoints of earlier versions have none
             self.meters.restore(meters)
             if self.meter:
                 self.meter.counts = Counter(meters["pseudo_labels"])
-        if self.counts.step > self.burn_in:
-            self._start()
-            self.strategy.load_state_dict(checkpoints.part(tensors, "strategy"))
 
 
 def gradient_clips(batch: Batch) -> int:

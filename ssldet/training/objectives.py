@@ -3,15 +3,17 @@
 supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole first stage, and part of the second
 unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
 temporal_term      L_tmp alone (Eq. 10)
+ramp_up            the weight of a term that grows at the beginning of the second stage
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ssldet.contracts import LabelledBatch, Needs, Predictions, Targets
-from ssldet.detector.detector import Detector
+from ssldet.contracts import Detector, LabelledBatch, Needs, Predictions, Progress, Targets
 
 
 def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -> dict[str, Tensor]:
@@ -56,6 +58,16 @@ def temporal_term(predictions: Predictions, following: Predictions, multilabel: 
     return (now - after).abs().mean()
 
 
+def ramp_up(progress: Progress, share: float) -> float:
+    """A weight that rises from exp(-5) to 1 over the first `share` of the second stage: exp(-5 (1 - t)^2).
+
+    Source: Laine & Aila, arXiv 1610.02242. With a share of 0 it is 1 throughout.
+    """
+    length = share * (progress.steps - progress.burn_in)
+    t = min(1.0, (progress.step - progress.burn_in) / length) if length else 1.0
+    return math.exp(-5 * (1 - t) ** 2)
+
+
 def frame_probabilities(frame_logits: Tensor, multilabel: bool) -> Tensor:
     """F's probabilities: softmax over C + 1 classes, or a sigmoid a class on multi-label data."""
     return frame_logits.float().sigmoid() if multilabel else frame_logits.float().softmax(dim=1)
@@ -67,13 +79,9 @@ def forward_pair(
     """One forward pass over clips and their partners, so that both see the same batch statistics."""
     if following is None:
         return student(clips_bcthw), None
-    b = len(clips_bcthw)
-    both = student(torch.cat([clips_bcthw, following]))
-    logits = both.frame_logits
-    return (
-        Predictions(both.grid[:b], None if logits is None else logits[:b]),
-        Predictions(both.grid[b:], None if logits is None else logits[b:]),
-    )
+    both: Predictions = student(torch.cat([clips_bcthw, following]))
+    now, after = both.split([len(clips_bcthw), len(following)])
+    return now, after
 
 
 def _weighted(losses: dict[str, Tensor], needs: Needs, frame_weight: float) -> dict[str, Tensor]:

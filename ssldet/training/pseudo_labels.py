@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms
 
-from ssldet.contracts import DatasetFacts, Decoded, Options, PseudoLabels, Targets
-from ssldet.data.views import Geometry, visible
+from ssldet.contracts import DatasetFacts, Decoded, Geometry, Options, PseudoLabels, Targets
+from ssldet.data.targets import in_strong_view
 
 Confidence = Literal["objectness", "objectness_class"]
 
@@ -94,12 +94,11 @@ def confident_boxes(found: Candidates, clips: int, facts: DatasetFacts) -> Pseud
 
 
 def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:
-    """Pseudo-labels of the weak view as targets of the strong view.
+    """Pseudo-labels of the weak view as targets of the strong view; see `in_strong_view`.
 
-    Boxes that the crop pushed out are dropped; a clip that keeps none loses its box loss, but not its frame label.
+    A clip that keeps no box loses its box loss, but not its frame label.
     """
-    boxes, keep = visible(geometry.to_strong(pseudo.boxes_n4, pseudo.clip_n), geometry.size, min_visible)
-    clip_n = pseudo.clip_n[keep]
-    box_mask_b = torch.zeros_like(pseudo.box_mask_b)
-    box_mask_b[clip_n] = True
-    return Targets(clip_n, boxes[keep], pseudo.labels_nk[keep], box_mask_b, pseudo.frame_labels_b, pseudo.frame_mask_b)
+    strong = in_strong_view(pseudo, geometry, min_visible)
+    strong.box_mask_b = torch.zeros_like(pseudo.box_mask_b)
+    strong.box_mask_b[strong.clip_n] = True
+    return strong

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import Batch, Predictions, Progress, PseudoLabels, StepLosses, Strategy
-from ssldet.detector.detector import Detector
-from ssldet.training.objectives import supervised_terms, unlabelled_terms
+from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabels, StepLosses, Strategy, TrainingInfo
+from ssldet.training.objectives import ramp_up, supervised_terms, unlabelled_terms
 from ssldet.training.pseudo_labels import CandidateOptions, Candidates, candidate_boxes, carry_to_strong
 
 TeacherKind = Literal["ema", "shared", "frozen"]
@@ -50,13 +50,18 @@ class Teacher:
                 module.training = training
 
     @torch.no_grad()
-    def follow(self, student: Detector) -> None:
-        """After the optimiser's step: move the average. Integer buffers (counters) are copied."""
+    def follow(self, student: Detector, decay: float | None = None) -> None:
+        """After the optimiser's step: move the average. Integer buffers (counters) are copied.
+
+        Args:
+            decay: of this step, for schedules; None means the teacher's own.
+        """
         if self.kind != "ema":
             return
+        share = 1 - (self.decay if decay is None else decay)
         mine, theirs = self.network.state_dict(), student.state_dict()
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - self.decay)
+        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], share)
         for name in mine.keys() - set(floats):
             mine[name].copy_(theirs[name])
 
@@ -73,9 +78,13 @@ class TeacherOptions(CandidateOptions):
 
     Attributes:
         evaluate: the copy that is scored; of a shared teacher both are the same.
+        unlabelled_weight: of all terms of unlabelled clips, beside their own weights.
+        unlabelled_ramp: share of the second stage over which this weight rises from nearly 0.
     """
 
     evaluate: Literal["student", "teacher"] = "student"
+    unlabelled_weight: float = Field(1.0, ge=0)
+    unlabelled_ramp: float = Field(0.0, ge=0, le=1)
 
 
 class TeacherStudent(Strategy):
@@ -100,7 +109,11 @@ class TeacherStudent(Strategy):
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """What counts as true in the weak view, given the teacher's raw predictions of its clips."""
 
-    def start(self, student: Detector) -> None:
+    def decay_at(self, progress: Progress) -> float | None:
+        """The decay of an averaged teacher after a step, for schedules; None: the one that it was built with."""
+        return None
+
+    def start(self, student: Detector, info: TrainingInfo) -> None:
         self.teacher = self.build_teacher(student)
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
@@ -111,8 +124,14 @@ class TeacherStudent(Strategy):
         pseudo = self.pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
         strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
         terms = supervised_terms(student, batch.labelled, self.needs)
-        terms |= unlabelled_terms(student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs)
+        terms |= self._weighted(
+            unlabelled_terms(student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs), progress
+        )
         return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw))
+
+    def _weighted(self, terms: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
+        weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
+        return terms if weight == 1 else {name: weight * term for name, term in terms.items()}
 
     def candidates(self, predictions: Predictions) -> Candidates:
         """The teacher's boxes above O_th, suppressed, in the weak view."""
@@ -124,8 +143,8 @@ class TeacherStudent(Strategy):
             confidence=config.confidence,
         )
 
-    def after_step(self, student: Detector) -> None:
-        self.teacher.follow(student)
+    def after_step(self, student: Detector, progress: Progress) -> None:
+        self.teacher.follow(student, self.decay_at(progress))
 
     def evaluated(self, student: Detector) -> Detector:
         return self.teacher.network if self.config.evaluate == "teacher" else student

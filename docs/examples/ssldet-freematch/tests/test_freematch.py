@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from ssldet.contracts import Decoded, Progress
-from ssldet.detector.detector import Detector
-from ssldet.testing import SINGLE_LABEL, StrategyContract, tiny_batch, tiny_detector
+from ssldet.contracts import Decoded, Detector
+from ssldet.testing import SINGLE_LABEL, TINY_INFO, TINY_PROGRESS, StrategyContract, tiny_batch, tiny_detector
 
 from ssldet_freematch import FreeMatch, class_thresholds, clip_scores
 
@@ -13,15 +12,15 @@ class TestFreeMatch(StrategyContract):
     plugin = FreeMatch
 
 
-def started(mood: str = "sure", **options: float) -> tuple[FreeMatch, Detector]:
-    student = tiny_detector(SINGLE_LABEL, frame_head=False, mood=mood)
+def started(state: str = "confident", **options: float) -> tuple[FreeMatch, Detector]:
+    student = tiny_detector(SINGLE_LABEL, frame_head=False, state=state)
     strategy = FreeMatch(FreeMatch.Config(**options))
-    strategy.start(student)
+    strategy.start(student, TINY_INFO)
     return strategy, student
 
 
 def pseudo_boxes(strategy: FreeMatch, student: Detector) -> int:
-    found = strategy.losses(tiny_batch(SINGLE_LABEL, strategy.needs), student, Progress(5, 10, 5))
+    found = strategy.losses(tiny_batch(SINGLE_LABEL, strategy.needs), student, TINY_PROGRESS)
     return len(found.pseudo_labels.targets.clip_n)
 
 
@@ -29,7 +28,7 @@ def step(strategy: FreeMatch, student: Detector, *parts: list[list[float]]) -> N
     """A step whose clips have these scores, in these parts."""
     for part in parts:
         strategy._observe(torch.tensor(part))
-    strategy.after_step(student)
+    strategy.after_step(student, TINY_PROGRESS)
 
 
 def test_a_clip_is_scored_by_its_best_box_of_each_class() -> None:
@@ -67,7 +66,7 @@ def test_estimates_begin_at_chance_and_rise_with_a_sure_network() -> None:
     strategy, student = started(threshold_decay=0.9)
     assert strategy.threshold.item() == pytest.approx(1 / 3)
     pseudo_boxes(strategy, student)
-    strategy.after_step(student)
+    strategy.after_step(student, TINY_PROGRESS)
     assert 1 / 3 < strategy.threshold.item() < 0.9 / 3 + 0.1
     assert strategy.class_mean_k.argmax() == 0  # the class that it is sure of
 

@@ -14,10 +14,8 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from ssldet.contracts import Decoded, Needs, Predictions, PseudoLabels
-from ssldet.detector.detector import Detector
-from ssldet.training.pseudo_labels import confident_boxes
-from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
+from ssldet.contracts import Decoded, Detector, Needs, Predictions, Progress, PseudoLabels, TrainingInfo
+from ssldet.training import Teacher, TeacherOptions, TeacherStudent, confident_boxes
 from torch import Tensor
 
 
@@ -46,9 +44,9 @@ class FreeMatch(TeacherStudent):
     def build_teacher(self, student: Detector) -> Teacher:
         return Teacher(student, "shared")
 
-    def start(self, student: Detector) -> None:
+    def start(self, student: Detector, info: TrainingInfo) -> None:
         """Every estimate begins at chance, 1 / k."""
-        super().start(student)
+        super().start(student, info)
         k, device = student.facts.num_classes, next(student.parameters()).device
         self.threshold = torch.full((), 1 / k, device=device)
         self.class_mean_k = torch.full((k,), 1 / k, device=device)
@@ -60,11 +58,11 @@ class FreeMatch(TeacherStudent):
         found = self.candidates(predictions)
         threshold_n = class_thresholds(self.threshold, self.class_mean_k)[found.scores_nk.argmax(dim=1)]
         passed = found.where(found.confidence_n > threshold_n)
-        return confident_boxes(passed, len(predictions.grid), network.facts)
+        return confident_boxes(passed, len(predictions), network.facts)
 
-    def after_step(self, student: Detector) -> None:
+    def after_step(self, student: Detector, progress: Progress) -> None:
         """Move the estimates by all clips of the step, in however many parts they came."""
-        super().after_step(student)
+        super().after_step(student, progress)
         if self.clips:
             weight = 1 - self.config.threshold_decay
             self.threshold.lerp_(self.best_sum / self.clips, weight)
