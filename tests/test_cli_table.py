@@ -21,7 +21,7 @@ from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.cli.table import FORMATS, SUFFIXES
 from ssldet.errors import UnknownName
 from ssldet.report import rendering
-from ssldet.report.documents import of_table
+from ssldet.report.documents import Block, Document, Section, TextRow, of_table
 from ssldet.report.run_selection import collect_runs
 from ssldet.report.tables import TableRequest, build_table
 
@@ -79,12 +79,35 @@ def test_a_wide_terminal_shows_a_table_in_one_part(runs: Path) -> None:
     assert len(heads) == 2  # numbers and differences
 
 
+def test_in_a_terminal_a_metric_stands_once_above_its_ratios(runs: Path) -> None:
+    lines = printed(runs, "terminal").splitlines()
+    metrics, rules, ratios = lines[(first := next(i for i, line in enumerate(lines) if "V@0.1  " in line)) : first + 3]
+    assert metrics.split() == ["V@0.1", "V@0.2", "V@0.5"][: len(metrics.split())]
+    assert ratios.split() == ["20", "%", "30", "%", "all"] * len(metrics.split())
+    for title, rule in zip(re.finditer(r"V@\S+", metrics), re.finditer("─+", rules), strict=True):
+        assert abs((title.start() + title.end()) - (rule.start() + rule.end())) <= 1
+        assert ratios[rule.start() : rule.end()].split() == ["20", "%", "30", "%", "all"]
+
+
+def test_a_head_that_is_wider_than_its_columns_widens_them() -> None:
+    columns = (("a metric of a long name", "5 %"), ("b", "5 %"), ("b", "10 %"))
+    block = Block("", columns, (Section("", (TextRow("row", (("1",), ("2",), ("3",))),)),))
+    text = rendering.terminal([Document("9", "Table 9", (), (block,), (), (), (), {})])
+    _, _, metrics, rules, ratios, _, numbers = text.splitlines()[:7]
+    assert [found.span() for found in re.finditer("─+", rules)] == [(18, 41), (43, 52)]
+    assert metrics.split("  ")[-1].strip() == "b" and "a metric of a long name" in metrics
+    assert [found.end() for found in re.finditer(r"\d+ %", ratios)] == [41, 46, 52]
+    assert [found.end() for found in re.finditer(r"\d", numbers)] == [41, 46, 52]
+
+
 def test_markdown_has_one_number_of_cells_a_row(runs: Path) -> None:
     text = printed(runs, "markdown")
     grids = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(grids) == 2
     for grid in grids:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in grid.splitlines()}) == 1
+    assert grids[0].startswith("|  | V@0.1 |  |  | V@0.2 |  |  | V@0.5 |  |  |\n|---|---:|")
+    assert grids[0].splitlines()[2] == "|  |" + " **20 %** | **30 %** | **all** |" * 3
     assert "| Dual Guidance | 25.0 ± 7.1† (14.1) |" in text
     assert "<script>" not in text.replace("\\<", "") and "`_" not in text and " @" not in text
 
@@ -107,12 +130,15 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.widths: list[int] = []
+        self.scopes: list[str | None] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        assert not {name for name, _ in attrs} - {"lang", "charset", "colspan", "scope", "class"}
+        assert not {name for name, _ in attrs} - {"lang", "charset", "colspan", "span", "scope", "class"}
+        if tag == "th":
+            self.scopes.append(dict(attrs).get("scope"))
         if tag == "tr":
             self.widths.append(0)
         elif tag in ("td", "th"):
@@ -126,6 +152,8 @@ def test_html_is_one_page_with_all_text_escaped(runs: Path) -> None:
     page = Page(printed(runs, "html"))
     assert not {"script", "img", "link", "a"} & set(page.tags)
     assert (page.tags.count("table"), set(page.widths)) == (2, {4, 10})  # differences at 20 % alone
+    assert page.scopes[:12] == ["colgroup"] * 3 + ["col"] * 9  # metrics, then ratios
+    assert None not in page.scopes and page.tags.count("colgroup") == 4 + 4
     assert HOSTILE in page.text and "25.0 ± 7.1†" in page.text
     assert "2 runs left out" in page.text
 

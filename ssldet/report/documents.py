@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from ssldet.benchmark import spec as benchmark
@@ -46,12 +47,39 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnGroup:
+    """Neighbouring columns under one head: a metric, and the ratios below it. `first` is a number from 1."""
+
+    title: str
+    titles: tuple[str, ...]
+    first: int
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.titles) - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """One grid: `columns` are (group, title), neighbours with the same group stand under one heading."""
+    """One grid. `columns` are pairs (group, title): a metric and a ratio; a column without a ratio has the title ""."""
 
     title: str
     columns: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+
+    @property
+    def groups(self) -> tuple[ColumnGroup, ...]:
+        """Neighbours of one group, in the order of the columns."""
+        groups: list[ColumnGroup] = []
+        for group, pairs in groupby(self.columns, key=lambda column: column[0]):
+            first = groups[-1].last + 1 if groups else 1
+            groups.append(ColumnGroup(group, tuple(title for _, title in pairs), first))
+        return tuple(groups)
+
+    @property
+    def two_levels(self) -> bool:
+        """Whether its columns have a head of two levels; Table 1's have one."""
+        return any(title for _, title in self.columns)
 
 
 @dataclass(frozen=True, slots=True)

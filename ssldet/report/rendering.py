@@ -6,17 +6,14 @@ show(documents, console)        on a rich console, in its width
 
 from __future__ import annotations
 
-import csv
-import html
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ssldet.errors import UnknownName
-from ssldet.report.documents import Block, Document, as_dict
+from ssldet.report.documents import Block, ColumnGroup, Document, as_dict
 from ssldet.util.files import plain
 
 if TYPE_CHECKING:
@@ -28,6 +25,12 @@ PLAIN_WIDTH = 100
 
 LABEL_WIDTH = 16
 """Of row labels in the terminal format; "Fully-Supervised" has as many letters."""
+
+HEAD_WIDTH = 9
+"""Of the heads of columns in the terminal format, where they can be broken; "mean of 3" has as many letters."""
+
+GAP = 2
+"""Between two columns of the terminal format."""
 
 SHOWN = 3
 """How many runs of a kind are named below a table; csv and json have all."""
@@ -63,44 +66,101 @@ def show(documents: Sequence[Document], console: Console) -> None:
         for block in document.blocks:
             if block.title:
                 console.print(Text(block.title, style="bold"))
-            for part in _parts(block, console):
-                console.print(_grid(block, part))
-        for line in (*document.notes, *_left_out(document)):
+            for part in _parts(block, console.width):
+                _print_grid(block, part, console)
+        for line in _footnotes(document):
             console.print(Text(_printable(line), style="dim"))
 
 
-def _parts(block: Block, console: Console) -> Iterator[list[int]]:
-    """The columns in groups of metrics, as many as fit the width."""
-    groups = [list(found) for _, found in groupby(range(len(block.columns)), key=lambda i: block.columns[i][0])]
-    unlimited = console.options.update(max_width=10_000)
-    part: list[int] = []
-    for group in groups:
-        if part and console.measure(_grid(block, part + group), options=unlimited).maximum > console.width:
+def _parts(block: Block, width: int) -> Iterator[list[ColumnGroup]]:
+    """The groups of columns, as many in a part as fit the width; at least one."""
+    part: list[ColumnGroup] = []
+    for group in block.groups:
+        if part and _span(_widths(block, [*part, group])) > width:
             yield part
             part = []
-        part = part + group
+        part.append(group)
     yield part
 
 
-def _grid(block: Block, part: Sequence[int]) -> Table:
+def _print_grid(block: Block, part: Sequence[ColumnGroup], console: Console) -> None:
+    """Heads, then rows. A metric stands above its ratios with a rule below it, which rich has no way to say."""
+    from rich.text import Text
+
+    label, *widths = _widths(block, part)
+    console.print()
+    if block.two_levels:
+        for line in _group_heads(part, label, widths):
+            console.print(Text(line, style="bold"))
+    console.print(_grid(block, part, label, widths))
+    console.print()
+
+
+def _widths(block: Block, part: Sequence[ColumnGroup]) -> list[int]:
+    """How wide the labels are, then each column; the last of a group is as wide as the group's head asks for."""
+    titles = [text for section in block.sections for text in (section.title, *(row.label for row in section.rows))]
+    widths = [min(max([LABEL_WIDTH, *(_width(_wrapped(text)) for text in titles)]), 2 * LABEL_WIDTH)]
+    for group in part:
+        heads = enumerate((title or group.title for title in group.titles), group.first)
+        columns = [_column_width(block, number, head) for number, head in heads]
+        missing = _width(_printable(group.title)) - _span(columns) if block.two_levels else 0
+        widths += [*columns[:-1], columns[-1] + max(missing, 0)]
+    return widths
+
+
+def _span(widths: Sequence[int]) -> int:
+    """How wide neighbouring columns are with the gaps between them."""
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _column_width(block: Block, number: int, head: str) -> int:
+    cells = (line for section in block.sections for row in section.rows for line in row.cells[number - 1])
+    return max(map(_width, [_wrapped(head, HEAD_WIDTH), *map(_compact, cells)]))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal the widest line takes."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.split("\n")))
+
+
+def _group_heads(part: Sequence[ColumnGroup], label: int, widths: Sequence[int]) -> Iterator[str]:
+    """Two lines: the metrics, each in the middle above its columns, and a rule below each."""
+    first = part[0].first
+    spans = [_span(widths[group.first - first : group.last + 1 - first]) for group in part]
+    for cells in ([_printable(group.title) for group in part], ["─" * span for span in spans]):
+        heads = (cell.center(span) for cell, span in zip(cells, spans, strict=True))
+        yield (" " * GAP).join([" " * label, *heads]).rstrip()
+
+
+def _grid(block: Block, part: Sequence[ColumnGroup], label: int, widths: Sequence[int]) -> Table:
+    """The last row of heads, and the rows."""
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("", min_width=LABEL_WIDTH)
-    for i in part:
-        heading = Text("\n".join(_wrapped(word) for word in block.columns[i] if word))
-        grid.add_column(heading, justify="right", no_wrap=True)
-    for number, section in enumerate(block.sections):
-        if number:
+    grid = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    grid.add_column("", width=label, overflow="fold")
+    heads = [title or group.title for group in part for title in group.titles]
+    for head, width in zip(heads, widths, strict=True):
+        grid.add_column(Text(_wrapped(head, HEAD_WIDTH)), justify="right", no_wrap=True, width=width)
+    for place, section in enumerate(block.sections):
+        if place:
             grid.add_section()
         if section.title:
             grid.add_row(Text(_wrapped(section.title), style="italic"))
         for row in section.rows:
-            cells = ["\n".join(line.replace(" ± ", "±") for line in row.cells[i]) for i in part]
+            cells = [
+                "\n".join(map(_compact, row.cells[i - 1])) for group in part for i in range(group.first, group.last + 1)
+            ]
             grid.add_row(Text(_wrapped(row.label)), *map(Text, cells))
     return grid
+
+
+def _compact(line: str) -> str:
+    """A line of a cell without what a narrow column has no room for."""
+    return line.replace(" ± ", "±")
 
 
 def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
@@ -124,9 +184,10 @@ def _left_out(document: Document) -> Iterator[str]:
         yield f"Left out, {kind}: {', '.join(runs[:SHOWN])}{more}"
 
 
-def _printable(text: str) -> str:
+def _printable(value: Any) -> str:
     """Text without the characters that steer a terminal or stand for nothing; white space is a space."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in " ".join(text.split()))
+    words = str(value).split()
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in " ".join(words))
 
 
 def _shortened(reason: str, length: int = 160) -> str:
@@ -134,90 +195,60 @@ def _shortened(reason: str, length: int = 160) -> str:
     return reason if len(reason) <= length else reason[: length - 3] + "..."
 
 
-# ------------------------------------------------------------------------------------------------- Markdown
+# ---------------------------------------------------------------------------------- Markdown, LaTeX, HTML
+
+LATEX_TAGS = {
+    "variable_start_string": "<<",
+    "variable_end_string": ">>",
+    "block_start_string": "<%",
+    "block_end_string": "%>",
+    "comment_start_string": "<#",
+    "comment_end_string": "#>",
+}
+"""Of the LaTeX template: jinja2's own are braces, and LaTeX is full of them."""
 
 
 def markdown(documents: Sequence[Document]) -> str:
-    return "\n".join(line for document in documents for line in _markdown(document))
-
-
-def _markdown(document: Document) -> Iterator[str]:
-    yield f"## {_md(document.title)}\n"
-    for line in document.caption:
-        yield _md(line) + "\n"
-    for block in document.blocks:
-        if block.title:
-            yield f"### {_md(block.title)}\n"
-        yield from _markdown_grid(block)
-        yield ""
-    for line in (*document.notes, *_left_out(document)):
-        yield f"- {_md(line)}"
-    yield ""
-
-
-def _markdown_grid(block: Block) -> Iterator[str]:
-    heads = ["", *(", ".join(filter(None, column)) for column in block.columns)]
-    yield _md_row(heads)
-    yield "|---|" + "---:|" * len(block.columns)
-    for section in block.sections:
-        if section.title:
-            yield _md_row([section.title, *[""] * len(block.columns)], "*{}*")
-        for row in section.rows:
-            yield _md_row([row.label, *(" ".join(cell) for cell in row.cells)])
-
-
-def _md_row(cells: Sequence[str], first: str = "{}") -> str:
-    head, *rest = map(_md, cells)
-    return f"| {' | '.join([first.format(head), *rest])} |"
-
-
-def _md(text: str) -> str:
-    """Text that stands for itself in GitHub's Markdown, in one line."""
-    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _printable(text))
-    return re.sub(r"(?<!\w)@", "&#64;", text)  # a name after it would be told
-
-
-# ---------------------------------------------------------------------------------------------------- LaTeX
+    """GitHub's Markdown. One row of heads is all it has: ratios stand in bold in the first row of the body."""
+    return _rendered("tables.md.j2", documents, finalize=_markdown_text)
 
 
 def latex(documents: Sequence[Document]) -> str:
-    blocks = (line for document in documents for block in document.blocks for line in _latex(document, block))
-    return "% needs \\usepackage{booktabs} and \\usepackage[utf8]{inputenc}\n" + "\n".join(blocks) + "\n"
+    """Tables for the package booktabs."""
+    return _rendered("tables.tex.j2", documents, finalize=_latex_text, **LATEX_TAGS)
 
 
-def _latex(document: Document, block: Block) -> Iterator[str]:
-    title = f"{document.title}: {block.title}" if block.title else document.title
-    first = block is document.blocks[0]
-    yield "\\begin{table}"
-    yield "\\centering"
-    yield f"\\caption{{{_tex(title)}. {' '.join(map(_tex, document.caption))}}}"
-    yield f"\\begin{{tabular}}{{l{'r' * len(block.columns)}}}"
-    yield "\\toprule"
-    yield from _latex_head(block)
-    for section in block.sections:
-        yield "\\midrule"
-        if section.title:
-            yield f"\\multicolumn{{{1 + len(block.columns)}}}{{l}}{{\\emph{{{_tex(section.title)}}}}} \\\\"
-        for row in section.rows:
-            yield " & ".join([_tex(row.label), *(_tex(" ".join(cell)) for cell in row.cells)]) + " \\\\"
-    yield "\\bottomrule"
-    yield "\\end{tabular}"
-    for line in (*document.notes, *_left_out(document)) if first else ():
-        yield f"\\par {{\\footnotesize {_tex(line)}}}"
-    yield "\\end{table}"
+def html(documents: Sequence[Document]) -> str:
+    """One page of its own."""
+    return _rendered("tables.html.j2", documents, finalize=_printable, autoescape=True)
 
 
-def _latex_head(block: Block) -> Iterator[str]:
-    """Two rows, groups over titles; one where columns have no groups."""
-    if any(title for _, title in block.columns):
-        groups = [(group, len(list(found))) for group, found in groupby(block.columns, key=lambda column: column[0])]
-        yield " & ".join(["", *(f"\\multicolumn{{{n}}}{{c}}{{{_tex(group)}}}" for group, n in groups)]) + " \\\\"
-        edges, start = [], 2
-        for _, n in groups:
-            edges.append(f"\\cmidrule(lr){{{start}-{start + n - 1}}}")
-            start += n
-        yield " ".join(edges)
-    yield " & ".join(["", *(_tex(title or group) for group, title in block.columns)]) + " \\\\"
+def _rendered(template: str, documents: Sequence[Document], *, finalize: Callable[[Any], str], **options: Any) -> str:
+    """A template filled in. `finalize` escapes all that is put into it, so that no template can forget to."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ssldet.report"),
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    environment.filters["footnotes"] = _footnotes
+    return environment.get_template(template).render(documents=documents)
+
+
+def _footnotes(document: Document) -> tuple[str, ...]:
+    """What stands below a table: its notes, then the runs that were left out."""
+    return (*document.notes, *_left_out(document))
+
+
+def _markdown_text(value: Any) -> str:
+    """Text that stands for itself in GitHub's Markdown, in one line."""
+    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _printable(value))
+    return re.sub(r"(?<!\w)@", "&#64;", text)  # a name after it would be told
 
 
 _TEX = {
@@ -238,77 +269,9 @@ _TEX = {
 }
 
 
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in _printable(text))
-
-
-# ----------------------------------------------------------------------------------------------------- HTML
-
-_STYLE = """body { font-family: sans-serif; margin: 2em; max-width: 75em }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { padding: .2em .7em; text-align: right; vertical-align: top }
-th[scope=row], th[scope=rowgroup] { text-align: left; font-weight: normal }
-thead { border-bottom: 1px solid } tbody { border-bottom: 1px solid #999 }
-th[scope=rowgroup] { font-style: italic } .paper { color: #666 } li, p { line-height: 1.4 }"""
-
-
-def page(documents: Sequence[Document]) -> str:
-    """A page that needs no other file and runs nothing."""
-    title = ", ".join(document.title.partition(".")[0] for document in documents)
-    body = "\n".join(line for document in documents for line in _html(document))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(title)}</title>\n'
-        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _html(document: Document) -> Iterator[str]:
-    yield f"<h2>{_text(document.title)}</h2>"
-    yield from (f"<p>{_text(line)}</p>" for line in document.caption)
-    for block in document.blocks:
-        if block.title:
-            yield f"<h3>{_text(block.title)}</h3>"
-        yield from _html_grid(block)
-    yield from _html_list(document.notes)
-    if document.left_out:
-        yield f"<details><summary>{len(document.left_out)} runs left out</summary>"
-        yield from _html_list(
-            f"{found.kind}: {found.run} in {found.folder}: {found.reason}" for found in document.left_out
-        )
-        yield "</details>"
-
-
-def _html_grid(block: Block) -> Iterator[str]:
-    yield "<table>\n<thead>"
-    groups = [(group, len(list(found))) for group, found in groupby(block.columns, key=lambda column: column[0])]
-    yield "<tr><td></td>" + "".join(f'<th colspan="{n}">{_text(group)}</th>' for group, n in groups) + "</tr>"
-    if any(title for _, title in block.columns):
-        yield "<tr><td></td>" + "".join(f"<th>{_text(title)}</th>" for _, title in block.columns) + "</tr>"
-    yield "</thead>"
-    for section in block.sections:
-        yield "<tbody>"
-        if section.title:
-            yield f'<tr><th scope="rowgroup" colspan="{1 + len(block.columns)}">{_text(section.title)}</th></tr>'
-        for row in section.rows:
-            cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in row.cells)
-            yield f'<tr><th scope="row">{_text(row.label)}</th>{cells}</tr>'
-        yield "</tbody>"
-    yield "</table>"
-
-
-def _html_cell(lines: Sequence[str]) -> str:
-    parts = (f'<span class="paper">{_text(line)}</span>' if line.startswith("(") else _text(line) for line in lines)
-    return "<br>".join(parts)
-
-
-def _html_list(lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
-    items = "".join(f"<li>{_text(line)}</li>" for line in lines)
-    if items:
-        yield f"<ul>{items}</ul>"
-
-
-def _text(text: str) -> str:
-    return html.escape(_printable(text), quote=True)
+def _latex_text(value: Any) -> str:
+    """Text that stands for itself in LaTeX, in one line."""
+    return "".join(_TEX.get(sign, sign) for sign in _printable(value))
 
 
 # ----------------------------------------------------------------------------------------------- CSV, JSON
@@ -316,13 +279,13 @@ def _text(text: str) -> str:
 
 def as_csv(documents: Sequence[Document]) -> str:
     """One line a number ("number"), then one a run left out ("left out"); lists are joined with ";"."""
+    import pandas
+
     rows = [row for document in documents for row in _csv_rows(document)]
-    heads = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _csv_value(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
+    cells = [{name: _csv_value(value) for name, value in row.items()} for row in rows]
+    frame = pandas.DataFrame(cells, dtype=object)  # whole numbers stay whole beside empty cells
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def _csv_rows(document: Document) -> Iterator[dict[str, Any]]:
@@ -367,6 +330,6 @@ FORMATS: dict[str, Callable[[Sequence[Document]], str]] = {
     "latex": latex,
     "csv": as_csv,
     "json": as_json,
-    "html": page,
+    "html": html,
 }
 """Format -> what writes it."""
