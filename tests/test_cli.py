@@ -1,4 +1,4 @@
-"""The manners of the command line: help, errors, exit codes, and what stays unimported."""
+"""The conventions of the command line: help, errors, exit codes, and what stays unimported."""
 
 from __future__ import annotations
 

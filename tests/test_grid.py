@@ -1,4 +1,4 @@
-"""The plan of a grid, and carrying it out: what is shared, blocked, left to do, and what a failure costs."""
+"""The plan of a grid, and running it: what is shared, blocked, left to do, and what a failure costs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from helpers import QUICK
 
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map
-from ssldet.benchmark.executors.local import Outcome, Watcher, run_grid
+from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
-from ssldet.benchmark.tasks import Task
+from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult
 from ssldet.cli import main
 from ssldet.runs.record import Record
 
@@ -115,6 +115,26 @@ def test_an_unreadable_record_is_never_written_over(tmp_path: Path) -> None:
         assert again.state == "blocked" and "record" in again.reason
 
 
+def test_the_grid_notes_how_its_tasks_go(tmp_path: Path) -> None:
+    grid = small(tmp_path)
+    stage, run = next(iter(grid.tasks.values())), grid.cells()[0]
+    assert run.needs == (stage.key,) and run not in list(grid.ready())
+    before, estimated = grid.count_open(), grid.seconds_left()
+    grid.began(stage)
+    grid.progressed(stage, TaskProgress("decode", 5, 10, "videos"))
+    assert (stage.state, stage.progress, grid.count_open()) == ("running", 0.0, before)
+    for done, share in ((2, 0.0), (3, 0.25), (6, 1.0)):  # 2 steps lay behind it when it began
+        grid.progressed(stage, TaskProgress("train", done, 6, "steps"))
+        assert stage.progress == share
+    assert grid.seconds_left() == pytest.approx(estimated - stage.seconds)
+    grid.ended(stage, TaskResult("interrupted"))
+    assert stage.state == "to run" and stage in list(grid.ready())
+    grid.ended(stage, TaskResult("done"))
+    assert (stage.state, grid.count_open()) == ("done", before - 1) and run in list(grid.ready())
+    grid.ended(run, TaskResult("failed", "no space left"))
+    assert (run.state, run.reason, grid.is_done()) == ("failed", "no space left", False)
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
@@ -181,12 +201,12 @@ def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Pa
 # ------------------------------------------------------------------------------------- failures and interruptions
 
 
-class Listener(Watcher):
+class Listener(GridCallback):
     """Notes how tasks end; kills the worker that begins the `kill`-th task."""
 
     def __init__(self, kill: int = 0) -> None:
         self.kill, self.begun = kill, 0
-        self.outcomes: dict[str, Outcome] = {}
+        self.results: dict[str, TaskResult] = {}
 
     def began(self, worker: int, task: Task) -> None:
         self.begun += 1
@@ -196,13 +216,13 @@ class Listener(Watcher):
             (victim,) = [p for p in active_children() if p.name == f"ssldet-worker-{worker}"]
             victim.kill()
 
-    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
-        self.outcomes[task.title] = outcome
+    def ended(self, worker: int, task: Task, result: TaskResult) -> None:
+        self.results[task.title] = result
 
 
 def test_a_worker_that_dies_costs_its_task_and_what_needs_it(tmp_path: Path) -> None:
     grid, listener = small(tmp_path), Listener(kill=1)
-    assert run_grid(grid, jobs=1, watcher=listener)
+    assert run_grid(grid, jobs=1, callback=listener)
     states = Counter((task.kind, task.state) for task in grid.tasks.values())
     assert states == {
         ("first stage", "failed"): 1,
@@ -213,7 +233,7 @@ def test_a_worker_that_dies_costs_its_task_and_what_needs_it(tmp_path: Path) -> 
     (failed,) = [task for task in grid.tasks.values() if task.state == "failed"]
     assert "SIGKILL" in failed.reason
     again = small(tmp_path)
-    assert run_grid(again, jobs=1, watcher=Listener())
+    assert run_grid(again, jobs=1, callback=Listener())
     assert {task.state for task in again.tasks.values()} == {"done"}
 
 
@@ -223,7 +243,7 @@ def test_a_run_that_fails_leaves_the_rest_alone_and_is_tried_again(tmp_path: Pat
     first, second = grid.cells()
     assert first.folder
     (first.folder / "weights.safetensors" / "in the way").mkdir(parents=True)
-    assert run_grid(grid, jobs=1, watcher=Listener())
+    assert run_grid(grid, jobs=1, callback=Listener())
     assert (first.state, second.state) == ("failed", "done")
     assert Record.read(first.folder / "record.json").status == "failed"
     shown = small(tmp_path).tasks[first.key]
@@ -231,7 +251,7 @@ def test_a_run_that_fails_leaves_the_rest_alone_and_is_tried_again(tmp_path: Pat
     (first.folder / "weights.safetensors" / "in the way").rmdir()
     (first.folder / "weights.safetensors").rmdir()
     again = small(tmp_path)
-    run_grid(again, jobs=1, watcher=Listener())
+    run_grid(again, jobs=1, callback=Listener())
     assert {task.state for task in again.tasks.values()} == {"done"}
 
 
@@ -312,6 +332,6 @@ def test_a_worker_has_the_environment_of_its_grid(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SSLDET_CACHE", str(tmp_path / "cache"))
     task = next(iter(grid.tasks.values()))
     grid.tasks = {task.key: task}
-    run_grid(grid, jobs=1, watcher=Listener())
+    run_grid(grid, jobs=1, callback=Listener())
     assert task.state == "done", task.reason
     assert list((tmp_path / "cache").glob("frames/*"))

@@ -1,4 +1,4 @@
-"""The flavours of the synthetic data: each keeps the manners of the real data set that it is named after."""
+"""The flavours of the synthetic data: each keeps the conventions of the real data set that it is named after."""
 
 from __future__ import annotations
 

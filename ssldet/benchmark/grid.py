@@ -2,7 +2,8 @@
 
 plan_grid(request)    opens data, finds what is done, blocked and to run
 Grid.ready()          tasks that can begin now
-Grid.finished(task)   one is done: what waited for it can be planned further
+Grid.began(task), Grid.progressed(task, ...), Grid.ended(task, ...)
+                      what an executor tells: nobody else changes the state of a task
 
 A cell that starts from weights which another task of the grid makes has no run id before they are made; it is planned
 when they are.
@@ -10,6 +11,7 @@ when they are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings, run_config
 from ssldet.benchmark.spec import Cell, Row, TableSpec
-from ssldet.benchmark.tasks import Task
+from ssldet.benchmark.tasks import Task, TaskProgress, TaskResult
 from ssldet.config import RunConfig, presets, resolve
 from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs.estimate import seconds_by_phase, seconds_per_clip
@@ -80,13 +82,14 @@ class _Wanted:
 
 @dataclass
 class Grid:
-    """All tasks of a grid by key, in the order in which they are best done."""
+    """All tasks of a grid by key, in the order in which they are best done; where each stands is changed here alone."""
 
     request: GridRequest
     tasks: dict[str, Task] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
     _forward: dict[str, float] = field(default_factory=dict)
     _decoded: set[str] = field(default_factory=set)
+    _first_steps: dict[str, int] = field(default_factory=dict)
 
     def ready(self) -> Iterator[Task]:
         """Tasks that can begin: to run, and all that they need is done."""
@@ -102,6 +105,45 @@ class Grid:
         """Estimated seconds of all that is to run, one after another."""
         open_tasks = (task for task in self.tasks.values() if task.state in ("to run", "running"))
         return sum(task.seconds * (1 - task.progress) for task in open_tasks)
+
+    def count_open(self) -> int:
+        """The number of tasks that are to run or running."""
+        return sum(task.state in ("to run", "running") for task in self.tasks.values())
+
+    def is_done(self) -> bool:
+        """Whether every task is done."""
+        return all(task.state == "done" for task in self.tasks.values())
+
+    def as_json(self, jobs: int) -> dict[str, Any]:
+        """Every task, the number of cells by state, and the estimated seconds of what is left with `jobs` workers."""
+        return {
+            "cells": dict(Counter(task.state for task in self.cells())),
+            "estimated_seconds": self.seconds_left() / jobs,
+            "tasks": [task.as_json() for task in self.tasks.values()],
+        }
+
+    def began(self, task: Task) -> None:
+        """Mark a task as running."""
+        task.state = "running"
+
+    def progressed(self, task: Task, progress: TaskProgress) -> None:
+        """Note how far a task is by its training, which takes nearly all of the time."""
+        if progress.phase == "train":
+            first = self._first_steps.setdefault(task.key, progress.done)  # a shared first stage lies behind it
+            task.progress = (progress.done - first) / max(1, progress.total - first)
+
+    def ended(self, task: Task, result: TaskResult) -> None:
+        """Take in how a task ended: one that was interrupted is to run again."""
+        if result.state == "done":
+            self.finished(task)
+        elif result.state == "failed":
+            self.failed(task, result.reason)
+        else:
+            self.requeue(task)
+
+    def requeue(self, task: Task) -> None:
+        """Mark a task as to run, which goes on from what it left."""
+        task.state = "to run"
 
     def finished(self, task: Task) -> None:
         """Mark a task as done; plan further what waited for weights that it made."""

@@ -1,4 +1,8 @@
-"""The tasks of a grid: what each one is, and how it is carried out in whatever process it lands in."""
+"""The tasks of a grid: what each one is, how it is run in whatever process it lands in, and what is told of it.
+
+run_task(task, ...)    do it, or what is left of it
+GridCallback           hears what the tasks do: TaskProgress, TaskResult
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ssldet.config import RunConfig
 from ssldet.runs import layout
@@ -16,9 +20,10 @@ from ssldet.util.files import replacing
 
 Kind = Literal["pretraining", "first stage", "run"]
 State = Literal["done", "to run", "running", "failed", "blocked"]
+STATES: tuple[State, ...] = get_args(State)
 
-PATIENCE_SECONDS = 120.0
-"""How long a task waits for a process that still carries out the same run: one that outlived a killed grid, say."""
+LOCK_TIMEOUT_SECONDS = 120.0
+"""How long a task waits for a process that still does the same run: one that outlived a killed grid, say."""
 
 
 @dataclass(slots=True)
@@ -33,7 +38,7 @@ class Task:
         tables: names of the tables and figures that ask for it.
         name: what is done, without the cell's fields.
         cell: what the run is about, for filters and listings.
-        state: where it stands; `reason`: why it is blocked or has failed.
+        state: where it stands; `reason`: why it is blocked or has failed. The grid alone changes them.
         run_id, folder: of the run, once they are known (not before the weights are that it starts from).
         seconds: estimate of what it takes; `progress`: share of it that is done, 0-1.
         files: of a pretraining, the weights files that it makes.
@@ -79,19 +84,62 @@ class Task:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task is: `done` of `total` `unit` of a phase; `note` is what its reporter adds, losses say."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a task ended; `details`: a traceback, where the error is no message for users."""
+
+    state: Literal["done", "failed", "interrupted"]
+    reason: str = ""
+    details: str = ""
+
+
+class GridCallback:
+    """Is called while an executor runs a grid. This one does nothing; the command line draws bars.
+
+    The grid has taken in what happened by then. Workers count from 0.
+    """
+
+    def began(self, worker: int, task: Task) -> None:
+        """A worker has taken up a task."""
+
+    def progressed(self, worker: int, task: Task, progress: TaskProgress) -> None:
+        """The task is so far; called a few times a second."""
+
+    def ended(self, worker: int, task: Task, result: TaskResult) -> None:
+        """The task has ended."""
+
+    def tick(self) -> None:
+        """Called about twice a second."""
+
+    def stop(self) -> bool:
+        """Whether the executor should begin nothing more and let what is under way leave checkpoints."""
+        return False
+
+
 def start(cell: Mapping[str, Any]) -> str:
     """Where a cell's weights come from, in a word."""
     return "pretrained" if cell["pretrained"] else "scratch"
 
 
-def carry_out(task: Task, reporter: Reporter, shelf: Shelf) -> None:
+def run_task(task: Task, reporter: Reporter, shelf: Shelf) -> None:
     """Do a task, or what is left of it. Raises as `runner.run` does."""
     assert task.config is not None
     planned = plan(task.config, shelf)
     if task.kind == "first stage":
         train_first_stage(planned, reporter)
         return
-    execute(planned, reporter, patience=PATIENCE_SECONDS)
+    execute(planned, reporter, lock_timeout=LOCK_TIMEOUT_SECONDS)
     for file in task.files:
         _keep_weights(planned, file)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +22,6 @@ from ssldet.cli.options import (
 if TYPE_CHECKING:
     from ssldet.benchmark.grid import Grid, GridRequest
     from ssldet.benchmark.spec import TableSpec
-    from ssldet.cli.grid_view import GridView
 
 
 @click.command(
@@ -61,6 +58,7 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
     from ssldet.benchmark.executors.local import run_grid
     from ssldet.benchmark.grid import plan_grid
     from ssldet.cli.grid_view import GridView, show_plan
+    from ssldet.util.interrupts import graceful_interrupts
 
     request = _request(jobs, **asked)
     grid = plan_grid(request, _progress)
@@ -71,8 +69,8 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
             show_plan(grid, jobs)
         return
     _warn_of_long_grid(grid, jobs)
-    with GridView(grid, jobs) as view, _interruptible(view):
-        whole = run_grid(grid, jobs=jobs, watcher=view)
+    with graceful_interrupts(_say_that_it_stops) as stopping, GridView(grid, jobs, stopping) as view:
+        whole = run_grid(grid, jobs=jobs, callback=view)
     if as_json:
         click.echo(_as_json(grid, jobs))
     else:
@@ -94,7 +92,7 @@ def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
 def _exit_code(grid: Grid, whole: bool) -> int:
     if not whole:
         return 130
-    return 0 if all(task.state == "done" for task in grid.tasks.values()) else 1
+    return 0 if grid.is_done() else 1
 
 
 def _request(jobs: int, **asked: Any) -> GridRequest:
@@ -172,28 +170,8 @@ def _progress(done: int, total: int) -> None:
 
 
 def _as_json(grid: Grid, jobs: int) -> str:
-    tasks = [task.as_json() for task in grid.tasks.values()]
-    counts: dict[str, int] = {}
-    for task in grid.cells():
-        counts[task.state] = counts.get(task.state, 0) + 1
-    return json.dumps({"cells": counts, "estimated_seconds": grid.seconds_left() / jobs, "tasks": tasks}, indent=2)
+    return json.dumps(grid.as_json(jobs), indent=2)
 
 
-class _interruptible:
-    """While the block runs, a first Ctrl-C or SIGTERM asks the view to stop, a second one ends it at once."""
-
-    def __init__(self, view: GridView) -> None:
-        self.view = view
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.view.stopping:
-            raise KeyboardInterrupt
-        self.view.stopping = True
-        click.echo("stopping after the current steps; press again to stop at once", err=True)
+def _say_that_it_stops() -> None:
+    click.echo("stopping after the current steps; press again to stop at once", err=True)

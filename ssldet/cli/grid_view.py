@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console, Group
@@ -11,22 +12,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ssldet.benchmark.executors.local import News, Outcome, Watcher
 from ssldet.benchmark.grid import Grid
-from ssldet.benchmark.tasks import State, Task, start
+from ssldet.benchmark.tasks import STATES, GridCallback, State, Task, TaskProgress, TaskResult, start
 from ssldet.cli.run import duration
 
-STATES: tuple[State, ...] = ("done", "to run", "running", "failed", "blocked")
 SECONDS_BETWEEN_LINES = 60.0
 
 
-class GridView(Watcher):
-    """Draws all workers and the whole on a terminal; elsewhere a line when a task ends, and now and then."""
+class GridView(GridCallback):
+    """Draws all workers and the whole on a terminal; elsewhere a line when a task ends, and now and then.
 
-    def __init__(self, grid: Grid, jobs: int) -> None:
-        self.grid, self.jobs = grid, jobs
+    `stopping` tells whether the grid should begin nothing more.
+    """
+
+    def __init__(self, grid: Grid, jobs: int, stopping: Callable[[], bool]) -> None:
+        self.grid, self.jobs, self.stopping = grid, jobs, stopping
         self.console = Console(stderr=True)
-        self.stopping = False
         self._began = self._last = time.monotonic()
         self._estimated = grid.seconds_left()
         self._whole = Progress(
@@ -38,9 +39,8 @@ class GridView(Watcher):
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self._bar = self._whole.add_task("tasks", total=self._open(), note="")
+        self._bar = self._whole.add_task("tasks", total=grid.count_open(), note="")
         self._rows: dict[int, TaskID] = {}
-        self._first_steps: dict[str, int] = {}
         self._live = Live(Group(self._workers, self._whole), console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -56,32 +56,26 @@ class GridView(Watcher):
             self._rows[worker] = self._workers.add_task("", total=1, note="")
         self._workers.reset(self._rows[worker], description=task.title, total=1, note="begins")
 
-    def news(self, worker: int, task: Task, news: News) -> None:
-        if news.phase == "train":  # what takes nearly all of the time
-            start = self._first_steps.setdefault(task.key, news.done)  # a shared first stage lies behind it
-            task.progress = (news.done - start) / max(1, news.total - start)
-        note = f"{news.unit} ({news.phase}) {news.note}"
-        self._workers.update(self._rows[worker], completed=news.done, total=max(1, news.total), note=note)
+    def progressed(self, worker: int, task: Task, progress: TaskProgress) -> None:
+        note = f"{progress.unit} ({progress.phase}) {progress.note}"
+        self._workers.update(self._rows[worker], completed=progress.done, total=max(1, progress.total), note=note)
         if not self.console.is_terminal and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            self._line(f"{task.title}: {news.phase} {news.done}/{news.total}; {self._left()}")
+            self._line(f"{task.title}: {progress.phase} {progress.done}/{progress.total}; {self._left()}")
 
-    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
+    def ended(self, worker: int, task: Task, result: TaskResult) -> None:
         self._workers.update(self._rows[worker], description="idle", completed=0, total=1, note="")
-        self._line(f"{outcome.state}: {task.title}" + (f": {outcome.reason}" if outcome.reason else ""))
-        if outcome.details:
-            self.console.print(Text(outcome.details.rstrip(), style="dim"))
+        self._line(f"{result.state}: {task.title}" + (f": {result.reason}" if result.reason else ""))
+        if result.details:
+            self.console.print(Text(result.details.rstrip(), style="dim"))
         self._last = time.monotonic()
 
     def tick(self) -> None:
         total = len(self.grid.tasks)
-        self._whole.update(self._bar, completed=total - self._open(), total=total, note=self._left())
+        self._whole.update(self._bar, completed=total - self.grid.count_open(), total=total, note=self._left())
 
     def stop(self) -> bool:
-        return self.stopping
-
-    def _open(self) -> int:
-        return sum(task.state in ("to run", "running") for task in self.grid.tasks.values())
+        return self.stopping()
 
     def _left(self) -> str:
         """Time left: the estimate, corrected by how the time so far compares with what was estimated for it."""

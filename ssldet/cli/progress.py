@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
@@ -15,9 +16,12 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class ProgressReporter(Reporter):
-    """Draws the phases of a run: losses, clips/s and time left while it trains."""
+    """Draws the phases of a run: losses, clips/s and time left while it trains.
 
-    def __init__(self) -> None:
+    `stopping` tells whether the run should stop after the current step.
+    """
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description:<7}"),
@@ -29,7 +33,7 @@ class ProgressReporter(Reporter):
             disable=not self.console.is_terminal,
         )
         self.task: TaskID | None = None
-        self.stopping = False
+        self.stopping = stopping
         self._name, self._total, self._unit, self._last = "", 0, "", 0.0
 
     def __enter__(self) -> Self:
@@ -58,4 +62,4 @@ class ProgressReporter(Reporter):
         self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
 
     def stop(self) -> bool:
-        return self.stopping
+        return self.stopping()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,7 +76,7 @@ def command(
         return
     if planned.record_path.exists():
         _say_that_it_is_done(planned)
-    record = _carry_out(planned)
+    record = _execute(planned)
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -87,15 +85,14 @@ def command(
 
 def _say_that_it_is_done(planned: Plan) -> None:
     """A run's id does not hash code: say where its numbers are from, and how to have them made again."""
-    from ssldet.runs.provenance import provenance
+    from ssldet.runs.provenance import changed_distributions
     from ssldet.runs.record import Record
 
     record = Record.read(planned.record_path)
     if record.status != "done":
         click.echo(f"run {planned.id} failed before and is tried again: {record.notes.get('error', '')}", err=True)
         return
-    then, now = record.provenance.get("distributions", {}), provenance()["distributions"]
-    changed = [name for name in now if then.get(name) != now[name]]
+    changed = changed_distributions(record.provenance)
     made = f", by other versions of {', '.join(changed)}" if changed else ""
     again = (
         f"`ssldet runs rm {planned.id} --results {planned.config.machine.results}` and the same command make it again"
@@ -103,31 +100,25 @@ def _say_that_it_is_done(planned: Plan) -> None:
     click.echo(f"run {planned.id} is done{made}; {again}, after a change of code say", err=True)
 
 
-def _carry_out(planned: Plan) -> Record:
+def _execute(planned: Plan) -> Record:
     from ssldet.cli.progress import ProgressReporter
     from ssldet.runs.runner import Interrupted, execute
     from ssldet.util.allocator import keep_freed_memory
+    from ssldet.util.interrupts import graceful_interrupts
 
     keep_freed_memory()
     if not planned.record_path.exists():
         _warn_of_long_run(planned)
-    with ProgressReporter() as reporter:
-
-        def on_interrupt(number: int, frame: FrameType | None) -> None:
-            if reporter.stopping:  # a second Ctrl-C does not wait
-                raise KeyboardInterrupt
-            reporter.stopping = True
-            click.echo("stopping; press again to stop at once", err=True)
-
-        before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    with graceful_interrupts(_say_that_it_stops) as stopping, ProgressReporter(stopping) as reporter:
         try:
             return execute(planned, reporter)
         except Interrupted as stopped:
             click.echo(str(stopped), err=True)
             sys.exit(130)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+
+def _say_that_it_stops() -> None:
+    click.echo("stopping; press again to stop at once", err=True)
 
 
 def _warn_of_long_run(planned: Plan) -> None:

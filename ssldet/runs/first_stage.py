@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from ssldet.runs import layout
 from ssldet.runs.log import RunLog
 from ssldet.runs.planning import Plan, weights_hashes
-from ssldet.runs.provenance import provenance
+from ssldet.runs.provenance import COMPARED, changed_distributions, provenance
 from ssldet.training.loop import StepReport, Training
 from ssldet.util.files import content_hash, write_json
 
@@ -52,9 +52,8 @@ class FirstStage:
 
     def made_by_others(self) -> dict[str, Any]:
         """Versions of ssldet and torch that trained it, where they are not those that run now; else empty."""
-        then = json.loads((self.folder / layout.STAGE).read_text(encoding="utf-8"))["provenance"]["distributions"]
-        now = provenance()["distributions"]
-        return {name: then.get(name) for name in ("ssldet", "torch") if then.get(name) != now.get(name)}
+        about = json.loads((self.folder / layout.STAGE).read_text(encoding="utf-8"))
+        return changed_distributions(about["provenance"], COMPARED)
 
     def is_done(self) -> bool:
         """Whether it was trained to its end; cheap, reads no weights."""
@@ -113,7 +112,7 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
     }
 
 
-def reach(
+def load_or_train(
     training: Training,
     stage: FirstStage,
     *,
@@ -121,7 +120,7 @@ def reach(
     stop: Callable[[], bool] = lambda: False,
     waiting: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Bring fresh training to the end of its first stage: from what is there, else by training it.
+    """Bring fresh training to the end of its first stage: load what is there, and train what is left.
 
     Args:
         on_step: called after every step that is trained here.

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
@@ -35,6 +35,9 @@ CORE_DISTRIBUTIONS = (
 )
 """Distributions whose version can move a number."""
 
+COMPARED = ("ssldet", "torch")
+"""Distributions that the runs of one cell, and their first stages, should have in one version."""
+
 
 def provenance() -> dict[str, Any]:
     """Python's version, and version and origin of every distribution that can move a number, plugins included.
@@ -47,6 +50,20 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "distributions": dict(_origins(dict.fromkeys([*CORE_DISTRIBUTIONS, *sorted(offered)]))),
     }
+
+
+def changed_distributions(then: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Distributions that a recorded provenance has in another version, or from another source, than runs now.
+
+    Args:
+        then: what `provenance` gave.
+        names: distributions to compare; all that are installed now where it is None.
+
+    Returns:
+        name -> what was recorded of it; None where it was not there.
+    """
+    before, now = then.get("distributions", {}), provenance()["distributions"]
+    return {name: before.get(name) for name in names or now if before.get(name) != now.get(name)}
 
 
 def _origins(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -84,21 +84,21 @@ def run(config: RunConfig | Mapping[str, Any], reporter: Reporter | None = None)
     return execute(plan(config), reporter or Reporter())
 
 
-def execute(plan: Plan, reporter: Reporter, *, patience: float = 0.0) -> Record:
+def execute(plan: Plan, reporter: Reporter, *, lock_timeout: float = 0.0) -> Record:
     """Carry out a plan. Raises as `run` does; what fails leaves a record that says so, and can be tried again.
 
     Args:
-        patience: seconds to wait for another process that is carrying out the same run.
+        lock_timeout: seconds to wait for another process that does the same run.
     """
     if record := _finished(plan):
         return record
-    with _alone(plan.folder, patience):
+    with _alone(plan.folder, lock_timeout):
         if record := _finished(plan):  # another process finished it meanwhile
             return record
         _set_up(plan)
         run = _Run(plan, reporter)
         try:
-            return run.carry_out()
+            return run.run()
         except Exception as error:
             if not isinstance(error, Interrupted):
                 run.leave_failure(error)
@@ -126,12 +126,12 @@ def _set_up(plan: Plan) -> None:
 
 
 @contextmanager
-def _alone(folder: Path, patience: float = 0.0) -> Iterator[None]:
+def _alone(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
     """Hold the run's folder against a second process with the same request."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / layout.LOCK)
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=lock_timeout)
     except Timeout as error:
         raise RequestError(f"another process is carrying out this run in {folder}") from error
     except OSError as error:
@@ -155,7 +155,7 @@ class _Run:
     training: Training | None = None
     skipped: tuple[str, ...] = ()
 
-    def carry_out(self) -> Record:
+    def run(self) -> Record:
         plan = self.plan
         write_text(plan.folder / layout.CONFIG, plan.config.to_yaml())
         splits.write(plan.split, plan.folder / layout.SPLIT)
@@ -165,7 +165,7 @@ class _Run:
         if (checkpoint := plan.folder / layout.CHECKPOINT).exists():
             training.resume(checkpoint)
         elif stage := self._first_stage():
-            self._reach(stage, training)
+            self._load_or_train(stage, training)
             write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))
         with RunLog(plan.folder / layout.LOG, keep_until=training.counts.step) as log:
             training.log = lambda line: log.append(**line)
@@ -183,7 +183,7 @@ class _Run:
         training = self._training(reader)
         if stage := self._first_stage():
             self.reporter.phase("train", training.burn_in, "steps")
-            self._reach(stage, training)
+            self._load_or_train(stage, training)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -259,10 +259,10 @@ class _Run:
             self.notes["first_stage"] = stage.key
         return stage
 
-    def _reach(self, stage: FirstStage, training: Training) -> None:
+    def _load_or_train(self, stage: FirstStage, training: Training) -> None:
         """Bring fresh training to the end of its first stage."""
         listener = self.reporter
-        reached = first_stage.reach(
+        reached = first_stage.load_or_train(
             training,
             stage,
             on_step=listener.step,

@@ -1,5 +1,5 @@
-"""Files written whole, the cache folder, freed memory, pickles read without code. Nothing here knows of detection;
-what only one package needs belongs into that package."""
+"""Files written whole, the cache folder, freed memory, graceful interrupts, pickles read without code. Nothing here
+knows of detection; what only one package needs belongs into that package."""
 
 from __future__ import annotations
 

@@ -21,61 +21,19 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
-from typing import Any, Literal
 
 import psutil
 
 from ssldet.benchmark.grid import Grid
-from ssldet.benchmark.tasks import Task, carry_out
+from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult, run_task
 from ssldet.errors import SsldetError
 from ssldet.runs.planning import Shelf
 from ssldet.runs.runner import Interrupted, Reporter
 from ssldet.training.loop import StepReport
 from ssldet.util.allocator import keep_freed_memory
 
-START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-SECONDS_BETWEEN_NEWS = 0.3
+SECONDS_BETWEEN_MESSAGES = 0.3
 POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """How a worker's task goes: so much of `total` `unit` of a phase."""
-
-    phase: str
-    done: int
-    total: int
-    unit: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a worker's task ended; `details`: a traceback, where the error is no message for users."""
-
-    state: Literal["done", "failed", "interrupted"]
-    reason: str = ""
-    details: str = ""
-
-
-class Watcher:
-    """Hears how a grid goes. This one says nothing."""
-
-    def began(self, worker: int, task: Task) -> None:
-        """A worker takes up a task."""
-
-    def news(self, worker: int, task: Task, news: News) -> None:
-        """How it goes."""
-
-    def ended(self, worker: int, task: Task, outcome: Outcome) -> None:
-        """The task has ended."""
-
-    def tick(self) -> None:
-        """Called about twice a second."""
-
-    def stop(self) -> bool:
-        """Whether to begin nothing more and leave checkpoints of what is under way."""
-        return False
 
 
 # ---------------------------------------------------------------------------------------------- the grid's side
@@ -90,17 +48,17 @@ class _Worker:
     told_to_stop: bool = False
 
 
-def run_grid(grid: Grid, *, jobs: int, watcher: Watcher) -> bool:
-    """Carry out all tasks of a grid that can be, `jobs` at a time. Returns whether it came to its end.
+def run_grid(grid: Grid, *, jobs: int, callback: GridCallback) -> bool:
+    """Run all tasks of a grid that can be run, `jobs` at a time. Returns whether it came to its end.
 
-    What fails is marked and the rest goes on. False: the watcher asked to stop; what was under way can be resumed.
+    What fails is marked and the rest goes on. False: the callback asked it to stop; what was under way can be resumed.
     """
     workers: list[_Worker] = []
     try:
         while True:
-            stopping = watcher.stop()
+            stopping = callback.stop()
             if not stopping:
-                _hand_out(grid, workers, jobs, watcher)
+                _hand_out(grid, workers, jobs, callback)
             busy = [worker for worker in workers if worker.task]
             if not busy:
                 return not stopping
@@ -108,21 +66,22 @@ def run_grid(grid: Grid, *, jobs: int, watcher: Watcher) -> bool:
                 _tell_to_stop(busy)
             for pipe in wait([worker.pipe for worker in busy], timeout=POLL_SECONDS):
                 worker = next(worker for worker in busy if worker.pipe is pipe)
-                if not _listen(grid, worker, watcher):
+                if not _listen(grid, worker, callback):
                     workers.remove(worker)
-            watcher.tick()
+            callback.tick()
     finally:
         _dismiss(workers)
 
 
-def _hand_out(grid: Grid, workers: list[_Worker], jobs: int, watcher: Watcher) -> None:
+def _hand_out(grid: Grid, workers: list[_Worker], jobs: int, callback: GridCallback) -> None:
     """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`."""
     for task in list(grid.ready()):
         worker = _idle_worker(workers, jobs)
         if worker is None:
             return
-        task.state, worker.task = "running", task
-        watcher.began(worker.number, task)
+        worker.task = task
+        grid.began(task)
+        callback.began(worker.number, task)
         with suppress(OSError):  # it has just died: listening to it will tell
             worker.pipe.send(task)
 
@@ -141,7 +100,7 @@ def _idle_worker(workers: list[_Worker], jobs: int) -> _Worker | None:
 
 
 def _start(number: int) -> _Worker:
-    context = multiprocessing.get_context(START_METHOD)
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, dict(os.environ)), name=f"ssldet-worker-{number}")
@@ -150,27 +109,23 @@ def _start(number: int) -> _Worker:
     return _Worker(number, process, ours)
 
 
-def _listen(grid: Grid, worker: _Worker, watcher: Watcher) -> bool:
+def _listen(grid: Grid, worker: _Worker, callback: GridCallback) -> bool:
     """Take in one message of a busy worker. False: it has died."""
     task = worker.task
     assert task is not None
     try:
-        message: News | Outcome = worker.pipe.recv()
+        message: TaskProgress | TaskResult = worker.pipe.recv()
         alive = True
     except (EOFError, OSError):
         worker.process.join()
-        message, alive = Outcome("failed", _death(worker.process.exitcode)), False
-    if isinstance(message, News):
-        watcher.news(worker.number, task, message)
+        message, alive = TaskResult("failed", _death(worker.process.exitcode)), False
+    if isinstance(message, TaskProgress):
+        grid.progressed(task, message)
+        callback.progressed(worker.number, task, message)
         return True
     worker.task = None
-    if message.state == "done":
-        grid.finished(task)
-    elif message.state == "failed":
-        grid.failed(task, message.reason)
-    else:
-        task.state = "to run"
-    watcher.ended(worker.number, task, message)
+    grid.ended(task, message)
+    callback.ended(worker.number, task, message)
     return alive
 
 
@@ -226,11 +181,11 @@ class _PipeReporter(Reporter):
 
     def advance(self, done: int, note: str = "") -> None:
         now = monotonic()
-        if now - self._last < SECONDS_BETWEEN_NEWS:
+        if now - self._last < SECONDS_BETWEEN_MESSAGES:
             return
         self._last = now
         name, total, unit = self._phase
-        self._send(News(name, done, total, unit, note))
+        self._send(TaskProgress(name, done, total, unit, note))
 
     def step(self, report: StepReport) -> None:
         losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
@@ -245,9 +200,9 @@ class _PipeReporter(Reporter):
                 self.stopping = True
         return self.stopping
 
-    def _send(self, news: News) -> None:
+    def _send(self, progress: TaskProgress) -> None:
         try:
-            self.pipe.send(news)
+            self.pipe.send(progress)
         except OSError:  # nobody is there to hear it
             self.stopping = True
 
@@ -269,20 +224,20 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             return
         if not isinstance(task, Task):  # told to stop between two tasks
             continue
-        outcome = _outcome(partial(carry_out, task, _PipeReporter(pipe), shelf))
+        result = _result(partial(run_task, task, _PipeReporter(pipe), shelf))
         try:
-            pipe.send(outcome)
+            pipe.send(result)
         except OSError:
             return
 
 
-def _outcome(work: Callable[[], Any]) -> Outcome:
+def _result(work: Callable[[], None]) -> TaskResult:
     try:
         work()
     except Interrupted:
-        return Outcome("interrupted")
+        return TaskResult("interrupted")
     except SsldetError as error:
-        return Outcome("failed", str(error))
+        return TaskResult("failed", str(error))
     except Exception as error:  # a defect of a plugin or of ours: the rest of the grid goes on
-        return Outcome("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-    return Outcome("done")
+        return TaskResult("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    return TaskResult("done")

@@ -1,0 +1,30 @@
+"""Ctrl-C and SIGTERM as a request to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ssldet.util.interrupts import graceful_interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+    said: list[str] = []
+    before = signal.getsignal(number)
+    with graceful_interrupts(lambda: said.append("stopping")) as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked() and said == ["stopping"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert said == ["stopping"] and signal.getsignal(number) is before
+
+
+def test_the_handlers_are_put_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="damaged"), graceful_interrupts(lambda: None):
+        raise ValueError("damaged")
+    assert signal.getsignal(signal.SIGINT) is before
