@@ -19,12 +19,10 @@ from pydantic import ValidationError
 from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
 from ssldet.config import Experiment, spelled_out
 from ssldet.errors import RequestError
+from ssldet.runs.provenance import COMPARED
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry, find_runs
 from ssldet.util.files import content_hash
-
-DISTRIBUTIONS_COMPARED = ("ssldet", "torch")
-"""Distributions of which the runs of one cell should have the same version."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +192,7 @@ def _without_folders(value: Any) -> Any:
 
 def _versions(run: Run) -> str:
     versions = run.record.provenance.get("distributions", {})
-    return content_hash([versions.get(name) for name in DISTRIBUTIONS_COMPARED])
+    return content_hash([versions.get(name) for name in COMPARED])
 
 
 # ------------------------------------------------------------------------------------------------ comparing
