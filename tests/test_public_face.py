@@ -30,6 +30,11 @@ def test_all_names_what_is_exported() -> None:
     assert set(ssldet.__all__) <= set(dir(ssldet))
 
 
+def test_the_module_is_the_command() -> None:
+    said = subprocess.run([sys.executable, "-m", "ssldet", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"ssldet, version {ssldet.__version__}"
+
+
 def test_the_version_has_one_source() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from ssldet.cli.options import data_root, data_settings, json_flag, open_data, p
 from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
-    from ssldet.contracts import Dataset, MetricResult, Subset, Video
+    from ssldet.contracts import MetricResult
     from ssldet.evaluation.results import Results
 
 
@@ -56,48 +56,24 @@ def command(
     fractions 0-1.
     """
     from ssldet import plugins
-    from ssldet.evaluation.detections import read_detections
+    from ssldet.evaluation.evaluator import evaluate
     from ssldet.evaluation.results import result_as_json
-    from ssldet.evaluation.scoring import score
 
-    wanted = {name: [protocol] if protocol else [] for name in metric}
-    for name in wanted:  # an unknown name should not cost the reading of a large file
+    for name in metric:  # an unknown name should not cost the opening of the data
         plugins.load("metric", name)
-    opened = open_data(dataset, data_root, assignments)
-    scored, known = choose_videos(opened, split, listed)
-    detections = read_detections(path, opened.facts, known, lenient=lenient)
-    _report_dropped(detections.dropped)
-    results = score(opened.facts, scored, opened.truth, detections, wanted)
+    found = evaluate(
+        path,
+        open_data(dataset, data_root, assignments),
+        {name: [protocol] if protocol else [] for name in metric},
+        split=split,
+        videos=read_ids(listed) if listed is not None else None,
+        lenient=lenient,
+    )
+    _report_dropped(found.dropped)
     if as_json:
-        print_json({name: result_as_json(result) for name, result in _single(results)})
+        print_json({name: result_as_json(result) for name, result in _single(found.results)})
     else:
-        _show(results)
-
-
-def choose_videos(dataset: Dataset, split: int, listed: str | None) -> tuple[Sequence[Video], Sequence[Video]]:
-    """The videos to score, and those that a detections file may speak of: the test videos unless others are listed.
-
-    Raises:
-        DataError: a listed id is none of the data set's, or the list is empty.
-    """
-    from ssldet.errors import DataError, did_you_mean
-
-    test = dataset.videos("test", split)
-    if listed is None:
-        return test, test
-    ids = read_ids(listed)
-    known = {video.id: video for video in test}
-    for subset in _other_subsets(ids, known):
-        known = {video.id: video for video in dataset.videos(subset, split)} | known
-    for video_id in ids:
-        if video_id not in known:
-            near = did_you_mean(video_id, known).split(" (known:")[0]
-            raise DataError(f"--videos: {dataset.facts.name} has no video {video_id!r} in split {split}{near}")
-    return [known[video_id] for video_id in ids], list(known.values())
-
-
-def _other_subsets(ids: Iterable[str], known: Mapping[str, Video]) -> list[Subset]:
-    return [] if all(video_id in known for video_id in ids) else ["train"]
+        _show(found.results)
 
 
 def read_ids(listed: str) -> list[str]:

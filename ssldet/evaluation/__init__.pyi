@@ -1,11 +1,15 @@
 from .detections import DetectionsWriter as DetectionsWriter
 from .detections import read_detections as read_detections
+from .evaluator import Evaluation as Evaluation
+from .evaluator import evaluate as evaluate
 from .inference import detect_videos as detect_videos
 from .scoring import score as score
 
 __all__ = [
     "DetectionsWriter",
+    "Evaluation",
     "detect_videos",
+    "evaluate",
     "read_detections",
     "score",
 ]

@@ -31,7 +31,7 @@ def score(
         UnknownName: no such metric, or a protocol that a metric does not know.
         ConfigError: a metric does not apply to the data set.
     """
-    meters = _build(facts, metrics)
+    meters = build_meters(facts, metrics)
     for video in videos:
         own, found = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
         for by_protocol in meters.values():
@@ -59,7 +59,8 @@ def applicable(facts: DatasetFacts) -> tuple[dict[str, Sequence[str]], dict[str,
     return wanted, reasons
 
 
-def _build(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Metric]]:
+def build_meters(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Metric]]:
+    """Fresh metrics by name and protocol; an empty sequence of protocols means the default one. Raises as `score`."""
     meters: dict[str, dict[str, Metric]] = {}
     for name, protocols in metrics.items():
         kind: type[Metric] = plugins.load("metric", name)
