@@ -631,6 +631,18 @@ class VideoDetections:
     confidence_n: np.ndarray
     scores_nk: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.frames_n)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> VideoDetections:
+        """Some of the rows: a mask, indices or a slice."""
+        return VideoDetections(self.frames_n[rows], self.boxes_n4[rows], self.confidence_n[rows], self.scores_nk[rows])
+
+    @classmethod
+    def concat(cls, parts: Sequence[VideoDetections]) -> VideoDetections:
+        """The rows of at least one part, in order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch import Tensor
 from ssldet.ops.boxes import (
     _nms_on_device,
     aligned_giou,
+    aligned_iou,
     box_areas,
-    clip_boxes,
     cxcywh_from_xyxy,
     nms,
     pairwise_iou,
     xyxy_from_cxcywh,
 )
+from ssldet.ops.iou import paired_iou
 
 
 def random_boxes(*shape: int, seed: int = 0) -> Tensor:
@@ -31,8 +33,15 @@ def test_corners_and_centres_round_trip() -> None:
     torch.testing.assert_close(xyxy_from_cxcywh(cxcywh_from_xyxy(boxes)), boxes)
 
 
-def test_clipping_keeps_boxes_inside() -> None:
-    assert clip_boxes(torch.tensor([[-5.0, 3.0, 300.0, 90.0]]), 224, 80).tolist() == [[0, 3, 224, 80]]
+def test_iou_of_arrays_is_that_of_tensors() -> None:
+    one, other = random_boxes(200).numpy(), random_boxes(200).roll(1, 0).numpy()
+    for plus_one in (False, True):
+        ious_n = paired_iou(one, other, plus_one=plus_one)
+        expected = aligned_iou(torch.from_numpy(one).double(), torch.from_numpy(other).double(), plus_one=plus_one)
+        assert ious_n.dtype == np.float64 and ious_n.tolist() == expected.tolist()  # bit for bit
+    assert paired_iou(one[:0], other[:0]).shape == (0,)
+    assert paired_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
+    assert paired_iou(np.array([[0, 0, 9, 4]]), np.array([[0, 0, 9, 9]]), plus_one=True).tolist() == [0.5]
 
 
 def test_iou_of_known_boxes() -> None:

@@ -15,7 +15,7 @@ from ssldet.config import resolve
 from ssldet.contracts import Truth
 from ssldet.data import splits
 from ssldet.data.statistics import count
-from ssldet.ops.tubes import box_iou
+from ssldet.ops.iou import box_iou
 from ssldet.runs import runner
 from ssldet.runs.log import read_log
 from ssldet.runs.record import Record

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
+from ssldet.ops.iou import paired_iou
 from ssldet_metrics.frame_matching import match_frames
 from ssldet_metrics.protocols import (
     FRAME,
@@ -15,7 +16,6 @@ from ssldet_metrics.protocols import (
     evaluated_labels,
     frame_rules,
     mean_of,
-    paired_iou,
 )
 
 IOU = 0.5

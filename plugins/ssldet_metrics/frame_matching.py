@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from ssldet.contracts import Truth
-from ssldet.ops.tubes import box_iou
+from ssldet.ops.iou import box_iou
 
 
 def match_frames(

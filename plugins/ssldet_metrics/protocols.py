@@ -161,16 +161,6 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def paired_iou(a_n4: np.ndarray, b_n4: np.ndarray, *, plus_one: bool = False) -> np.ndarray:
-    """(n,) IoU of boxes that stand beside each other."""
-    a_n4, b_n4 = a_n4.astype(np.float64), b_n4.astype(np.float64)
-    sides_n2 = np.minimum(a_n4[:, 2:], b_n4[:, 2:]) - np.maximum(a_n4[:, :2], b_n4[:, :2]) + plus_one
-    shared_n = sides_n2.clip(min=0).prod(axis=1)
-    areas = [(box[:, 2:] - box[:, :2] + plus_one).prod(axis=1) for box in (a_n4, b_n4)]
-    union_n = areas[0] + areas[1] - shared_n
-    return np.divide(shared_n, union_n, out=np.zeros(len(shared_n)), where=union_n > 0)
-
-
 def _columns_of(key: str) -> list[int]:
     wanted = COCO if ":" in key else (float(key),)
     return [THRESHOLDS.index(threshold) for threshold in wanted]

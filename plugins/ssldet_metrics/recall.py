@@ -8,7 +8,8 @@ import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.evaluation.detection_rows import in_content_order
-from ssldet_metrics.protocols import choose, paired_iou
+from ssldet.ops.iou import paired_iou
+from ssldet_metrics.protocols import choose
 
 
 class Recall(Metric):

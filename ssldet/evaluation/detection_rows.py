@@ -211,14 +211,7 @@ def in_content_order(detections: VideoDetections) -> VideoDetections:
     """The same detections ordered by frame, box, confidence and scores, so that the order of rows never matters."""
     keys = [detections.frames_n, *detections.boxes_n4.T, detections.confidence_n]
     order = _lexicographic(keys, list(detections.scores_nk.T))
-    if order is None:
-        return detections
-    return VideoDetections(
-        detections.frames_n[order],
-        detections.boxes_n4[order],
-        detections.confidence_n[order],
-        detections.scores_nk[order],
-    )
+    return detections if order is None else detections[order]
 
 
 def _in_order(keys: Sequence[np.ndarray]) -> bool:

@@ -168,10 +168,7 @@ def check_detections(
     for name, found in detections.items():
         _check_shapes(name, found, facts)
         rows = check(_rows(name, found, facts), facts, known, dropped if lenient else None)
-        index_n = rows.at_n
-        sound[name] = VideoDetections(
-            found.frames_n[index_n], found.boxes_n4[index_n], found.confidence_n[index_n], found.scores_nk[index_n]
-        )
+        sound[name] = found[rows.at_n]
     return sound, dropped
 
 

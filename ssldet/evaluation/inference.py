@@ -11,6 +11,7 @@ from ssldet.config import DetectOptions
 from ssldet.contracts import Detector, Video, VideoDetections
 from ssldet.data.batches import ClipReader, to_input
 from ssldet.detector.postprocess import detections
+from ssldet.evaluation.detection_rows import empty
 
 
 def detect_videos(
@@ -75,18 +76,4 @@ def _detect(
                 scores_nk=found.scores_nk.float().cpu().numpy(),
             )
         )
-    return joined(parts, detector.facts.num_classes)
-
-
-def joined(parts: Sequence[VideoDetections], num_classes: int) -> VideoDetections:
-    """The rows of all parts, in order."""
-    empty = VideoDetections(
-        np.empty(0, np.int64),
-        np.empty((0, 4), np.float32),
-        np.empty(0, np.float32),
-        np.empty((0, num_classes), np.float32),
-    )
-    every = [empty, *parts]
-    return VideoDetections(
-        *(np.concatenate([getattr(part, name) for part in every]) for name in VideoDetections.__slots__)
-    )
+    return VideoDetections.concat([empty(detector.facts), *parts])

@@ -6,6 +6,7 @@ from .boxes import box_areas as box_areas
 from .boxes import cxcywh_from_xyxy as cxcywh_from_xyxy
 from .boxes import pairwise_iou as pairwise_iou
 from .boxes import xyxy_from_cxcywh as xyxy_from_cxcywh
+from .iou import paired_iou as paired_iou
 from .tubes import Tube as Tube
 from .tubes import link_greedily as link_greedily
 from .tubes import link_paths as link_paths
@@ -20,6 +21,7 @@ __all__ = [
     "every_point",
     "link_greedily",
     "link_paths",
+    "paired_iou",
     "pairwise_iou",
     "trapezoid",
     "tube_iou",

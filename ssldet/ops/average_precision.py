@@ -1,7 +1,7 @@
 """Average precision of a ranked list of hits and misses, in the forms that public evaluators use.
 
 `hits_n` is bool, one entry a detection, in order of falling score; `truths` is how many there were to find.
-Hits 1, 0, 1 of 2 truths score 0.8333 (every point), 0.7917 (trapezoid) and 0.8485 (11 points).
+Hits 1, 0, 1 of 2 truths score 0.8333 (every point) and 0.7917 (trapezoid).
 """
 
 from __future__ import annotations
@@ -28,14 +28,6 @@ def trapezoid(hits_n: np.ndarray, truths: int, *, epsilon: float = 0.0) -> float
     before_m = (found_m - 1) / np.maximum(ranks_m - 1, 1)
     before_m[ranks_m == 1] = 1.0
     return _ratio((after_m + before_m).sum() / 2, truths, epsilon)
-
-
-def eleven_point(hits_n: np.ndarray, truths: int) -> float:
-    """Mean of the best precision at recall >= 0, 0.1 .. 1 (PASCAL VOC 2007)."""
-    found_n = np.cumsum(hits_n)
-    precision_n = found_n / np.arange(1, len(found_n) + 1)
-    reached = [precision_n[10 * found_n >= step * truths] for step in range(11)] if truths else []
-    return sum(float(precisions.max()) for precisions in reached if precisions.size) / 11
 
 
 def _ratio(area: float, truths: int, epsilon: float) -> float:

@@ -1,4 +1,4 @@
-"""Box maths: pure functions of tensors.
+"""Box maths: pure functions of tensors. IoU of arrays is in `ops.iou`, which says why there are two.
 
 Boxes are xyxy unless a name says cxcywh. Letters: n, m boxes, b clips. Units are the caller's, as long as they agree.
 One loop, that of suppression on the CPU, is compiled by numba when it is first called.
@@ -23,12 +23,6 @@ def cxcywh_from_xyxy(boxes_n4: Tensor) -> Tensor:
     """(..., 4) corners -> centre and size."""
     low, high = boxes_n4[..., :2], boxes_n4[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
-
-
-def clip_boxes(boxes_n4: Tensor, width: float, height: float) -> Tensor:
-    """(..., 4) boxes cut to the rectangle from (0, 0) to (width, height)."""
-    limit = boxes_n4.new_tensor([width, height, width, height])
-    return torch.minimum(boxes_n4.clamp(min=0), limit)
 
 
 def box_areas(boxes_n4: Tensor, *, plus_one: bool = False) -> Tensor:

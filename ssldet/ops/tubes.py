@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from ssldet.ops.iou import box_iou
+
 MAX_PATHS = 3
 
 
@@ -190,21 +192,6 @@ def _tube_between(label: int, frames_m: np.ndarray, boxes_m4: np.ndarray, scores
 
 
 # ------------------------------------------------------------------------------------------ compiled loops
-
-
-@njit(cache=True, nogil=True)
-def box_iou(a, b, plus_one):  # type: ignore[no-untyped-def]
-    """IoU of two xyxy boxes; `plus_one` counts pixels inclusively. Two empty boxes have IoU 0."""
-    one = 1.0 if plus_one else 0.0
-    a_x1, a_y1, a_x2, a_y2 = np.float64(a[0]), np.float64(a[1]), np.float64(a[2]), np.float64(a[3])
-    b_x1, b_y1, b_x2, b_y2 = np.float64(b[0]), np.float64(b[1]), np.float64(b[2]), np.float64(b[3])
-    width = max(0.0, min(a_x2, b_x2) - max(a_x1, b_x1) + one)
-    height = max(0.0, min(a_y2, b_y2) - max(a_y1, b_y1) + one)
-    shared = width * height
-    area_a = (a_x2 - a_x1 + one) * (a_y2 - a_y1 + one)
-    area_b = (b_x2 - b_x1 + one) * (b_y2 - b_y1 + one)
-    union = area_a + area_b - shared
-    return shared / union if union > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ssldet.config import Experiment
 from ssldet.contracts import Dataset, DatasetFacts, Truth, Video, VideoDetections, VideoSource
@@ -23,7 +22,7 @@ from ssldet.data.frame_store import FrameStore
 from ssldet.data.video import read_frames
 from ssldet.errors import RequestError
 from ssldet.evaluation.detections import read_detections
-from ssldet.ops.boxes import pairwise_iou
+from ssldet.ops.iou import paired_iou
 from ssldet.report.run_selection import Run
 from ssldet.runs import layout
 
@@ -139,7 +138,8 @@ def _judge_best(boxes_14: np.ndarray, scores_1k: np.ndarray, truth: Truth, true:
     """IoU of the best box with the truth that it meets best, and whether it is right; (0, False) without a box."""
     if not len(boxes_14):
         return 0.0, False
-    ious_n = pairwise_iou(torch.from_numpy(boxes_14), torch.from_numpy(truth.boxes_n4[true]))[0].numpy()
+    truth_n4 = truth.boxes_n4[true]
+    ious_n = paired_iou(np.broadcast_to(boxes_14, truth_n4.shape), truth_n4)
     same_class_n = truth.labels_nk[true, int(scores_1k[0].argmax())]
     return float(ious_n.max()), bool((same_class_n & (ious_n >= MIN_IOU)).any())
 

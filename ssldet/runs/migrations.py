@@ -1,7 +1,7 @@
 """Records of earlier schemas, brought to the present one in memory; the file is left as it is.
 
-A step takes the content of a record of schema N and gives that of schema N + 1: `STEPS[N]`. What a configuration has
-other names for is moved by the same step, in a function of its own.
+A step takes the content of a record of schema N and gives that of schema N + 1: `STEPS[N]`. The configuration stays as
+it was written; `config.migrated` gives its fields the names of today where they are read.
 """
 
 from __future__ import annotations
