@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def experiment(**fields: Any) -> dict[str, Any]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Runs a to d: done, done with other settings, failed, interrupted; in this order of age."""
-    write_run(tmp_path, "a" * 12, metrics=METRICS)
+    write_run(tmp_path, "a" * 12, metrics=METRICS, config=experiment(backbone="yowo_nano", eval_on="test"))
     other = experiment(strategy="fixmatch", strategy_options={"o_th": 0.3}, ratio=0.1, seed=2, split=3)
     other["experiment"] |= {"dataset_options": {"flavour": "jhmdb"}}
     other["machine"] = {"preset": "nano"}
@@ -57,11 +58,24 @@ def results(tmp_path: Path) -> Path:
 def test_the_list_has_a_line_a_run_the_newest_last(results: Path) -> None:
     lines = invoke("list", "--results", results).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["id", "a" * 12, "b" * 12, "c" * 12, "d" * 12]
-    assert lines[1].split()[1:9] == ["done", "supervised", "synthetic", "0.2", "0", "1", "smoke", "12.3"]
+    start = ["done", "supervised", "synthetic", "0.2", "0", "1", "smoke"]
+    assert lines[0].split()[8:12] == ["backbone", "eval", "on", "V@0.5"]
+    assert lines[1].split()[1:11] == [*start, "yowo_nano", "test", "12.3"]
     assert "45.6" in lines[1]
     assert "fixmatch o_th=0.3" in lines[2] and "synthetic:jhmdb" in lines[2]
     assert lines[3].endswith("loss is nan")
     assert "interrupted" in lines[4]
+
+
+def test_runs_are_dated_by_their_record_and_else_by_their_files(results: Path) -> None:
+    folder = write_run(results, "e" * 12, finished="2026-03-04T05:06:07+00:00")
+    os.utime(folder / "record.json", (1, 1))
+    runs = {run["id"][0]: run for run in json.loads(invoke("list", "--results", results, "--json").stdout)}
+    assert datetime.fromisoformat(runs["e"]["date"]) == datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    assert (runs["e"]["date_from"], runs["a"]["date_from"]) == ("record", "files")
+    assert datetime.fromisoformat(runs["a"]["date"]).timestamp() == 9000 - 3
+    lines = {line[0]: line for line in invoke("list", "--results", results).stdout.splitlines()}
+    assert "~" in lines["a"] and "~" not in lines["e"]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Record(_Part):
         metrics: metric -> protocol -> `MetricResult`, fractions 0-1; empty when unscored. In JSON see `as_json`.
         hardware: see `hardware`; provenance: see `provenance`.
         files: name inside the run's folder -> SHA-256.
+        finished: when it was written, ISO 8601 in UTC; None in records of earlier versions.
         notes: what a reader must know, by topic (the use of hidden truth for diagnostics, say; the error of a run
             that failed).
     """
@@ -91,6 +92,7 @@ class Record(_Part):
     provenance: dict[str, Any]
     peak_memory_bytes: int
     files: dict[str, str] = Field(default_factory=dict)
+    finished: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
 
     def write(self, path: Path) -> None:

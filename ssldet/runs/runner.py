@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -363,6 +364,7 @@ class _Run:
             provenance=provenance(),
             peak_memory_bytes=peak_memory_bytes(),
             files={path.name: file_hash(path) for path in files if path.is_file()},
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
             notes={**self.notes, **self._notes_of_the_plan()},
         )
 

@@ -11,8 +11,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -62,6 +63,25 @@ class RunEntry:
         """The fields of its Machine (preset, results, device ...), unchecked."""
         return _mapping(self.config.get("machine"))
 
+    @property
+    def date(self) -> datetime:
+        """When its record was written, else when its newest file was; in local time."""
+        if self.record and self.record.finished:
+            with suppress(ValueError):  # a record edited by hand
+                return datetime.fromisoformat(self.record.finished).astimezone()
+        return datetime.fromtimestamp(self.changed).astimezone()
+
+    @property
+    def dataset(self) -> str | None:
+        """The name of its data set, with the flavour where it has one: "synthetic:jhmdb"."""
+        name, options = self.experiment.get("dataset"), self.experiment.get("dataset_options") or {}
+        return f"{name}:{options['flavour']}" if "flavour" in options else name
+
+    @property
+    def state(self) -> str:
+        """Its status, or "running" while a process carries it out; asks the file system."""
+        return "running" if self.status != "done" and is_held(self) else self.status
+
 
 # -------------------------------------------------------------------------------------------------- finding
 
@@ -70,7 +90,7 @@ def find_runs(folders: Iterable[Path] = (layout.RESULTS,)) -> list[RunEntry]:
     """Every run in or below some folders, each once, the newest last. A folder that is absent holds none."""
     found = {path.resolve(): path for folder in folders for path in _walk(Path(folder))}
     entries = (_entry(path) for path in found.values())
-    return sorted(entries, key=lambda entry: (entry.changed, entry.id))
+    return sorted(entries, key=lambda entry: (entry.date, entry.id))
 
 
 def find_run(name: str, found: Sequence[RunEntry], looked_in: Iterable[Path] = (layout.RESULTS,)) -> RunEntry:
@@ -181,6 +201,20 @@ def is_held(entry: RunEntry) -> bool:
         return True
     except OSError:  # a folder that may not be written, by nobody's run
         return False
+
+
+def stopped(entries: Iterable[RunEntry]) -> tuple[list[RunEntry], list[RunEntry]]:
+    """The runs that no process is carrying out, and the others."""
+    found = [(entry, entry.state == "running") for entry in entries]
+    return [entry for entry, running in found if not running], [entry for entry, running in found if running]
+
+
+def stopped_only(entries: Iterable[RunEntry]) -> list[RunEntry]:
+    """The same runs, each once. Raises RequestError when a process is carrying one of them out."""
+    chosen, running = stopped({entry.folder: entry for entry in entries}.values())
+    if running:
+        raise RequestError(f"run {running[0].id} is being carried out; stop it first. Nothing was removed")
+    return chosen
 
 
 def remove(entry: RunEntry) -> list[str]:

@@ -1,0 +1,101 @@
+"""What can be said of one run in a line or on a page: its settings, headline numbers, date, files and log.
+
+summary(entry)        one line of a list, as plain data
+check_files(entry)    whether the files are those that the record names
+log_tail(entry)       the last lines of the log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any, Literal
+
+from ssldet.errors import RequestError, SsldetError
+from ssldet.runs import layout
+from ssldet.runs.log import read_log
+from ssldet.runs.record import Record
+from ssldet.runs.store import RunEntry
+from ssldet.util.files import file_hash
+
+Place = tuple[str, str, str]
+
+HEADLINES: Mapping[str, tuple[Place, ...]] = {
+    "V@0.5": (("video_map", "yowo", "0.5"),),
+    "F@0.5": (("frame_map", "yowo", "0.5"), ("frame_map", "standard", "0.5")),
+}
+"""Title -> where its number stands in a record: metric, protocol, key; the first that is there."""
+
+LOG_LINES = 5
+
+FileState = Literal["whole", "absent", "changed"]
+
+
+def summary(entry: RunEntry) -> dict[str, Any]:
+    """What a list says of a run, as plain data; fractions and seconds.
+
+    `date` is the record's where it has one, else that of the newest file; `date_from` says which: "record" or "files".
+    """
+    experiment, record, state = entry.experiment, entry.record, entry.state
+    dated = record is not None and record.finished is not None
+    fields = ("ratio", "seed", "split", "backbone", "pretrained", "eval_on")
+    return {
+        "id": entry.id,
+        "status": state,
+        "strategy": experiment.get("strategy"),
+        "options": options_beside_preset(entry),
+        "dataset": entry.dataset,
+        **{name: experiment.get(name) for name in fields},
+        "preset": entry.machine.get("preset"),
+        "metrics": {title: headline(record, places) for title, places in HEADLINES.items()} if record else {},
+        "train_seconds": record.training.seconds.get("train") if record else None,
+        "date": entry.date.isoformat(timespec="seconds"),
+        "date_from": "record" if dated else "files",
+        "problem": "" if state == "running" else entry.problem,
+        "folder": str(entry.folder),
+    }
+
+
+def headline(record: Record, places: Iterable[Place]) -> float | None:
+    """The first of these numbers that a record has."""
+    for place in places:
+        with suppress(RequestError):
+            return record.value(*place)
+    return None
+
+
+def options_beside_preset(entry: RunEntry) -> dict[str, Any]:
+    """The strategy's options that are not as the run's preset has them; all of them where that cannot be told."""
+    options = entry.experiment.get("strategy_options") or {}
+    strategy, dataset = (str(entry.experiment.get(name)) for name in ("strategy", "dataset"))
+    usual = _usual_options(strategy, dataset, str(entry.machine.get("preset") or ""))
+    return {name: value for name, value in options.items() if name not in usual or usual[name] != value}
+
+
+@cache
+def _usual_options(strategy: str, dataset: str, preset: str) -> Mapping[str, Any]:
+    """What the strategy's options are under a preset; none when it, or the plugin, is no longer there."""
+    from ssldet.config import resolve  # imports torch, which a list of runs with usual options alone does without
+
+    try:
+        config = resolve({"strategy": strategy, "dataset": dataset, "ratio": 1.0}, preset=preset)
+    except SsldetError:
+        return {}
+    return config.experiment.strategy_options
+
+
+def check_files(entry: RunEntry) -> dict[str, FileState]:
+    """File of the record -> whether it is as the record's hash says; none where there is no record."""
+    files = entry.record.files if entry.record else {}
+    found: dict[str, FileState] = {}
+    for name, digest in files.items():
+        path = entry.folder / name
+        found[name] = "absent" if not path.is_file() else "whole" if file_hash(path) == digest else "changed"
+    return found
+
+
+def log_tail(entry: RunEntry) -> list[dict[str, Any]]:
+    """The last lines of the run's log; none where there is no log."""
+    path = entry.folder / layout.LOG
+    return read_log(path)[-LOG_LINES:] if path.is_file() else []
