@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ssldet import cli
 from ssldet.benchmark.cells import DatasetChoice, Settings
-from ssldet.cli.table import FORMATS, SUFFIXES
+from ssldet.cli.table import FORMATS
 from ssldet.errors import UnknownName
 from ssldet.report import rendering
 from ssldet.report.documents import Block, Document, Section, TextRow, of_table
@@ -57,7 +57,7 @@ def printed(runs: Path, form: str, *more: object) -> str:
 
 def test_the_command_offers_the_formats_that_exist() -> None:
     assert tuple(rendering.FORMATS) == FORMATS
-    assert set(SUFFIXES.values()) == set(FORMATS)
+    assert set(rendering.SUFFIXES.values()) == set(FORMATS)
     with pytest.raises(UnknownName, match="unknown format 'yaml'"):
         rendering.render([], "yaml")
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path, arguments: list[str], s
 
 
 def test_out_is_written_in_the_format_of_its_suffix(runs: Path, tmp_path: Path) -> None:
-    for suffix, form in SUFFIXES.items():
+    for suffix, form in rendering.SUFFIXES.items():
         result = ssldet(3, "--results", runs, "--out", tmp_path / f"table{suffix}")
         assert (result.exit_code, result.stdout) == (0, "")
         assert (tmp_path / f"table{suffix}").read_text() == printed(runs, form)

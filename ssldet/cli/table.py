@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ssldet.cli.completion import complete_tables
 from ssldet.cli.options import data_root, dataset_map, json_flag, preset_option, results_folders, run_settings
 
-if TYPE_CHECKING:
-    from ssldet.report.documents import Document
-    from ssldet.report.tables import TableRequest
-
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
-SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
 
 
 def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None], tuple[int, ...] | None]:
@@ -74,60 +68,21 @@ def command(
     failed or was left out is said. Table 1 is counted from the data. --json is --format json.
     """
     from ssldet.errors import RequestError
-    from ssldet.report.rendering import render, show
+    from ssldet.report.paper_tables import documents, table_request
+    from ssldet.report.rendering import format_of, render, show
     from ssldet.util.files import write_text
 
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
-    form = "json" if as_json else form or SUFFIXES.get(out.suffix.lower() if out else "", "terminal")
-    documents = _documents(names, _request(preset, dataset_map, assignments, seeds, splits), results, data_root)
+    form = "json" if as_json else form or format_of(out)
+    request = table_request(preset, dataset_map, assignments, seeds, splits)
+    shown = documents(names, request, results=results or None, data_root=data_root)
     if out:
-        write_text(out, render(documents, form))
+        write_text(out, render(shown, form))
         click.echo(f"{out} written ({form})", err=True)
     elif form == "terminal" and sys.stdout.isatty():
         from rich.console import Console
 
-        show(documents, Console(highlight=False))
+        show(shown, Console(highlight=False))
     else:
-        click.echo(render(documents, form), nl=False)
-
-
-def _request(
-    preset: str | None,
-    dataset_map: str | None,
-    assignments: tuple[str, ...],
-    seeds: tuple[int, ...] | None,
-    splits: tuple[int, ...],
-) -> TableRequest:
-    from ssldet.benchmark.cells import Settings, parse_dataset_map
-    from ssldet.config import DEFAULT_PRESET
-    from ssldet.report.tables import TableRequest
-
-    settings = None
-    if preset is not None or dataset_map is not None:
-        settings = Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), assignments)
-    return TableRequest(settings, assignments, seeds, splits)
-
-
-def _documents(
-    names: Sequence[str], request: TableRequest, results: Sequence[Path], data_root: Path | None
-) -> list[Document]:
-    """The tables asked for, each once; all of them when none is named. Raises UnknownName."""
-    from ssldet.errors import UnknownName
-    from ssldet.report import tables
-    from ssldet.report.documents import of_data, of_table
-    from ssldet.report.run_selection import RunCollection, collect_runs
-    from ssldet.runs import layout
-
-    known = tables.names()
-    for name in names:
-        if name not in known:
-            raise UnknownName("table", name, known)
-    wanted = list(dict.fromkeys(names or known))
-    collection = collect_runs(results or (layout.RESULTS,)) if wanted != [tables.TABLE_1] else RunCollection()
-    return [
-        of_data(tables.data_table(data_root))
-        if name == tables.TABLE_1
-        else of_table(tables.build_table(name, collection, request))
-        for name in wanted
-    ]
+        click.echo(render(shown, form), nl=False)

@@ -2,18 +2,19 @@
 
 CellMatcher(spec, collection, settings)     the runs of a cell; those that nearly are; a plugin's that no table names
 settings_options(spec, collection)          the settings found in records, those that fill most cells first
+requested_settings(preset, dataset_map)     those that were asked for
 settings_problem(spec, settings)            why no cell could be run under them
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ssldet import config
 from ssldet.benchmark import spec as benchmark
-from ssldet.benchmark.cells import DatasetChoice, Settings, run_config, settings_key
+from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map, run_config, settings_key
 from ssldet.benchmark.spec import Cell, Row, TableSpec
 from ssldet.config import DEFAULT_PRESET, Experiment
 from ssldet.errors import PluginError, SsldetError, UnknownName
@@ -161,6 +162,21 @@ def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
 
 
 # ------------------------------------------------------------------------------------------------- settings
+
+
+def requested_settings(
+    preset: str | None, dataset_map: Mapping[str, str] | str | None, assignments: Sequence[str] = ()
+) -> Settings | None:
+    """The settings that were asked for; None where neither a preset nor data were named. Raises ConfigError.
+
+    Args:
+        dataset_map: {"ucf24": "synthetic:ucf24"}, or the same as the command line takes it, "ucf24=synthetic:ucf24".
+    """
+    if preset is None and dataset_map is None:
+        return None
+    if dataset_map is not None and not isinstance(dataset_map, str):
+        dataset_map = ",".join(f"{paper}={choice}" for paper, choice in dataset_map.items())
+    return Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), tuple(assignments))
 
 
 def settings_options(

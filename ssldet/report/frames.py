@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from ssldet.contracts import MetricResult
-from ssldet.errors import RequestError
 from ssldet.evaluation.results import column_titles
-from ssldet.runs import layout
+from ssldet.report.run_selection import Folders, result_folders
 from ssldet.runs.store import RunEntry, find_runs
 
 if TYPE_CHECKING:  # pandas takes a while to import, and the other modules here do without it
@@ -53,7 +51,7 @@ COLUMNS = {
 """Column -> its type."""
 
 
-def load_records(folders: str | Path | Iterable[str | Path] | None = None) -> pd.DataFrame:
+def load_records(folders: Folders | None = None) -> pd.DataFrame:
     """The numbers of all runs in or below some folders, one row per run and metric value, runs from old to new.
 
     Args:
@@ -81,18 +79,8 @@ def load_records(folders: str | Path | Iterable[str | Path] | None = None) -> pd
     """
     import pandas as pd
 
-    rows = [row for entry in find_runs(_existing(folders)) for row in _rows(entry)]
+    rows = [row for entry in find_runs(result_folders(folders)) for row in _rows(entry)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def _existing(folders: str | Path | Iterable[str | Path] | None) -> list[Path]:
-    if folders is None:
-        return [layout.RESULTS]
-    given = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
-    for folder in given:
-        if not folder.is_dir():
-            raise RequestError(f"{folder}: no such folder; name one that holds runs, such as {layout.RESULTS}")
-    return given
 
 
 def _rows(entry: RunEntry) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssldet.errors import UnknownName
@@ -34,6 +35,15 @@ GAP = 2
 
 SHOWN = 3
 """How many runs of a kind are named below a table; csv and json have all."""
+
+
+SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
+"""Of a file -> the format that it is written in."""
+
+
+def format_of(path: Path | None) -> str:
+    """The format that a file's suffix names; "terminal" where it names none."""
+    return SUFFIXES.get(path.suffix.lower() if path else "", "terminal")
 
 
 def render(documents: Sequence[Document], form: str) -> str:

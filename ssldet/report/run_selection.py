@@ -1,5 +1,6 @@
 """Which runs stand for a cell of a table: those that may be averaged, those that are left out, and why.
 
+    result_folders(given)   where to search for runs
     collect_runs(folders)   all runs in some folders, with the hash of their settings
     select_runs(runs)       of the runs with one cell's settings: those that may be averaged, and the others
     differing(a, b)         the settings in which two experiments differ, in words
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
 from ssldet.config import Experiment, spelled_out
 from ssldet.errors import RequestError
+from ssldet.runs import layout
 from ssldet.runs.provenance import COMPARED
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry, find_runs
@@ -87,6 +89,25 @@ class RunCollection:
     runs: tuple[Run, ...] = ()
     unreadable: tuple[LeftOut, ...] = ()
     resolved: dict[str, Experiment | None] = field(default_factory=dict)
+
+
+Folders = str | Path | Iterable[str | Path]
+"""A folder, or several."""
+
+
+def result_folders(folders: Folders | None = None) -> list[Path]:
+    """The folders to search for runs; None means the one that runs are written to by default.
+
+    Raises:
+        RequestError: a folder that is given does not exist.
+    """
+    if folders is None:
+        return [layout.RESULTS]
+    given = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    for folder in given:
+        if not folder.is_dir():
+            raise RequestError(f"{folder}: no such folder; name one that holds runs, such as {layout.RESULTS}")
+    return given
 
 
 def collect_runs(folders: Iterable[Path]) -> RunCollection:

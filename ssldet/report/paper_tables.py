@@ -1,0 +1,108 @@
+"""The paper's tables as text, in one call.
+
+table(numbers, ...)                     the text of tables, in one of six formats
+documents(numbers, request, ...)        the same in words, not yet in a format
+table_request(preset, ...)              what they show, out of plain values
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ssldet.errors import UnknownName
+from ssldet.report import tables
+from ssldet.report.cell_matching import requested_settings
+from ssldet.report.documents import Document, of_data, of_table
+from ssldet.report.rendering import FORMATS, render
+from ssldet.report.run_selection import Folders, RunCollection, collect_runs, result_folders
+from ssldet.report.tables import TableRequest
+
+Numbers = int | str | Iterable[int | str] | None
+"""Which tables: one, several, or None for all."""
+
+
+def table(
+    numbers: Numbers = None,
+    *,
+    results: Folders | None = None,
+    format: str = "terminal",
+    preset: str | None = None,
+    dataset_map: Mapping[str, str] | str | None = None,
+    assignments: Sequence[str] = (),
+    seeds: Iterable[int] | None = None,
+    splits: Iterable[int] = (1,),
+    data_root: str | Path | None = None,
+) -> str:
+    """The paper's tables from the records of runs, our numbers beside the paper's, as text.
+
+    Nothing is trained or scored: a number is there if a finished run has exactly the settings of its cell. What is not
+    run, failed or was left out is said in the text.
+
+    Args:
+        numbers: the tables to show, such as `3` or `[2, 3]`; None shows all six.
+        results: the folder, or folders, to search for runs; by default `results/runs`.
+        format: "terminal", "markdown", "latex", "csv", "json" or "html".
+        preset: shows runs of this preset. Without `preset` and `dataset_map` each table shows the settings that fill
+            most of its cells.
+        dataset_map: the data that stand in for the paper's, such as `{"jhmdb": "synthetic:jhmdb"}`.
+        assignments: settings that the runs were given, "KEY=VALUE" as `--set` takes them.
+        seeds: the seeds that each cell should have; None takes all that are found.
+        splits: official splits; of several, a column shows their mean.
+        data_root: the folder of the data, for Table 1, which is counted from annotation.
+
+    Returns:
+        The text, which ends with a line's end. In LaTeX it needs the package booktabs; in HTML it is a whole page.
+
+    Raises:
+        UnknownName: no such table, format, preset or data set.
+        ConfigError: settings under which no cell can be run, or splits that the data do not have.
+        RequestError: a folder in `results` does not exist.
+
+    Example:
+        ```python
+        print(ssldet.table(3, preset="nano", format="markdown"))
+        ```
+    """
+    if format not in FORMATS:
+        raise UnknownName("format", format, FORMATS)
+    request = table_request(preset, dataset_map, assignments, seeds, splits)
+    return render(documents(numbers, request, results=results, data_root=data_root), format)
+
+
+def table_request(
+    preset: str | None = None,
+    dataset_map: Mapping[str, str] | str | None = None,
+    assignments: Sequence[str] = (),
+    seeds: Iterable[int] | None = None,
+    splits: Iterable[int] = (1,),
+) -> TableRequest:
+    """What tables show, out of the arguments of `table`. Raises ConfigError."""
+    settings = requested_settings(preset, dataset_map, assignments)
+    return TableRequest(settings, tuple(assignments), None if seeds is None else tuple(seeds), tuple(splits))
+
+
+def documents(
+    numbers: Numbers, request: TableRequest, *, results: Folders | None = None, data_root: str | Path | None = None
+) -> list[Document]:
+    """Tables in words, each once. Raises as `table` does."""
+    names = _table_names(numbers)
+    folders = result_folders(results)
+    collection = collect_runs(folders) if names != [tables.TABLE_1] else RunCollection()
+    return [
+        of_data(tables.data_table(Path(data_root) if data_root else None))
+        if name == tables.TABLE_1
+        else of_table(tables.build_table(name, collection, request))
+        for name in names
+    ]
+
+
+def _table_names(numbers: Numbers) -> list[str]:
+    """Each table once, in the order given; all of them when none is named. Raises UnknownName."""
+    known = tables.names()
+    given = [numbers] if isinstance(numbers, int | str) else list(numbers or ())
+    names = list(dict.fromkeys(map(str, given))) or known
+    for name in names:
+        if name not in known:
+            raise UnknownName("table", name, known)
+    return names
