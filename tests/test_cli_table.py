@@ -22,7 +22,7 @@ from ssldet.cli.table import FORMATS
 from ssldet.errors import UnknownName
 from ssldet.report import rendering
 from ssldet.report.documents import Block, Document, Section, TextRow, of_table
-from ssldet.report.run_selection import collect_runs
+from ssldet.report.run_selection import LeftOut, collect_runs
 from ssldet.report.tables import TableRequest, build_table
 
 HOSTILE = '=<script>alert("1")</script> & \\input{x} | `_*$%#@name'
@@ -191,6 +191,20 @@ def test_json_has_everything(runs: Path) -> None:
     )
     assert {found["reason"] for found in table["left_out"]} >= {HOSTILE, "detect.nms_iou 0.9 instead of None"}
     assert len(table["entries"]) == 53 + 3 + 12 + 6  # the paper's, all labels, the controls, the plugin's
+
+
+def test_all_that_a_template_puts_in_is_escaped() -> None:
+    """Whatever field it comes from: nothing is left to the template to remember."""
+    row = TextRow(HOSTILE, ((HOSTILE, HOSTILE),) * 2)
+    block = Block(HOSTILE, ((HOSTILE, HOSTILE), (HOSTILE, HOSTILE)), (Section(HOSTILE, (row,)),))
+    left_out = (LeftOut(HOSTILE, HOSTILE, HOSTILE, HOSTILE),)
+    document = Document("9", HOSTILE, (HOSTILE,), (block, block), (HOSTILE,), (), left_out, {})
+    page = Page(rendering.render([document], "html"))
+    assert page.text.count(HOSTILE) == 8 + 2 * 10 and "script" not in page.tags
+    for form, active in (("latex", r"<script>|\\input|(?<!\\)[$#]"), ("markdown", r"(?<!\\)[<`$~]|[^;]@")):
+        text = rendering.render([document], form)
+        body = [line for line in text.splitlines() if "script" in line and not line.startswith("##")]
+        assert len(body) > 9 and not [line for line in body if re.search(active, line)]
 
 
 def test_several_splits_have_a_column_for_their_mean(tmp_path: Path) -> None:

@@ -130,16 +130,7 @@ def class_changes(
     pairs = [(ours[seed], base[seed]) for seed in ours if seed in base]
     if not pairs:
         raise no_runs(spec, f"{row.approach} and {base_row.approach} with a common seed", collection, settings)
-    changes: dict[str, list[float]] = {}
-    for pair in pairs:
-        ours_by_class, base_by_class = (_per_class(run, column) for run in pair)
-        for name in ours_by_class:
-            values = changes.setdefault(name, [])
-            if (a := ours_by_class[name]) is not None and (b := base_by_class.get(name)) is not None:
-                values.append(100 * (a - b))
-    classes = [
-        ClassChange(name, None, float(np.mean(values)), _spread(values)) for name, values in changes.items() if values
-    ]
+    gains = _gains(pairs, column)
     return ClassChanges(
         title=spec.title,
         dataset=spec.dataset,
@@ -147,11 +138,25 @@ def class_changes(
         ours=row.approach,
         baseline=base_row.approach,
         settings=settings,
-        classes=tuple(classes),
+        classes=tuple(
+            ClassChange(name, None, float(np.mean(values)), _spread(values)) for name, values in gains.items() if values
+        ),
         runs=tuple((first.entry.id, second.entry.id) for first, second in pairs),
-        left_out=tuple(name for name, values in changes.items() if not values),
+        left_out=tuple(name for name, values in gains.items() if not values),
         note=spec.note,
     )
+
+
+def _gains(pairs: Sequence[tuple[Run, Run]], column: Column) -> dict[str, list[float]]:
+    """Class -> ours less the baseline's in percent, of each pair of runs that both have a number of it."""
+    gains: dict[str, list[float]] = {}
+    for pair in pairs:
+        ours_by_class, base_by_class = (_per_class(run, column) for run in pair)
+        for name, ours in ours_by_class.items():
+            values = gains.setdefault(name, [])
+            if ours is not None and (base := base_by_class.get(name)) is not None:
+                values.append(100 * (ours - base))
+    return gains
 
 
 def _per_class(run: Run, column: Column) -> Mapping[str, float | None]:

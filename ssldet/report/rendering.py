@@ -155,15 +155,14 @@ def _grid(block: Block, part: Sequence[ColumnGroup], label: int, widths: Sequenc
     heads = [title or group.title for group in part for title in group.titles]
     for head, width in zip(heads, widths, strict=True):
         grid.add_column(Text(_wrapped(head, HEAD_WIDTH)), justify="right", no_wrap=True, width=width)
+    numbers = [number for group in part for number in range(group.first, group.last + 1)]
     for place, section in enumerate(block.sections):
         if place:
             grid.add_section()
         if section.title:
             grid.add_row(Text(_wrapped(section.title), style="italic"))
         for row in section.rows:
-            cells = [
-                "\n".join(map(_compact, row.cells[i - 1])) for group in part for i in range(group.first, group.last + 1)
-            ]
+            cells = ("\n".join(map(_compact, row.cells[number - 1])) for number in numbers)
             grid.add_row(Text(_wrapped(row.label)), *map(Text, cells))
     return grid
 
@@ -187,8 +186,8 @@ def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
 def _left_out(document: Document) -> Iterator[str]:
     """A line for each kind of run that was left out, some named, the others counted."""
     by_kind: dict[str, list[str]] = {}
-    for found in document.left_out:
-        by_kind.setdefault(found.kind, []).append(f"{found.run or found.folder} ({_shortened(found.reason)})")
+    for run in document.left_out:
+        by_kind.setdefault(run.kind, []).append(f"{run.run or run.folder} ({_shortened(run.reason)})")
     for kind, runs in by_kind.items():
         more = f" and {len(runs) - SHOWN} more, all in --format json" if len(runs) > SHOWN else ""
         yield f"Left out, {kind}: {', '.join(runs[:SHOWN])}{more}"
@@ -300,8 +299,8 @@ def as_csv(documents: Sequence[Document]) -> str:
 
 def _csv_rows(document: Document) -> Iterator[dict[str, Any]]:
     yield from ({"kind": "number", **entry} for entry in document.entries)
-    for found in document.left_out:
-        yield {"kind": "left out", "table": document.name, **_renamed(as_dict(found))}
+    for run in document.left_out:
+        yield {"kind": "left out", "table": document.name, **_renamed(as_dict(run))}
 
 
 def _renamed(left_out: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +325,7 @@ def as_json(documents: Sequence[Document]) -> str:
             **document.facts,
             "caption": document.caption,
             "entries": document.entries,
-            "left_out": [as_dict(found) for found in document.left_out],
+            "left_out": [as_dict(run) for run in document.left_out],
             "notes": document.notes,
         }
         for document in documents
