@@ -65,11 +65,11 @@ def test_giou_sees_the_distance_of_boxes_apart() -> None:
     assert aligned_giou(box, torch.tensor([[30.0, 0, 40, 10]])).item() == pytest.approx(-0.5)
 
 
-def greedy(boxes: Tensor, ranking: Tensor, candidates: Tensor, threshold: float) -> list[int]:
+def greedy(boxes: Tensor, ranking: Tensor, threshold: float) -> list[int]:
     kept: list[int] = []
     for index in sorted(range(len(boxes)), key=lambda index: -ranking[index].item()):
         overlaps = pairwise_iou(boxes[index : index + 1].double(), boxes[kept].double())
-        if candidates[index] and not (overlaps > threshold).any():
+        if not (overlaps > threshold).any():
             kept.append(index)
     return sorted(kept)
 
@@ -77,40 +77,40 @@ def greedy(boxes: Tensor, ranking: Tensor, candidates: Tensor, threshold: float)
 @pytest.mark.parametrize("form", [nms, _nms_on_device])
 @pytest.mark.parametrize(("clips", "boxes"), [(1, 12), (5, 60), (40, 50)])
 def test_suppression_equals_the_greedy_loop(form: Callable[..., Tensor], clips: int, boxes: int) -> None:
-    boxes_bn4 = random_boxes(clips, boxes, seed=clips)
     generator = torch.Generator().manual_seed(1)
-    ranking = (torch.rand(clips, boxes, generator=generator) * 20).round() / 20  # with ties
-    candidates = torch.rand(clips, boxes, generator=generator) > 0.3
-    kept_bn = form(boxes_bn4, ranking, candidates, 0.4)
+    boxes_n4 = random_boxes(clips * boxes, seed=clips)
+    ranking = (torch.rand(clips * boxes, generator=generator) * 20).round() / 20  # with ties
+    clip_n = torch.randint(clips, (clips * boxes,), generator=generator)
+    kept = form(boxes_n4, ranking, clip_n, 0.4)
+    assert (ranking[kept].diff() <= 0).all()
     for clip in range(clips):
-        expected = greedy(boxes_bn4[clip], ranking[clip], candidates[clip], 0.4)
-        assert kept_bn[clip].nonzero()[:, 0].tolist() == expected
+        of_clip = (clip_n == clip).nonzero()[:, 0]
+        expected = of_clip[greedy(boxes_n4[of_clip], ranking[of_clip], 0.4)]
+        assert sorted(kept[clip_n[kept] == clip].tolist()) == expected.tolist()
+
+
+def test_equal_ranks_keep_their_order() -> None:
+    boxes_n4, clip_n = random_boxes(4), torch.tensor([1, 0, 1, 0])
+    assert nms(boxes_n4, torch.ones(4), clip_n, 1.0).tolist() == [0, 1, 2, 3]
 
 
 def test_an_overlap_equal_to_the_threshold_stays() -> None:
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5]]])  # IoU exactly 0.5
-    ranking, candidates = torch.tensor([[0.9, 0.8]]), torch.ones(1, 2, dtype=torch.bool)
-    assert nms(boxes, ranking, candidates, 0.5).tolist() == [[True, True]]
-    assert nms(boxes, ranking, candidates, 0.49).tolist() == [[True, False]]
-
-
-def test_boxes_that_are_no_candidates_suppress_nothing() -> None:
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9]]])
-    candidates = torch.tensor([[False, True]])
-    assert nms(boxes, torch.tensor([[0.9, 0.1]]), candidates, 0.4).tolist() == [[False, True]]
-    assert not nms(boxes, torch.tensor([[0.9, 0.1]]), torch.zeros_like(candidates), 0.4).any()
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU exactly 0.5
+    ranking, clip_n = torch.tensor([0.8, 0.9]), torch.zeros(2, dtype=torch.int64)
+    assert nms(boxes, ranking, clip_n, 0.5).tolist() == [1, 0]
+    assert nms(boxes, ranking, clip_n, 0.49).tolist() == [1]
+    assert nms(boxes, ranking, torch.tensor([0, 1]), 0.49).tolist() == [1, 0]  # of another clip
 
 
 def test_boxes_without_area_neither_go_nor_suppress() -> None:
-    boxes = torch.tensor([[[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 0, 10, 10]]])
-    kept = nms(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.bool), 0.0)
-    assert kept.tolist() == [[True, True, True]]
+    boxes = torch.tensor([[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 0, 10, 10]])
+    assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), 0.0).tolist() == [0, 1, 2]
 
 
 def test_suppression_reads_any_layout_and_leaves_gradients_alone() -> None:
-    boxes = random_boxes(3, 20).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
-    ranking = torch.rand(20, 3, generator=torch.Generator().manual_seed(2)).T.requires_grad_()
-    everything = torch.ones(3, 20, dtype=torch.bool)
-    kept_bn = nms(boxes, ranking, everything, 0.3)
-    assert torch.equal(kept_bn, _nms_on_device(boxes, ranking, everything, 0.3))
-    assert nms(boxes[:0], ranking[:0], everything[:0], 0.3).shape == (0, 20)
+    boxes = random_boxes(20).T.contiguous().T.requires_grad_()
+    ranking = torch.rand(20, 2, generator=torch.Generator().manual_seed(2))[:, 0].requires_grad_()
+    clip_n = torch.zeros(20, 2, dtype=torch.int64)[:, 0]
+    kept = nms(boxes, ranking, clip_n, 0.3)
+    assert torch.equal(kept, _nms_on_device(boxes, ranking, clip_n, 0.3))
+    assert nms(boxes[:0], ranking[:0], clip_n[:0], 0.3).shape == (0,)

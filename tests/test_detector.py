@@ -202,6 +202,11 @@ def test_detections_filter_by_score_or_confidence() -> None:
     assert detections(batch, score_threshold=0.95).clip_n.shape == (0,)
 
 
+def test_boxes_that_are_filtered_out_suppress_nothing() -> None:
+    batch = decoded([0.9, 0.5], [[0.1, 0.0], [0.9, 0.0]], [[0.0, 0, 10, 10], [0, 0, 10, 9]])
+    assert detections(batch, score_threshold=0.2).confidence_n.tolist() == [0.5]
+
+
 def test_detections_are_ordered_by_clip_then_confidence() -> None:
     detector = tiny()
     found = detections(detector.decode(detector(clips(4))), score_threshold=0, nms_iou=0.3)

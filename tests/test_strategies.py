@@ -13,9 +13,10 @@ from torch import Tensor
 from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
 from ssldet.data.views import WindowGeometry
 from ssldet.detector.detector import GridDetector, GridPredictions
+from ssldet.detector.postprocess import BoxRecords
 from ssldet.testing.tiny import TINY_INFO
 from ssldet.training.objectives import temporal_term
-from ssldet.training.pseudo_labels import Candidates, candidate_boxes, carry_to_strong, confident_boxes
+from ssldet.training.pseudo_labels import candidate_boxes, carry_to_strong, confident_boxes
 from ssldet.training.teachers import Teacher, TeacherStudent
 from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
 from ssldet_strategies.fixmatch import FixMatch
@@ -171,13 +172,13 @@ def test_supervised_knows_boxes_only_unless_asked() -> None:
 # ------------------------------------------------------------------------------------------ the guidance
 
 
-def candidates(rows: list[tuple[int, int]], classes: int = 3) -> Candidates:
+def candidates(rows: list[tuple[int, int]], classes: int = 3) -> BoxRecords:
     """One box a row of (clip, best class)."""
     scores = torch.full((len(rows), classes), 0.1)
     for row, (_, best) in enumerate(rows):
         scores[row, best] = 0.8
     boxes = torch.tensor([[4.0, 4, 20, 20]]).repeat(len(rows), 1)
-    return Candidates(torch.tensor([clip for clip, _ in rows]), boxes, torch.full((len(rows),), 0.9), scores)
+    return BoxRecords(torch.tensor([clip for clip, _ in rows]), boxes, torch.full((len(rows),), 0.9), scores)
 
 
 def decoded(boxes: list[list[float]], confidence: list[float], classes: list[float]) -> Decoded:

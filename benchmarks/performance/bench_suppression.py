@@ -19,7 +19,7 @@ from common import peak_memory_mb, record, typical
 
 from ssldet import plugins
 from ssldet.contracts import DatasetFacts
-from ssldet.detector.postprocess import Detections, detections
+from ssldet.detector.postprocess import BoxRecords, detections
 from ssldet.detector.region import decode_grid
 
 CLIPS, CELLS, STRIDE, LEAST_SCORE, MOST_OVERLAP = 32, 7, 32, 0.005, 0.4
@@ -29,7 +29,7 @@ Found = tuple[list[Any], Any, list[Any]]
 """A box (x1, y1, x2, y2), its confidence and its class scores: floats, or tensors of one element."""
 
 
-def by_suite(grid: torch.Tensor, facts: DatasetFacts) -> Detections:
+def by_suite(grid: torch.Tensor, facts: DatasetFacts) -> BoxRecords:
     decoded = decode_grid(grid, facts=facts, anchors=facts.anchors, stride=STRIDE)
     return detections(decoded, score_threshold=LEAST_SCORE, nms_iou=MOST_OVERLAP)
 
@@ -82,7 +82,7 @@ def overlap(a: list[Any], b: list[Any]) -> Any:
 # ------------------------------------------------------------------------------------------ the measurement
 
 
-def check(found: Detections, expected: list[list[Found]]) -> None:
+def check(found: BoxRecords, expected: list[list[Found]]) -> None:
     """The suite's boxes of the first clips are those of the loops."""
     for clip, rows in enumerate(expected):
         own = found.clip_n == clip

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels, Targets
+from ssldet.detector.postprocess import BoxRecords
 from ssldet.training.objectives import frame_probabilities
-from ssldet.training.pseudo_labels import Candidates, box_targets
+from ssldet.training.pseudo_labels import box_targets
 from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
 
 
@@ -66,17 +67,17 @@ class DualGuidance(TeacherStudent):
         return PseudoLabels(guide(found, probabilities, self.config.f_th), candidates=len(found))
 
 
-def _guide(found: Candidates, probabilities: Tensor, f_th: float) -> Targets:
+def _guide(found: BoxRecords, probabilities: Tensor, f_th: float) -> Targets:
     """Single-label data: keep a candidate whose best class is the frame's accepted label (Eq. 9)."""
     best, frame_labels = probabilities.max(dim=1)
     accepted = best > f_th
     labels = found.scores_nk.argmax(dim=1)
-    agreed = found.where(accepted[found.clip_n] & (labels == frame_labels[found.clip_n]))
+    agreed = found[accepted[found.clip_n] & (labels == frame_labels[found.clip_n])]
     labels_nk = functional.one_hot(agreed.scores_nk.argmax(dim=1), found.scores_nk.shape[1]).float()
     return box_targets(agreed, labels_nk, frame_labels, accepted)
 
 
-def _guide_multilabel(found: Candidates, probabilities: Tensor, f_th: float) -> Targets:
+def _guide_multilabel(found: BoxRecords, probabilities: Tensor, f_th: float) -> Targets:
     """Multi-label data, where the paper gives no form: classes above F_th are pseudo-positives of the frame.
 
     A box is kept if its best class is one of them; its labels are those of them that it scores above 1/2 itself,
@@ -85,7 +86,7 @@ def _guide_multilabel(found: Candidates, probabilities: Tensor, f_th: float) -> 
     positive_bk = probabilities > f_th
     best = found.scores_nk.argmax(dim=1)
     agreed_n = positive_bk[found.clip_n, best]
-    agreed = found.where(agreed_n)
+    agreed = found[agreed_n]
     labels_nk = positive_bk[agreed.clip_n] & (agreed.scores_nk > 0.5)
     labels_nk[torch.arange(len(agreed), device=best.device), best[agreed_n]] = True
     return box_targets(agreed, labels_nk.float(), positive_bk.float(), positive_bk.any(dim=1))

@@ -5,12 +5,15 @@ from .detector import GridPredictions as GridPredictions
 from .heads import CosineLinear as CosineLinear
 from .heads import FrameHead as FrameHead
 from .heads import frame_loss as frame_loss
+from .postprocess import BoxRecords as BoxRecords
+from .postprocess import detections as detections
 from .region import RegionOptions as RegionOptions
 from .region import region_loss as region_loss
 from .weights import apply_weights as apply_weights
 from .weights import read_weights as read_weights
 
 __all__ = [
+    "BoxRecords",
     "CosineLinear",
     "FrameHead",
     "GridDetector",
@@ -19,6 +22,7 @@ __all__ = [
     "RegionOptions",
     "apply_weights",
     "build_detector",
+    "detections",
     "frame_loss",
     "read_weights",
     "region_loss",

@@ -57,70 +57,61 @@ def _overlap_union_hull(boxes: Tensor, others: Tensor, plus_one: bool) -> tuple[
     return overlap, union, box_areas(torch.cat((low, high), dim=-1), plus_one=plus_one)
 
 
-def nms(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
+def nms(boxes_n4: Tensor, ranking_n: Tensor, clip_n: Tensor, iou_threshold: float) -> Tensor:
     """Class-agnostic greedy non-maximum suppression of every clip of a batch at once.
 
-    In each clip the candidate of highest rank stays and every other candidate whose IoU with it is above (not equal
-    to) `iou_threshold` goes; then the highest that is left, and so on. Equal ranks keep their order.
+    In each clip the box of highest rank stays and every other box whose IoU with it is above (not equal to)
+    `iou_threshold` goes; then the highest that is left, and so on. Equal ranks keep their order.
 
     Args:
-        boxes_bn4: xyxy.
-        ranking_bn: what orders the boxes, usually confidence.
-        candidates_bn: bool; other boxes neither stay nor suppress.
+        boxes_n4: xyxy.
+        ranking_n: what orders the boxes, usually confidence.
+        clip_n: int64, the clip of each box.
         iou_threshold: in [0, 1].
 
     Returns:
-        (b, n) bool: which boxes stay.
+        (m,) int64: which boxes stay, by falling rank over all clips.
     """
-    if candidates_bn.device.type == "cpu":
-        order_bn = ranking_bn.argsort(dim=1, descending=True, stable=True)
-        kept_bn = torch.zeros_like(candidates_bn)
-        boxes, order, candidates, kept = (
-            tensor.detach().numpy() for tensor in (boxes_bn4.contiguous(), order_bn, candidates_bn, kept_bn)
-        )
-        _keep_greedily(boxes, order, candidates, kept, float(iou_threshold))
-        return kept_bn
-    return _nms_on_device(boxes_bn4, ranking_bn, candidates_bn, iou_threshold)
+    if clip_n.device.type != "cpu":
+        return _nms_on_device(boxes_n4, ranking_n, clip_n, iou_threshold)
+    order_n = ranking_n.detach().argsort(descending=True, stable=True)
+    by_clip_n = order_n[clip_n[order_n].argsort(stable=True)]
+    boxes = boxes_n4.detach().double().contiguous().numpy()
+    kept_n = _keep_greedily(boxes, by_clip_n.numpy(), clip_n.contiguous().numpy(), float(iou_threshold))
+    return order_n[torch.from_numpy(kept_n)[order_n]]
 
 
-def _nms_on_device(boxes_bn4: Tensor, ranking_bn: Tensor, candidates_bn: Tensor, iou_threshold: float) -> Tensor:
+def _nms_on_device(boxes_n4: Tensor, ranking_n: Tensor, clip_n: Tensor, iou_threshold: float) -> Tensor:
     """`nms` by torchvision's kernel: right anywhere, quick on a GPU."""
-    clip_m, index_m = candidates_bn.nonzero(as_tuple=True)
     # float64: batched_nms may shift clips apart by an offset, which would round float32 coordinates
-    chosen = batched_nms(
-        boxes_bn4[clip_m, index_m].double(), ranking_bn[clip_m, index_m].double(), clip_m, iou_threshold
-    )
-    kept_bn = torch.zeros_like(candidates_bn)
-    kept_bn[clip_m[chosen], index_m[chosen]] = True
-    return kept_bn
+    kept: Tensor = batched_nms(boxes_n4.detach().double(), ranking_n.detach().double(), clip_n, iou_threshold)
+    return kept
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _keep_greedily(boxes_bn4, order_bn, candidates_bn, kept_bn, threshold):  # type: ignore[no-untyped-def]
-    """Mark in `kept_bn` what greedy suppression leaves. A box is compared with the kept ones only, in float64.
+def _keep_greedily(boxes_n4, order_n, clip_n, threshold):  # type: ignore[no-untyped-def]
+    """(n,) bool: what greedy suppression leaves; `order_n` goes clip by clip, by falling rank. float64 throughout.
 
-    The kept ones lie side by side by coordinate, and an overlap is computed without branches: branches that
-    random boxes take at random cost more than the sums.
+    A box is compared with the kept ones of its clip only. They lie side by side by coordinate, and an overlap is
+    computed without branches: branches that random boxes take at random cost more than the sums.
     """
-    clips, boxes = candidates_bn.shape
-    left, top, right, bottom, areas = np.empty((5, boxes))
-    for clip in range(clips):
-        count = 0
-        for place in range(boxes):
-            index = order_bn[clip, place]
-            if not candidates_bn[clip, index]:
-                continue
-            x1, y1 = np.float64(boxes_bn4[clip, index, 0]), np.float64(boxes_bn4[clip, index, 1])
-            x2, y2 = np.float64(boxes_bn4[clip, index, 2]), np.float64(boxes_bn4[clip, index, 3])
-            area, stays = (x2 - x1) * (y2 - y1), True
-            for other in range(count):
-                width = (x2 if x2 < right[other] else right[other]) - (x1 if x1 > left[other] else left[other])
-                height = (y2 if y2 < bottom[other] else bottom[other]) - (y1 if y1 > top[other] else top[other])
-                overlap = (width if width > 0 else 0.0) * (height if height > 0 else 0.0)
-                if overlap / (area + areas[other] - overlap) > threshold:
-                    stays = False
-                    break
-            if stays:
-                left[count], top[count], right[count], bottom[count], areas[count] = x1, y1, x2, y2, area
-                count += 1
-                kept_bn[clip, index] = True
+    kept_n = np.zeros(len(boxes_n4), np.bool_)
+    left, top, right, bottom, areas = np.empty((5, len(boxes_n4)))
+    count, clip = 0, -1
+    for index in order_n:
+        if clip_n[index] != clip:
+            count, clip = 0, clip_n[index]
+        x1, y1, x2, y2 = boxes_n4[index]
+        area, stays = (x2 - x1) * (y2 - y1), True
+        for other in range(count):
+            width = (x2 if x2 < right[other] else right[other]) - (x1 if x1 > left[other] else left[other])
+            height = (y2 if y2 < bottom[other] else bottom[other]) - (y1 if y1 > top[other] else top[other])
+            overlap = (width if width > 0 else 0.0) * (height if height > 0 else 0.0)
+            if overlap / (area + areas[other] - overlap) > threshold:
+                stays = False
+                break
+        if stays:
+            left[count], top[count], right[count], bottom[count], areas[count] = x1, y1, x2, y2, area
+            count += 1
+            kept_n[index] = True
+    return kept_n

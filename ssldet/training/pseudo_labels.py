@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import batched_nms
 
 from ssldet.contracts import DatasetFacts, Decoded, Geometry, Options, PseudoLabels, Targets
 from ssldet.data.targets import in_strong_view
+from ssldet.detector.postprocess import BoxRecords
 
 Confidence = Literal["objectness", "objectness_class"]
 
@@ -33,52 +32,27 @@ class CandidateOptions(Options):
     min_visible: float = Field(0.25, ge=0, le=1)
 
 
-@dataclass(slots=True)
-class Candidates:
-    """Boxes of b clips that stand above the confidence threshold, suppressed, by falling confidence.
-
-    Attributes: clip_n int64; boxes_n4 xyxy in pixels of the weak view; confidence_n; scores_nk class probabilities.
-    """
-
-    clip_n: Tensor
-    boxes_n4: Tensor
-    confidence_n: Tensor
-    scores_nk: Tensor
-
-    def __len__(self) -> int:
-        return len(self.clip_n)
-
-    def where(self, keep_n: Tensor) -> Candidates:
-        return Candidates(self.clip_n[keep_n], self.boxes_n4[keep_n], self.confidence_n[keep_n], self.scores_nk[keep_n])
-
-
 def candidate_boxes(
     decoded: Decoded, *, threshold: float, nms_iou: float, confidence: Confidence = "objectness"
-) -> Candidates:
-    """Boxes with confidence > threshold (O_th, strictly) after class-agnostic NMS.
+) -> BoxRecords:
+    """Boxes with confidence > threshold (O_th, strictly) after class-agnostic NMS, by falling confidence.
 
     The threshold comes first, which changes nothing: a box below it could only suppress boxes lower still.
     """
     score_bn = decoded.confidence_bn
     if confidence == "objectness_class":
         score_bn = score_bn * decoded.scores_bnk.amax(dim=2)
-    clip_n, place_n = torch.nonzero(score_bn > threshold, as_tuple=True)
-    found = Candidates(
-        clip_n, decoded.boxes_bn4[clip_n, place_n], score_bn[clip_n, place_n], decoded.scores_bnk[clip_n, place_n]
-    )
-    # float64: batched_nms may shift clips apart by an offset as large as the largest box, which would round float32
-    kept = batched_nms(found.boxes_n4.double(), found.confidence_n.double(), found.clip_n, nms_iou)
-    return found.where(kept)
+    return BoxRecords.of(decoded, score_bn > threshold, score_bn).nms(nms_iou)
 
 
-def box_targets(found: Candidates, labels_nk: Tensor, frame_labels_b: Tensor, frame_mask_b: Tensor) -> Targets:
+def box_targets(found: BoxRecords, labels_nk: Tensor, frame_labels_b: Tensor, frame_mask_b: Tensor) -> Targets:
     """Targets from boxes that passed every filter; a clip's box loss counts when one of its boxes did."""
     box_mask_b = torch.zeros_like(frame_mask_b)
     box_mask_b[found.clip_n] = True
     return Targets(found.clip_n, found.boxes_n4, labels_nk, box_mask_b, frame_labels_b, frame_mask_b)
 
 
-def confident_boxes(found: Candidates, clips: int, facts: DatasetFacts) -> PseudoLabels:
+def confident_boxes(found: BoxRecords, clips: int, facts: DatasetFacts) -> PseudoLabels:
     """Every candidate is a pseudo-box of its best class, as in Mean Teacher and FixMatch; no frame is labelled.
 
     On multi-label data a box also has the other classes that it scores above 1/2.

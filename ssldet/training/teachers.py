@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabels, StepLosses, Strategy, TrainingInfo
+from ssldet.detector.postprocess import BoxRecords
 from ssldet.training.objectives import ramp_up, supervised_terms, unlabelled_terms
-from ssldet.training.pseudo_labels import CandidateOptions, Candidates, candidate_boxes, carry_to_strong
+from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
 
 TeacherKind = Literal["ema", "shared", "frozen"]
 
@@ -133,7 +134,7 @@ class TeacherStudent(Strategy):
         weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
         return terms if weight == 1 else {name: weight * term for name, term in terms.items()}
 
-    def candidates(self, predictions: Predictions) -> Candidates:
+    def candidates(self, predictions: Predictions) -> BoxRecords:
         """The teacher's boxes above O_th, suppressed, in the weak view."""
         config = self.config
         return candidate_boxes(

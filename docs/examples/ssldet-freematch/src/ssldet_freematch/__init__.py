@@ -57,7 +57,7 @@ class FreeMatch(TeacherStudent):
         self._observe(clip_scores(network.decode(predictions)))
         found = self.candidates(predictions)
         threshold_n = class_thresholds(self.threshold, self.class_mean_k)[found.scores_nk.argmax(dim=1)]
-        passed = found.where(found.confidence_n > threshold_n)
+        passed = found[found.confidence_n > threshold_n]
         return confident_boxes(passed, len(predictions), network.facts)
 
     def after_step(self, student: Detector, progress: Progress) -> None:
