@@ -15,13 +15,11 @@ import torch
 
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import DatasetFacts, Truth, Video
-from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.batches import ClipReader
 from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
-from ssldet.data.sampling import Sampling, key_frames
-from ssldet.data.targets import TruthTable
 from ssldet.evaluation.inference import detect_videos
-from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Training
 from ssldet_metrics.recall import Recall
 
@@ -105,33 +103,16 @@ def _training(
     reader: ClipReader,
     log: Callable[[dict[str, Any]], None],
 ) -> Training:
-    device, strategy, backbone = torch.device("cpu"), config.build_strategy(), config.build_backbone()
-    experiment = config.experiment
-    table = TruthTable(facts, {v.id: v for v in train}, truth, experiment.clip.size)
-    labelled = [v.id for i, v in enumerate(train) if i % 3]
-    unlabelled = [v.id for i, v in enumerate(train) if not i % 3]
     torch.manual_seed(0)
-    student = backbone.build(facts, frame_head=True)
-    source = BatchSource(
-        reader,
-        key_frames(labelled, lambda v: truth(v).key_frames_m),
-        key_frames(unlabelled, lambda v: truth(v).key_frames_m),
-        table,
-        sampling=Sampling(experiment.train.batch, experiment.train.unlabelled, experiment.train.pair_share),
-        views=experiment.views,
-        needs=strategy.needs,
-        seed=0,
-        device=device,
-    )
-    return Training(
-        student,
-        strategy,
-        source,
-        experiment.train,
-        steps=experiment.train.steps or 1,
-        seed=0,
-        device=device,
-        run_id="learning",
-        meter=PseudoLabelMeter(table),
+    return assemble_training(
+        config.experiment,
+        config.build_strategy(),
+        config.build_backbone().build(facts, frame_head=True),
+        facts=facts,
+        videos={video.id: video for video in train},
+        truth_of=truth,
+        reader=reader,
+        labelled=[video.id for place, video in enumerate(train) if place % 3],
+        unlabelled=[video.id for place, video in enumerate(train) if not place % 3],
         log=log,
     )

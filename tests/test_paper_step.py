@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from ssldet.config import resolve
-from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.batches import ClipReader
 from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
-from ssldet.data.sampling import Sampling, key_frames
-from ssldet.data.targets import TruthTable
-from ssldet.training.loop import Training
+from ssldet.training.assembly import assemble_training
 
 SMALL = ["train.batch=1", "train.micro_batch=1", "train.burn_in=0", "train.steps=1"]
 EASY = ["strategy.f_th=0", "strategy.o_th=0"]  # an untrained teacher must label something
@@ -34,23 +32,20 @@ def test_one_step_moves_every_trainable_tensor_and_no_frozen_one(shared: Path) -
     store = FrameStore(dataset, experiment.clip.size)
     store.prepare(list(videos.values()))
     labelled, unlabelled = videos
-    table = TruthTable(dataset.facts, videos, dataset.truth, experiment.clip.size)
-    device = torch.device("cpu")
     torch.manual_seed(0)
-    backbone = config.build_backbone()
-    student = backbone.build(dataset.facts, frame_head=True)
-    source = BatchSource(
-        ClipReader(store.frames, experiment.clip),
-        key_frames([labelled], lambda v: table.truth(v).key_frames_m),
-        key_frames([unlabelled], lambda v: table.truth(v).key_frames_m),
-        table,
-        sampling=Sampling(1, 1, 1.0),
-        views=experiment.views,
-        needs=strategy.needs,
-        seed=0,
-        device=device,
+    student = config.build_backbone().build(dataset.facts, frame_head=True)
+    training = assemble_training(
+        experiment,
+        strategy,
+        student,
+        facts=dataset.facts,
+        videos=videos,
+        truth_of=dataset.truth,
+        reader=ClipReader(store.frames, experiment.clip),
+        labelled=[labelled],
+        unlabelled=[unlabelled],
+        steps=1,
     )
-    training = Training(student, strategy, source, experiment.train, steps=1, seed=0, device=device, run_id="paper")
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     losses, clips = training.step_once()
 

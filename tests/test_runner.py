@@ -315,3 +315,14 @@ def test_wrong_requests_exit_2_and_say_what_exists(tmp_path: Path, change: list[
     assert said in result.stderr
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_with_one_unlabelled_clip_is_refused() -> None:
+    settings = [*QUICK, "train.micro_batch=1", "train.unlabelled_batch=4"]
+    expected = (
+        r"unlabelled_batch = 4 in 4 parts .* leaves one unlabelled clip a part.* raise train.unlabelled_batch to 8"
+    )
+    fields = {"dataset": "synthetic", "ratio": 0.2}
+    with pytest.raises(ConfigError, match=expected):
+        planning.plan(resolve({"strategy": "fixmatch", **fields}, preset="smoke", assignments=settings))
+    planning.plan(resolve({"strategy": "supervised", **fields}, preset="smoke", assignments=settings))

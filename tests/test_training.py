@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,28 @@ import pytest
 import torch
 from helpers import FACTS, TinyDataset, tiny_detector
 from test_clips import source
+from torch import nn
 
 from ssldet.config import TrainOptions
-from ssldet.contracts import Strategy
+from ssldet.contracts import (
+    Batch,
+    Detector,
+    Needs,
+    Predictions,
+    Progress,
+    PseudoLabels,
+    StepLosses,
+    Strategy,
+    TrainingInfo,
+)
 from ssldet.data.targets import TruthTable
 from ssldet.errors import CheckpointError, TrainingError
+from ssldet.testing.tiny import TINY_INFO
 from ssldet.training.diagnostics import PseudoLabelMeter
 from ssldet.training.loop import Training
+from ssldet.training.objectives import ramp_up
+from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 from ssldet_strategies.dual_guidance import DualGuidance
 from ssldet_strategies.supervised import Supervised
 
@@ -177,3 +193,102 @@ def test_weight_decay_spares_batchnorm_and_biases() -> None:
     assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.05)
     assert all(p.ndim <= 1 for p in spared["params"])
     assert all(p.ndim > 1 for p in decayed["params"])
+
+
+class Learner(TeacherStudent):
+    """A strategy that uses what API 2.0 is for: weights per box, a ramp, a schedule of decay, a module of its own."""
+
+    class Config(TeacherOptions):
+        """Options of the test."""
+
+        o_th: float = 0.0
+        unlabelled_weight: float = 0.5
+        unlabelled_ramp: float = 0.5
+
+    config: Config
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(labelled_weak=True)
+
+    def start(self, student: Detector, info: TrainingInfo) -> None:
+        super().start(student, info)
+        self.info = info
+        generator = torch.Generator().manual_seed(1)
+        self.scorer = nn.Linear(3, 1)
+        for parameter in self.scorer.parameters():
+            nn.init.uniform_(parameter, -1, 1, generator=generator)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {"scorer": self.scorer}
+
+    def build_teacher(self, student: Detector) -> Teacher:
+        return Teacher(student, "ema", 0.5)
+
+    def decay_at(self, progress: Progress) -> float:
+        return 1 - 1 / (progress.epoch + 2)
+
+    def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
+        candidates = self.candidates(predictions)
+        pseudo = confident_boxes(candidates, len(predictions), FACTS)
+        weight_n = self.scorer(candidates.scores_nk).sigmoid().detach()
+        pseudo.targets.weights_n3 = weight_n.expand(-1, 3).clone()
+        return pseudo
+
+    def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
+        found = super().losses(batch, student, progress)
+        assert batch.labelled.weak_bcthw is not None
+        decoded = student.decode(student(batch.labelled.weak_bcthw))
+        noise = torch.rand(len(batch.labelled.weak_bcthw), generator=batch.generator)
+        found.terms["scorer"] = (self.scorer(decoded.scores_bnk.mean(dim=1))[:, 0] - noise).square().mean()
+        return found
+
+
+@pytest.mark.parametrize("stop_at", [4, 5, 7])
+def test_a_strategy_with_weights_a_ramp_and_a_module_of_its_own_resumes_bit_for_bit(
+    tmp_path: Path, stop_at: int
+) -> None:
+    def fresh() -> Training:
+        return training(Learner(Learner.Config()))
+
+    whole = fresh()
+    assert whole.run(tmp_path / "whole")
+    first = fresh()
+    assert not first.run(tmp_path / "cut", stop=lambda: first.counts.step == stop_at)
+    second = fresh()
+    torch.manual_seed(99)
+    second.resume(tmp_path / "cut")
+    assert second.run(tmp_path / "cut")
+    assert same(weights(whole), weights(second))
+    assert same(whole.strategy.state_dict(), second.strategy.state_dict())
+    assert isinstance(whole.strategy, Learner) and isinstance(second.strategy, Learner)
+    assert same(whole.strategy.scorer.state_dict(), second.strategy.scorer.state_dict())
+
+
+def test_a_module_of_a_strategy_is_trained_and_its_weights_reach_the_loss() -> None:
+    lines: list[dict[str, Any]] = []
+    run = training(Learner(Learner.Config()), log=lines.append)
+    assert run.run()
+    assert isinstance(run.strategy, Learner)
+    initial = Learner(Learner.Config())
+    initial.start(tiny_detector(), TINY_INFO)
+    assert all(
+        not torch.equal(now, before)
+        for now, before in zip(run.strategy.scorer.parameters(), initial.scorer.parameters(), strict=True)
+    )
+    assert run.strategy.info == TrainingInfo((5, 5, 5), 18, 24, 8, 4)
+    assert lines[-1]["losses"]["box_u"] > 0 and lines[-1]["losses"]["scorer"] > 0
+    half = training(Learner(Learner.Config(unlabelled_ramp=0.0)))
+    half.run(until=4)
+    first, _ = half.step_once()
+    again = training(Learner(Learner.Config(unlabelled_weight=1.0, unlabelled_ramp=0.0)))
+    again.run(until=4)
+    second, _ = again.step_once()
+    assert first["box_u"] == pytest.approx(second["box_u"] / 2) and first["box"] == second["box"]
+
+
+def test_the_ramp_rises_to_1() -> None:
+    """exp(-5 (1 - t)^2) over the first half of the second stage, which begins at step 4 of 12."""
+    weights = [ramp_up(Progress(step, 12, 4, epoch=0.0), 0.5) for step in (4, 6, 8, 11)]
+    assert weights == pytest.approx([math.exp(-5), math.exp(-5 / 4), 1, 1])
+    assert ramp_up(Progress(4, 12, 4, epoch=0.0), 0.0) == 1

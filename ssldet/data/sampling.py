@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssldet.contracts import (
-    Truth,
-)
+from ssldet.contracts import DatasetFacts, Truth, Video
 from ssldet.errors import DataError
 
 
@@ -64,6 +62,11 @@ def _following(frames: np.ndarray) -> np.ndarray:
     if len(frames) < 2:
         return frames
     return np.append(frames[1:], frames[-2])
+
+
+def sampled_frames(facts: DatasetFacts, video: Video) -> np.ndarray:
+    """The key frames of a whole video, without its annotation: every frame, or AVA's one a second."""
+    return np.arange(0, video.num_frames, facts.numbering.step)
 
 
 def action_extent(truth: Truth) -> np.ndarray:

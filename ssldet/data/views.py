@@ -16,7 +16,6 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from ssldet.contracts import Options
 
@@ -224,6 +223,8 @@ def _blurred(clip_cthw: Tensor, sigma: float) -> Tensor:
     """A clip, each frame blurred; a new tensor in any case."""
     if sigma == 0:
         return clip_cthw.clone()
+    from torchvision.transforms.v2.functional import gaussian_blur  # a second to import, and the paper has no blur
+
     radius = math.ceil(2 * sigma)
     frames = gaussian_blur(clip_cthw.transpose(0, 1), [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
     return frames.transpose(0, 1).contiguous()

@@ -11,7 +11,8 @@ import torch
 
 from ssldet.contracts import Detector
 from ssldet.data.frame_store import FrameStore
-from ssldet.runs.planning import Plan, build_student, sampled_frames
+from ssldet.data.sampling import sampled_frames
+from ssldet.runs.planning import Plan, build_student
 
 BACKWARD = 2.0
 """A backward pass takes about twice the time of its forward pass."""
@@ -61,7 +62,7 @@ def seconds_by_phase(plan: Plan, forward: float) -> dict[str, float]:
     store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
     first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
     missing = store.missing(plan.used)
-    tested = sum(len(sampled_frames(plan.dataset, video)) for video in plan.evaluated)
+    tested = sum(len(sampled_frames(plan.dataset.facts, video)) for video in plan.evaluated)
     return {
         "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
         "first_stage": first * step["first"] * (1 + BACKWARD) * forward,

@@ -13,14 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 
 from ssldet.config import Experiment, Machine, RunConfig
 from ssldet.contracts import Backbone, Dataset, Detector, Needs, Problem, Strategy, Subset, Video
 from ssldet.data import splits
 from ssldet.data.datasets import load_dataset
-from ssldet.data.sampling import stream_seed
+from ssldet.data.sampling import sampled_frames, stream_seed
 from ssldet.data.splits import LabelSplit
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
 from ssldet.runs import layout
@@ -275,13 +274,8 @@ def _steps(config: RunConfig, dataset: Dataset, split: LabelSplit, train: Mappin
     if options.steps:
         return options.steps
     counted = split.unlabelled or split.labelled
-    frames = sum(len(sampled_frames(dataset, train[video])) for video in counted)
+    frames = sum(len(sampled_frames(dataset.facts, train[video])) for video in counted)
     return max(1, options.epochs * frames // options.unlabelled)
-
-
-def sampled_frames(dataset: Dataset, video: Video) -> np.ndarray:
-    """The key frames of a whole video, without its annotation: every frame, or AVA's one a second."""
-    return np.arange(0, video.num_frames, dataset.facts.numbering.step)
 
 
 def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:

@@ -22,10 +22,8 @@ from safetensors.torch import save_file
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Detector, Video
 from ssldet.data import splits
-from ssldet.data.batches import BatchSource, ClipReader
+from ssldet.data.batches import ClipReader
 from ssldet.data.frame_store import FrameStore, PrepareReport
-from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames
-from ssldet.data.targets import TruthTable
 from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
@@ -34,10 +32,10 @@ from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
-from ssldet.runs.planning import Plan, build_student, plan, sampled_frames, weights_hashes
+from ssldet.runs.planning import Plan, build_student, plan, weights_hashes
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
-from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Counts, StepReport, Training
 from ssldet.util.files import file_hash, replacing, write_text
 
@@ -222,34 +220,21 @@ class _Run:
     def _training(self, reader: ClipReader) -> Training:
         """Fresh training of this run."""
         plan, experiment = self.plan, self.plan.config.experiment
-        facts, size = plan.dataset.facts, experiment.clip.size
         student, loaded = build_student(plan)
         self.notes["initial_weights"] = loaded or "random"
-        labelled = [video for video in plan.split.labelled if video not in self.skipped]
-        table = TruthTable(facts, plan.train, plan.dataset.truth, size)
-        options = experiment.train
-        source = BatchSource(
-            reader,
-            key_frames(labelled, lambda video: table.truth(video).key_frames_m),
-            self._unlabelled(),
-            table,
-            sampling=Sampling(options.batch, options.unlabelled, options.pair_share),
-            views=experiment.views,
-            needs=plan.needs,
-            seed=experiment.seed,
-            device=plan.device,
-        )
-        hidden = TruthTable(facts, plan.train, plan.dataset.truth, size)  # for the log's diagnostics alone
-        training = Training(
-            student,
+        training = assemble_training(
+            experiment,
             plan.strategy,
-            source,
-            options,
+            student,
+            facts=plan.dataset.facts,
+            videos=plan.train,
+            truth_of=plan.dataset.truth,
+            reader=reader,
+            labelled=[video for video in plan.split.labelled if video not in self.skipped],
+            unlabelled=[video for video in plan.split.unlabelled if video not in self.skipped],
             steps=plan.steps,
-            seed=experiment.seed,
             device=plan.device,
             run_id=plan.id,
-            meter=PseudoLabelMeter(hidden) if plan.needs.unlabelled else None,
         )
         self.training = training
         return training
@@ -274,15 +259,6 @@ class _Run:
             raise Interrupted(self._stopped(training))
         if others := stage.made_by_others():
             self.notes["first_stage_versions"] = others
-
-    def _unlabelled(self) -> KeyFrames | None:
-        plan = self.plan
-        if not plan.needs.unlabelled:
-            return None
-        videos = [video for video in plan.split.unlabelled if video not in self.skipped]
-        if plan.needs.unlabelled_extent == "action":  # the ablation that reads hidden extents; the record says so
-            return key_frames(videos, lambda video: action_extent(plan.dataset.truth(video)))
-        return key_frames(videos, lambda video: sampled_frames(plan.dataset, plan.train[video]))
 
     def _train(self, training: Training) -> None:
         self.reporter.advance(training.counts.step)

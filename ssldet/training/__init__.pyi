@@ -1,3 +1,4 @@
+from .assembly import assemble_training as assemble_training
 from .loop import Training as Training
 from .loop import build_optimizer as build_optimizer
 from .objectives import forward_pair as forward_pair
@@ -20,6 +21,7 @@ __all__ = [
     "TeacherOptions",
     "TeacherStudent",
     "Training",
+    "assemble_training",
     "box_targets",
     "build_optimizer",
     "candidate_boxes",
