@@ -62,7 +62,7 @@ VIDEO = {
 }
 
 
-def choose(protocols: Mapping[str, Any], name: str) -> Any:
+def rules_of(protocols: Mapping[str, Any], name: str) -> Any:
     """One protocol by name.
 
     Raises:
@@ -79,7 +79,7 @@ def frame_rules(facts: DatasetFacts, name: str) -> Protocol:
     Raises:
         UnknownName: there is no such protocol.
     """
-    rules: Protocol = choose(FRAME, name)
+    rules: Protocol = rules_of(FRAME, name)
     return replace(rules, pascal=True) if facts.multilabel else rules
 
 
@@ -109,9 +109,9 @@ class Ranking:
         self.without_truth: list[str] = []
         self._videos: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def add(self, video_id: str, scores_nk: np.ndarray, found_nk: np.ndarray, truths_k: np.ndarray) -> None:
-        """Take in a video: scores (NaN: no such detection), what each found (`THRESHOLDS` bits), truths per class."""
-        self._videos[video_id] = (scores_nk.astype(np.float32), found_nk)
+    def add(self, video_id: str, scores_nk: np.ndarray, outcomes_nk: np.ndarray, truths_k: np.ndarray) -> None:
+        """Take in a video: scores (NaN: no detection), what came of each (`THRESHOLDS` bits), truths per class."""
+        self._videos[video_id] = (scores_nk.astype(np.float32), outcomes_nk)
         self.truths_k += truths_k
         if not truths_k.any():
             self.without_truth.append(video_id)
@@ -127,8 +127,8 @@ class Ranking:
         """What was added for each detection of a class, in order of falling score."""
         blocks = [self._videos[video_id] for video_id in sorted(self._videos)]
         scores_n = np.concatenate([scores_nk[:, label] for scores_nk, _ in blocks])
-        found_n = np.concatenate([found_nk[:, label] for _, found_nk in blocks])
-        return found_n[np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]]
+        outcomes_n = np.concatenate([outcomes_nk[:, label] for _, outcomes_nk in blocks])
+        return outcomes_n[np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]]
 
     def notes(self) -> dict[str, list[str]]:
         """Which videos and which of the scored classes had no truth, where there are any."""

@@ -9,13 +9,13 @@ import numpy as np
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.evaluation.detection_rows import in_content_order
 from ssldet.ops.iou import paired_iou
-from ssldet_metrics.protocols import choose
+from ssldet_metrics.protocols import rules_of
 
 
 class Recall(Metric):
     """Localization and classification recall over all annotated frames, as fractions.
 
-    Per frame the one box of highest confidence x class probability speaks. It localizes if its IoU is above 0.5
+    Per frame the one box of highest confidence x class probability counts. It localizes if its IoU is above 0.5
     (strictly) with any truth box of the frame, and classifies if it is moreover of that box's class.
     """
 
@@ -24,13 +24,13 @@ class Recall(Metric):
 
     def __init__(self, facts: DatasetFacts, protocol: str) -> None:
         self.protocol = protocol
-        choose({name: name for name in self.protocols}, protocol)
+        rules_of({name: name for name in self.protocols}, protocol)
         self.frames = self.localized = self.classified = 0
 
     def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
         frames_m = truth.annotated_frames
         self.frames += len(frames_m)
-        boxes_m4, labels_m, rows_m = _spokesmen(in_content_order(detections), frames_m)
+        boxes_m4, labels_m, rows_m = _best_boxes(in_content_order(detections), frames_m)
         has_box_n = rows_m[np.searchsorted(frames_m, truth.frames_n)]
         frame_n = np.searchsorted(frames_m, truth.frames_n)
         near_n = has_box_n & (paired_iou(boxes_m4[frame_n], truth.boxes_n4) > 0.5)
@@ -44,16 +44,16 @@ class Recall(Metric):
         return MetricResult(self.protocol, scalars=scalars, notes={"annotated_frames": self.frames})
 
 
-def _spokesmen(detections: VideoDetections, frames_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _best_boxes(detections: VideoDetections, frames_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best box of each frame, its best class, and whether the frame has a box at all."""
     boxes_m4 = np.zeros((len(frames_m), 4))
     labels_m = np.zeros(len(frames_m), np.int64)
     scores_nk = np.nan_to_num(detections.scores_nk, nan=-1.0) * detections.confidence_n[:, None]
     best_n = scores_nk.max(axis=1, initial=-1.0)
     order = np.lexsort((-best_n, detections.frames_n))  # stable: equal scores keep the order of content
-    found, first = np.unique(detections.frames_n[order], return_index=True)
-    has_box_m = np.isin(frames_m, found)
-    rows = order[first[np.isin(found, frames_m)]]
+    frames_f, first = np.unique(detections.frames_n[order], return_index=True)
+    has_box_m = np.isin(frames_m, frames_f)
+    rows = order[first[np.isin(frames_f, frames_m)]]
     boxes_m4[has_box_m] = detections.boxes_n4[rows]
     labels_m[has_box_m] = scores_nk[rows].argmax(axis=1) if len(rows) else 0
     return boxes_m4, labels_m, has_box_m

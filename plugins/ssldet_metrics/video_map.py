@@ -11,7 +11,7 @@ from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, V
 from ssldet.errors import ConfigError
 from ssldet.evaluation.detection_rows import in_content_order
 from ssldet.ops.tubes import Tube, link_greedily, link_paths, tube_iou, tube_nms
-from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, choose, match
+from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, match, rules_of
 
 
 class VideoMAP(Metric):
@@ -27,7 +27,7 @@ class VideoMAP(Metric):
     def __init__(self, facts: DatasetFacts, protocol: str) -> None:
         if facts.multilabel:
             raise ConfigError(f"video_map needs truth tubes, and {facts.name!r} has boxes on key frames: use frame_map")
-        self.protocol, self.rules = protocol, choose(VIDEO, protocol)
+        self.protocol, self.rules = protocol, rules_of(VIDEO, protocol)
         self.ranking = Ranking(facts)
 
     def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
@@ -59,19 +59,19 @@ class VideoMAP(Metric):
         by_label: dict[int, list[Tube]] = {}
         for tube in tubes:
             by_label.setdefault(tube.label, []).append(tube)
-        return [tube for group in by_label.values() for tube in self._suppress(group)]
+        return [tube for group in by_label.values() for tube in self._nms(group)]
 
-    def _suppress(self, tubes: list[Tube]) -> list[Tube]:
+    def _nms(self, tubes: list[Tube]) -> list[Tube]:
         return tube_nms(tubes, plus_one=self.rules.plus_one, least_shared=self._least_shared)
 
     def _match(self, tubes: Iterable[Tube], truths: Iterable[Tube], label: int) -> np.ndarray:
         """Hits of one class's tubes, which come by falling score."""
-        own = [truth for truth in truths if truth.label == label]
+        of_class = [truth for truth in truths if truth.label == label]
         ious = [
-            [tube_iou(tube, truth, plus_one=self.rules.plus_one, least_shared=self._least_shared) for truth in own]
+            [tube_iou(tube, truth, plus_one=self.rules.plus_one, least_shared=self._least_shared) for truth in of_class]
             for tube in tubes
         ]
-        return match(np.array(ious, np.float64).reshape(-1, len(own)))
+        return match(np.array(ious, np.float64).reshape(-1, len(of_class)))
 
     @property
     def _least_shared(self) -> int:

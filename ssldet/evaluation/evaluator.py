@@ -94,9 +94,9 @@ def evaluate(
         DetectionsError: names the row and column that is wrong.
 
     Example:
-        found = ssldet.evaluate("detections.parquet", "jhmdb", {"video_map": ["yowo"]}, root="data")
-        found.value("video_map", "yowo", "V@0.5")
-        found["video_map"]["yowo"].thresholds["0.5"].per_class["catch"]
+        evaluation = ssldet.evaluate("detections.parquet", "jhmdb", {"video_map": ["yowo"]}, root="data")
+        evaluation.value("video_map", "yowo", "V@0.5")
+        evaluation["video_map"]["yowo"].thresholds["0.5"].per_class["catch"]
     """
     opened = load_dataset(dataset, root, **(options or {})) if isinstance(dataset, str) else dataset
     wanted, left_out = _wanted(opened.facts, metrics)
@@ -116,8 +116,8 @@ def _sound(
     """The checked detections, and how many rows were dropped, by reason."""
     if isinstance(detections, Mapping):
         return check_detections(detections, facts, videos, lenient=lenient)
-    found = read_detections(Path(detections), facts, videos, lenient=lenient)
-    return found, found.dropped
+    from_file = read_detections(Path(detections), facts, videos, lenient=lenient)
+    return from_file, from_file.dropped
 
 
 def _wanted(facts: DatasetFacts, metrics: Metrics | None) -> tuple[Mapping[str, Sequence[str]], dict[str, str]]:
@@ -165,35 +165,35 @@ def check_detections(
     dropped: Counter[str] = Counter()
     known = {video.id: video for video in videos}
     sound = {}
-    for name, found in detections.items():
-        _check_shapes(name, found, facts)
-        rows = check(_rows(name, found, facts), facts, known, dropped if lenient else None)
-        sound[name] = found[rows.at_n]
+    for name, detected in detections.items():
+        _check_shapes(name, detected, facts)
+        rows = check(_rows(name, detected, facts), facts, known, dropped if lenient else None)
+        sound[name] = detected[rows.at_n]
     return sound, dropped
 
 
-def _check_shapes(name: str, found: VideoDetections, facts: DatasetFacts) -> None:
-    n = len(found.frames_n)
+def _check_shapes(name: str, detected: VideoDetections, facts: DatasetFacts) -> None:
+    n = len(detected.frames_n)
     expected = {"frames_n": (n,), "boxes_n4": (n, 4), "confidence_n": (n,), "scores_nk": (n, facts.num_classes)}
     for field_name, shape in expected.items():
-        if (given := np.shape(getattr(found, field_name))) != shape:
+        if (given := np.shape(getattr(detected, field_name))) != shape:
             raise DetectionsError(f"detections of video {name!r}: {field_name} has shape {given}, expected {shape}")
-    if not np.issubdtype(found.frames_n.dtype, np.integer):
+    if not np.issubdtype(detected.frames_n.dtype, np.integer):
         raise DetectionsError(
-            f"detections of video {name!r}: frames_n holds {found.frames_n.dtype}, expected whole numbers from 0"
+            f"detections of video {name!r}: frames_n holds {detected.frames_n.dtype}, expected whole numbers from 0"
         )
 
 
-def _rows(name: str, found: VideoDetections, facts: DatasetFacts) -> Rows:
+def _rows(name: str, detected: VideoDetections, facts: DatasetFacts) -> Rows:
     """As rows of a file; a label that is not offered for a box (NaN) is no fault."""
-    n = len(found.frames_n)
+    n = len(detected.frames_n)
     return Rows(
         names=[name],
         codes_n=np.zeros(n, np.int64),
-        numbers_n=facts.numbering.first + found.frames_n // facts.numbering.step,
-        boxes_n4=found.boxes_n4,
-        confidence_n=found.confidence_n,
-        scores=np.where(np.isnan(found.scores_nk), 0, found.scores_nk),
+        numbers_n=facts.numbering.first + detected.frames_n // facts.numbering.step,
+        boxes_n4=detected.boxes_n4,
+        confidence_n=detected.confidence_n,
+        scores=np.where(np.isnan(detected.scores_nk), 0, detected.scores_nk),
         labels_n=None,
         at_n=np.arange(n),
         place=lambda row: f"detections of video {name!r}, row {row}",

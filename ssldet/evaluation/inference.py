@@ -62,7 +62,7 @@ def _detect(
         clips = to_input(reader.read([video.id] * len(some), some.tolist()), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             predictions = detector(clips)
-        found = detections(
+        boxes = detections(
             detector.decode(predictions),
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou or (0.5 if multilabel else 0.4),
@@ -70,10 +70,10 @@ def _detect(
         )
         parts.append(
             VideoDetections(
-                frames_n=some[found.clip_n.cpu().numpy()],
-                boxes_n4=found.boxes_n4.float().cpu().numpy() * to_video,
-                confidence_n=found.confidence_n.float().cpu().numpy(),
-                scores_nk=found.scores_nk.float().cpu().numpy(),
+                frames_n=some[boxes.clip_n.cpu().numpy()],
+                boxes_n4=boxes.boxes_n4.float().cpu().numpy() * to_video,
+                confidence_n=boxes.confidence_n.float().cpu().numpy(),
+                scores_nk=boxes.scores_nk.float().cpu().numpy(),
             )
         )
     return VideoDetections.concat([empty(detector.facts), *parts])

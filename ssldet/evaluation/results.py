@@ -71,20 +71,20 @@ def from_json(content: Mapping[str, Any]) -> Results:
         ValueError: names the metric that has not that form.
     """
     results: Results = {}
-    for name, found in content.items():
+    for name, of_metric in content.items():
         try:
-            results[name] = _by_protocol(found)
+            results[name] = _by_protocol(of_metric)
         except (TypeError, ValueError, PluginError) as error:
             raise ValueError(f"metric {name!r}: {error}") from error
     return results
 
 
-def _by_protocol(found: Mapping[str, Any]) -> dict[str, MetricResult]:
-    if not isinstance(found, Mapping):
-        raise TypeError(f"expected its results by protocol, not {found!r}")
-    if isinstance(found.get("protocol"), str):
-        return {found["protocol"]: _result(found)}
-    return {protocol: _result({"protocol": protocol, **result}) for protocol, result in found.items()}
+def _by_protocol(content: Mapping[str, Any]) -> dict[str, MetricResult]:
+    if not isinstance(content, Mapping):
+        raise TypeError(f"expected its results by protocol, not {content!r}")
+    if isinstance(content.get("protocol"), str):
+        return {content["protocol"]: _result(content)}
+    return {protocol: _result({"protocol": protocol, **result}) for protocol, result in content.items()}
 
 
 def _result(content: Mapping[str, Any]) -> MetricResult:

@@ -33,10 +33,10 @@ def score(
     """
     meters = build_meters(facts, metrics)
     for video in videos:
-        own, found = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
+        annotation, detected = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
         for by_protocol in meters.values():
             for meter in by_protocol.values():
-                meter.update(video, found, own)
+                meter.update(video, detected, annotation)
     return {
         name: {protocol: meter.compute() for protocol, meter in by_protocol.items()}
         for name, by_protocol in meters.items()

@@ -62,7 +62,7 @@ class MetricContract(Contract):
                 assert value is None or 0 <= value <= 1, f"{key!r} is {value}, expected a fraction of 1 or None"
 
     def test_thresholds_are_numbers(self) -> None:
-        """Such as "0.5", or a range "0.5:0.95"; what has another name is one of `kinds`."""
+        """Such as "0.5", or a range "0.5:0.95"; any other name belongs among `kinds`."""
         for build, facts in self.meters():
             for key in score(build(), facts, perfect).thresholds:
                 assert is_threshold(key), f"threshold {key!r} is no number and no range of numbers; return it as a kind"
@@ -201,8 +201,7 @@ def displaced(truth: Truth, generator: np.random.Generator) -> VideoDetections:
 
 def nothing(truth: Truth, generator: np.random.Generator) -> VideoDetections:
     """No detection at all: empty arrays."""
-    found = perfect(truth, generator)
-    return VideoDetections(found.frames_n[:0], found.boxes_n4[:0], found.confidence_n[:0], found.scores_nk[:0])
+    return perfect(truth, generator)[:0]
 
 
 def _generator(video: Video) -> np.random.Generator:
