@@ -24,14 +24,12 @@ from ssldet.benchmark.spec import Cell, Row, TableSpec
 from ssldet.benchmark.tasks import Task, TaskProgress, TaskResult
 from ssldet.config import RunConfig, presets, resolve
 from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
+from ssldet.runs import layout
 from ssldet.runs.estimate import seconds_by_phase, seconds_per_clip
 from ssldet.runs.first_stage import first_stage
 from ssldet.runs.planning import Plan, Shelf, plan
 from ssldet.runs.record import Record
 from ssldet.util.files import content_hash
-
-PRETRAINED = "pretrained"
-"""Folder of the results with weights that the grid made itself."""
 
 FILTERS = ("approach", "strategy", "dataset", "ratio", "pretrained", "split", "seed")
 
@@ -237,7 +235,7 @@ class Grid:
         try:
             planned = plan(made, self.shelf)
             task.run_id, task.folder = planned.id, planned.folder
-            task.files = tuple(made.machine.results / PRETRAINED / planned.id / name for name in names)
+            task.files = tuple(made.machine.results / layout.PRETRAINED / planned.id / name for name in names)
             task.seconds = self._estimate(planned)
             if planned.record_path.exists():
                 self._read_record(task, Record.read(planned.record_path))
@@ -245,7 +243,7 @@ class Grid:
                 task.state = "to run"  # the run is there, the weights are to be put in their place
         except SsldetError as error:
             task.state, task.reason = "blocked", str(error)
-            task.files = tuple(made.machine.results / PRETRAINED / "unknown" / name for name in names)
+            task.files = tuple(made.machine.results / layout.PRETRAINED / "unknown" / name for name in names)
         self.tasks[key] = task
         return task
 

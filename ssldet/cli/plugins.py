@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ssldet import plugins
+from ssldet import plugin_info, plugins
 from ssldet.cli.completion import quietly
 from ssldet.cli.options import json_flag
 from ssldet.cli.output import aligned, print_json
-from ssldet.errors import RequestError, UnknownName
 
 KIND = click.Choice(plugins.KINDS)
 STDERR = 2
-AT_ONCE = min(4, os.cpu_count() or 1)
-"""Processes of `list --check`."""
 
 
 @click.group(epilog="Example: ssldet plugins list")
@@ -31,32 +23,13 @@ def command() -> None:
     """List, check, make and test plugins."""
 
 
-def _installed() -> list[plugins.PluginInfo]:
-    return [plugin for kind in plugins.KINDS for plugin in plugins.available(kind)]
-
-
 @quietly
 def complete_name(context: click.Context) -> list[tuple[str, str]]:
     """The names of installed plugins, each with its kinds."""
     kinds: dict[str, list[str]] = {}
-    for plugin in _installed():
+    for plugin in plugin_info.installed():
         kinds.setdefault(plugin.name, []).append(plugin.kind)
     return [(name, ", ".join(of)) for name, of in sorted(kinds.items())]
-
-
-def choose(name: str, kind: str | None) -> plugins.PluginInfo:
-    """The one plugin of a name.
-
-    Raises:
-        UnknownName: there is none. RequestError: several kinds have one of that name, and `kind` is None.
-    """
-    known = [plugin for plugin in _installed() if kind in (None, plugin.kind)]
-    found = {plugin.kind: plugin for plugin in known if plugin.name == name}
-    if not found:
-        raise UnknownName(kind or "plugin", name, {plugin.name for plugin in known})
-    if len(found) > 1:
-        raise RequestError(f"{name!r} is the name of a {' and of a '.join(found)}; say which with --kind")
-    return next(iter(found.values()))
 
 
 # ------------------------------------------------------------------------------------------------------ list
@@ -72,20 +45,11 @@ def list_plugins(check: bool, timeout: float, as_json: bool) -> None:
     With --check each is imported in a process of its own: ok, slow (it works, after more than 5 s) or broken. Exit
     code 1 when one is broken.
     """
-    found, faults = _installed(), [str(fault) for fault in plugins.faults()]
-    offers = plugins.offers_by_name(found)
-    rows = [dataclasses.asdict(one) | {"duplicate": len(offers[one.kind, one.name]) > 1} for one in found]
-    broken = bool(check and faults)
-    if check:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            checks = list(pool.map(lambda plugin: plugins.check(plugin, timeout), found))
-        rows = [row | dataclasses.asdict(one) for row, one in zip(rows, checks, strict=True)]
-        faults += [one.reason for one in checks if one.reason]
-        broken = broken or any(one.status == "broken" for one in checks)
-    _show_list(rows, as_json)
-    for fault in dict.fromkeys(faults):
+    found = plugin_info.listing(timeout if check else None)
+    _show_list(found.rows, as_json)
+    for fault in found.faults:
         click.echo(f"fault: {fault}", err=True)
-    if broken:
+    if found.broken:
         sys.exit(1)
 
 
@@ -133,7 +97,7 @@ def _print_rich(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 @json_flag
 def show(name: str, kind: str | None, as_json: bool) -> None:
     """Show what the contract knows of a plugin: its options, facts, protocols, and where it comes from."""
-    content = describe(choose(name, kind))
+    content = plugin_info.describe(plugin_info.choose(name, kind))
     if as_json:
         print_json(content)
         return
@@ -157,95 +121,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     return "" if value is None else str(value)
-
-
-def describe(plugin: plugins.PluginInfo) -> dict[str, Any]:
-    """All that installed metadata and the contract know of a plugin. Imports it.
-
-    Raises:
-        PluginError: it cannot be used.
-    """
-    found = plugins.load(plugin.kind, plugin.name)
-    text = inspect.getdoc(found) or ""
-    around = inspect.getdoc(sys.modules[found.__module__]) or ""
-    content = {
-        "kind": plugin.kind,
-        "name": plugin.name,
-        "distribution": f"{plugin.distribution} {plugin.version}",
-        "ssldet": plugin.requires or "any",
-        "target": plugin.target,
-        "description": text,
-        "sources": sources(f"{around}\n{text}"),
-    }
-    return content | {"dataset": _of_dataset, "metric": _of_metric}.get(plugin.kind, _of_configured)(found)
-
-
-def sources(text: str) -> list[str]:
-    """The papers that a docstring names: arXiv numbers, DOIs and "Name et al. 2017"."""
-    patterns = (r"arXiv[: ]\d{4}\.\d{4,5}", r"doi:\s*10\.\S+[^\s.,;)]", r"[A-Z]\w+ et al\.,? \(?\d{4}\)?")
-    return [found for pattern in patterns for found in dict.fromkeys(re.findall(pattern, text))]
-
-
-def _of_configured(found: type[Any]) -> dict[str, Any]:
-    """Options, and what a strategy asks of the core by default or what a backbone is made of."""
-    content: dict[str, Any] = {"options": _options(found.Config)}
-    if hasattr(found, "stride"):
-        return content | {"stride": f"{found.stride} pixels a cell", "parts": dict(found.parts)}
-    try:
-        return content | {"needs": dataclasses.asdict(found(found.Config()).needs)}
-    except Exception as error:  # options without a default, or anything else that a plugin may do
-        return content | {"needs": f"not known without options ({type(error).__name__})"}
-
-
-def _options(config: type[Any]) -> list[dict[str, Any]]:
-    """Name, type, default, bounds and meaning of each option."""
-    docs = plugins.option_docs(config)
-    return [
-        {
-            "option": name,
-            "type": _type_name(field.annotation),
-            "default": "(needed)" if field.is_required() else str(field.get_default(call_default_factory=True)),
-            "bounds": ", ".join(_bound(rule) for rule in field.metadata),
-            "meaning": docs.get(name, ""),
-        }
-        for name, field in config.model_fields.items()
-    ]
-
-
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
-
-
-def _bound(rule: Any) -> str:
-    """Ge(ge=0) -> ">= 0"."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
-    return next((f"{sign} {getattr(rule, name):g}" for name, sign in signs.items() if hasattr(rule, name)), str(rule))
-
-
-def _of_dataset(found: type[Any]) -> dict[str, Any]:
-    facts = found.facts
-    parameters = [one for name, one in inspect.signature(found).parameters.items() if name != "root"]
-    return {
-        "classes": list(facts.classes),
-        "labels": "several a box" if facts.multilabel else "one a box",
-        "evaluated": "all" if facts.evaluated is None else [facts.classes[label] for label in facts.evaluated],
-        "numbering": f"files count from {facts.numbering.first}, one every {facts.numbering.step} frames",
-        "anchors": [f"{width:g} x {height:g}" for width, height in facts.anchors],
-        "splits": list(found.splits),
-        "options": [
-            {
-                "option": one.name,
-                "type": _type_name(one.annotation),
-                "default": "(needed)" if one.default is one.empty else str(one.default),
-            }
-            for one in parameters
-        ],
-        "guide": found.guide(),
-    }
-
-
-def _of_metric(found: type[Any]) -> dict[str, Any]:
-    return {"protocols": list(found.protocols), "columns": dict(found.columns)}
 
 
 # ----------------------------------------------------------------------------------------------- new and test
@@ -282,7 +157,7 @@ def test(name: str, kind: str | None, as_json: bool) -> None:
     """
     from ssldet import testing
 
-    chosen = choose(name, kind)
+    chosen = plugin_info.choose(name, kind)
     plugins.load(chosen.kind, chosen.name)
     code = testing.run_pytest(chosen.kind, chosen.name, output=STDERR if as_json else None)
     if as_json:

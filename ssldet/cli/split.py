@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssldet.cli.completion import complete_plugins
 from ssldet.cli.options import data_options, data_root, data_settings, json_flag, open_data, split_number
 from ssldet.cli.output import print_json
-
-if TYPE_CHECKING:
-    from ssldet.data.splits import LabelSplit
 
 
 @click.group(epilog="Example: ssldet split show ucf24")
@@ -48,6 +43,7 @@ def make(
 ) -> None:
     """Draw a split of data set D, the same as a run with this ratio and seed draws, or import a published list."""
     from ssldet.data import split_files, splits
+    from ssldet.data.split_summary import in_words, summary
     from ssldet.errors import ConfigError
 
     if (ratio is None) == (listed is None):
@@ -67,9 +63,9 @@ def make(
     for video_id in unknown:
         click.echo(f"left out: {video_id} is no training video here", err=True)
     if as_json:
-        print_json({"file": str(out), **_summary(chosen), "left_out": unknown})
+        print_json({"file": str(out), **summary(chosen), "left_out": unknown})
     else:
-        click.echo(f"{out}: {_words(chosen)}")
+        click.echo(f"{out}: {in_words(chosen)}")
 
 
 @command.command("show", epilog="Example: ssldet split show ucf24")
@@ -77,12 +73,15 @@ def make(
 @json_flag
 def show(file: Path, as_json: bool) -> None:
     """Show a split file: how many videos of each class are labelled. FILE may be NAME of a data set that ships some."""
-    content = [_summary(split) for split in _splits_of(file)]
+    from ssldet.data.split_summary import find_splits, in_words, summary
+
+    found = find_splits(file)
+    content = [summary(split) for split in found]
     if as_json:
         print_json(content)
         return
-    for split, row in zip(_splits_of(file), content, strict=True):
-        click.echo(_words(split))
+    for split, row in zip(found, content, strict=True):
+        click.echo(in_words(split))
         if len(content) == 1:
             for folder, (labelled, every) in row["folders"].items():
                 click.echo(f"  {folder}: {labelled} of {every}")
@@ -99,83 +98,20 @@ def verify(files: tuple[Path, ...], data_root: Path | None, assignments: tuple[s
     Without the data at hand only the hashes are checked. A split file does not say which options its data set had:
     --set gives them. Exit 1 where something differs.
     """
+    from ssldet.data.split_summary import compare_with_data, find_splits, shipped_splits
     from ssldet.errors import RequestError
 
     if assignments and not files:
         raise RequestError("--set is about the data set of the FILES given, and none is given")
     options = data_options(assignments)
-    found = [split for file in files for split in _splits_of(file)] if files else _shipped()
-    rows = [_check(split, data_root, options) for split in found]
+    found = [split for file in files for split in find_splits(file)] if files else shipped_splits(_say_fault)
+    checks = [compare_with_data(split, data_root, options) for split in found]
     if as_json:
-        print_json(rows)
-    for row in () if as_json else rows:
-        click.echo(f"{row['split']}: {row['found']}")
-    sys.exit(1 if any(row["differs"] for row in rows) else 0)
+        print_json([asdict(check) for check in checks])
+    for check in () if as_json else checks:
+        click.echo(f"{check.split}: {check.found}")
+    sys.exit(1 if any(check.differs for check in checks) else 0)
 
 
-def _check(split: LabelSplit, data_root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether a split is what the data at hand gives."""
-    from ssldet.data.datasets import load_dataset
-    from ssldet.data.split_files import differences
-    from ssldet.errors import DataError
-
-    try:
-        dataset = load_dataset(split.dataset, data_root, **options)
-        videos = dataset.videos("train", split.split)
-    except DataError as error:
-        found = f"unchanged; not compared with the data ({str(error).splitlines()[0]})"
-        return {"split": _words(split), "differs": False, "found": found}
-    differing = differences(split, videos, dataset.facts.classes)
-    return {"split": _words(split), "differs": bool(differing), "found": "; ".join(differing) or "the same as the data"}
-
-
-def _splits_of(file: Path) -> list[LabelSplit]:
-    """The split of a file, or those that ship with the data set of that name."""
-    from ssldet import plugins
-    from ssldet.data import split_files, splits
-    from ssldet.errors import SplitError
-
-    if file.exists() or str(file) not in plugins.names("dataset"):
-        return [splits.read(file)]
-    found = split_files.frozen(plugins.load("dataset", str(file)))
-    if not found:
-        raise SplitError(f"no splits ship with {file}; make one with: ssldet split make {file} FILE --ratio R")
-    return found
-
-
-def _shipped() -> list[LabelSplit]:
-    from ssldet import plugins
-    from ssldet.data import split_files
-    from ssldet.errors import PluginError
-
-    found = []
-    for name in plugins.names("dataset"):
-        try:
-            found += split_files.frozen(plugins.load("dataset", name))
-        except PluginError as error:
-            click.echo(f"fault: {error}", err=True)
-    return found
-
-
-def _summary(split: LabelSplit) -> dict[str, Any]:
-    labelled = Counter(video_id.rpartition("/")[0] for video_id in split.labelled)
-    parts = (split.labelled, split.unlabelled, split.validation)
-    every = Counter(video_id.rpartition("/")[0] for part in parts for video_id in part)
-    return {
-        "dataset": split.dataset,
-        "split": split.split,
-        "ratio": split.ratio,
-        "seed": split.seed,
-        "hash": split.hash,
-        "labelled": len(split.labelled),
-        "unlabelled": len(split.unlabelled),
-        "validation": len(split.validation),
-        "folders": {name: (labelled[name], count) for name, count in sorted(every.items())},
-    }
-
-
-def _words(split: LabelSplit) -> str:
-    drawn = "imported" if split.seed < 0 else f"seed {split.seed}"
-    parts = f"{len(split.labelled)} labelled, {len(split.unlabelled)} unlabelled"
-    held = f", {len(split.validation)} validation" if split.validation else ""
-    return f"{split.dataset} split {split.split}, ratio {split.ratio:g}, {drawn}: {parts}{held} ({split.hash[:12]})"
+def _say_fault(fault: str) -> None:
+    click.echo(f"fault: {fault}", err=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +14,8 @@ from ssldet.cli.options import json_flag, plugin_option, read_assignments
 from ssldet.cli.output import print_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ssldet.contracts import Backbone
     from ssldet.detector.weights import WeightsReport
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of entries that are no parameters: what batch normalisation counts."""
 
 FILE = click.Path(path_type=Path)
 
@@ -38,7 +33,9 @@ def command() -> None:
 @json_flag
 def inspect_file(file: Path, as_json: bool) -> None:
     """Say what FILE is, which installed network it belongs to, and what entries it has."""
-    described = describe(file)
+    from ssldet.detector.weights_fit import describe
+
+    described = describe(file, lambda fault: click.echo(f"fault: {fault}", err=True))
     if as_json:
         print_json(described)
         return
@@ -48,108 +45,6 @@ def inspect_file(file: Path, as_json: bool) -> None:
     click.echo(f"network: {described['network'] or 'none that is installed'}")
     for entry in described["entries"]:
         click.echo(f"{entry['name']}  {tuple(entry['shape'])}  {entry['dtype']}")
-
-
-def describe(file: Path) -> dict[str, Any]:
-    """What `inspect` prints.
-
-    Raises:
-        WeightsError: the file is absent or of no kind that is known.
-    """
-    from ssldet.detector.weights import darknet_header, open_weights
-    from ssldet.errors import WeightsError
-
-    try:
-        header = darknet_header(file)
-    except WeightsError:
-        opened = open_weights(file)
-        match = _best(_matches(file, opened.state))
-        return _described(file, opened.kind, opened.metadata, match, opened.state)
-    match = _best(_matches(file, {}))  # its values have no names: those come from the network that they fill
-    kind = f"Darknet weights, header of {header.size} bytes"
-    metadata = {"version": header.version, "images seen": header.seen}
-    content = _described(file, kind, metadata, match, match.state if match else {})
-    return content | {"values": (file.stat().st_size - header.size) // 4}
-
-
-def _described(
-    file: Path, kind: str, metadata: Mapping[str, Any], match: Match | None, state: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "kind": kind,
-        "bytes": file.stat().st_size,
-        "parameters": sum(value.numel() for name, value in state.items() if not name.endswith(STATISTICS)),
-        "values": sum(value.numel() for value in state.values()),
-        "metadata": dict(metadata),
-        "network": str(match) if match else None,
-        "entries": [
-            {"name": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            for name, value in state.items()
-        ],
-    }
-
-
-@dataclass(frozen=True)
-class Match:
-    """How a file fits a network, or a part of one."""
-
-    backbone: str
-    where: str
-    report: WeightsReport
-    state: Mapping[str, Tensor]
-
-    def __str__(self) -> str:
-        faults = {kind: len(getattr(self.report, kind)) for kind in ("missing", "unexpected", "misshapen")}
-        words = ", ".join(f"{count} {kind}" for kind, count in faults.items() if count)
-        return f"{self.backbone}, {self.where}" + (f" ({words} entries)" if words else "")
-
-
-def _best(matches: Iterator[Match]) -> Match | None:
-    """The match of the most entries, a complete one first; None where fewer than half fit."""
-    found = [match for match in matches if 2 * len(match.report.loaded) >= len(match.state)]
-    return max(found, key=lambda match: (match.report.complete, len(match.report.loaded)), default=None)
-
-
-def _matches(file: Path, state: Mapping[str, Tensor]) -> Iterator[Match]:
-    """How the file fits every installed backbone that it shares entries with, and every part of them."""
-    from ssldet import plugins
-    from ssldet.errors import PluginError, WeightsError
-
-    for name in dict.fromkeys(info.name for info in plugins.available("backbone")):
-        try:
-            backbone = make_backbone(name, ())
-        except PluginError as error:
-            click.echo(f"fault: backbone {name}: {error}", err=True)
-            continue
-        for part in backbone.parts:
-            try:
-                entries = backbone.read_part(part, file)
-            except WeightsError:  # it is no file of this part
-                continue
-            report = compare(backbone, _any_dataset(), part, entries, str(file))
-            if report.loaded:
-                yield Match(name, f"part {part}", report, entries)
-        yield from _whole_matches(name, backbone, file, state)
-
-
-def _whole_matches(name: str, backbone: Backbone, file: Path, state: Mapping[str, Tensor]) -> Iterator[Match]:
-    """How a checkpoint fits the network for each data set: only the heads depend on it."""
-    from ssldet import plugins
-
-    entries = backbone.translate_weights(state)
-    for dataset in dict.fromkeys(info.name for info in plugins.available("dataset")):
-        report = compare(backbone, dataset, None, entries, str(file))
-        if not report.loaded:
-            return
-        yield Match(name, f"whole, classes of {dataset}", report, entries)
-
-
-def _any_dataset() -> str:
-    """A data set, for what does not depend on it."""
-    from ssldet import plugins
-
-    return plugins.available("dataset")[0].name
 
 
 # ------------------------------------------------------------------------------------------- verify and convert
@@ -185,8 +80,10 @@ def verify_file(
     file: Path, backbone: str, dataset: str, part: str | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
     """Report the entries of FILE that fit the network and those that do not. Exit code 1 unless all do."""
+    from ssldet.detector.weights_fit import compare_with_network, read_named
+
     built = make_backbone(backbone, settings)
-    report = compare(built, dataset, part, read(built, part, file), str(file))
+    report = compare_with_network(built, dataset, part, read_named(built, part, file), str(file))
     if as_json:
         print_json(asdict(report) | {"complete": report.complete})
     else:
@@ -215,22 +112,14 @@ def convert_file(
     as_json: bool,
 ) -> None:
     """Write the entries of FILE as safetensors OUT under the network's names, whole or not at all."""
-    from ssldet.detector.weights import write_weights
+    from ssldet.detector.weights_fit import convert
     from ssldet.errors import WeightsError
 
     if out.suffix != ".safetensors":
         raise WeightsError(f"weights are converted to a file named .safetensors, not {out.name}")
     if out.exists() and not force:
         raise WeightsError(f"{out} exists; --force replaces it")
-    built = make_backbone(backbone, settings)
-    state = read(built, part, file)
-    report = compare(built, dataset, part, state, str(file))
-    if not report.loaded or not (report.complete or partial):
-        advice = "" if not report.loaded else "; --partial writes what fits"
-        raise WeightsError(f"the weights do not fit {backbone}{advice}. {report}")
-    prefix = f"{built.parts[part]}." if part else ""
-    about = {"backbone": backbone, "dataset": dataset, "part": part or "whole", "source": file.name}
-    write_weights(out, {prefix + name: state[name] for name in report.loaded}, {"format": "pt", **about})
+    report = convert(file, out, make_backbone(backbone, settings), backbone, dataset, part, partial=partial)
     if as_json:
         print_json({"file": str(out), **asdict(report), "complete": report.complete})
         return
@@ -252,29 +141,6 @@ def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
     options = read_assignments(settings, "backbone.", "dropout=0")
     backbone: Backbone = kind(typed_options(kind.Config, options, "backbone"))
     return backbone
-
-
-def read(backbone: Backbone, part: str | None, file: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file by the names they have in the network, or in the module of its part."""
-    from ssldet.detector.weights import read_weights
-
-    return backbone.read_part(part, file) if part else backbone.translate_weights(read_weights(file))
-
-
-def compare(
-    backbone: Backbone, dataset: str, part: str | None, state: Mapping[str, Tensor], source: str
-) -> WeightsReport:
-    """How tensors fit the network, or its part. The network is built without memory for its values."""
-    import torch
-
-    from ssldet.detector.build import build_detector
-    from ssldet.detector.weights import compare_weights
-
-    with_head = any(name.startswith("frame_head.") for name in state)
-    with torch.device("meta"):
-        detector = build_detector(backbone, dataset=dataset, frame_head=with_head)
-    module = detector.get_submodule(backbone.parts[part]) if part else detector
-    return compare_weights(module.state_dict(), state, source=source)
 
 
 def show(report: WeightsReport) -> None:

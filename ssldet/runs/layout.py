@@ -2,6 +2,7 @@
 
 <results>/<run>/                record.json, config.yaml, split.json, log.jsonl, detections.parquet, ...
 <results>/first_stages/<key>/   checkpoint.safetensors, log.jsonl, stage.json
+<results>/pretrained/<run>/     weights files, by the names that their backbone looks for
 """
 
 from __future__ import annotations
@@ -36,5 +37,8 @@ FIRST_STAGES = "first_stages"
 STAGE = "stage.json"
 """What the key of a first stage is made of, and who trained it."""
 
-SHARED_FOLDERS = (FIRST_STAGES,)
+PRETRAINED = "pretrained"
+"""Weights that a grid made itself, as initial ones of its other runs."""
+
+SHARED_FOLDERS = (FIRST_STAGES, PRETRAINED)
 """Folders of results that hold parts of several runs, and no run."""
