@@ -33,42 +33,42 @@ Mistake = str | UnknownName
 
 
 class TrainOptions(Options):
-    """The schedule.
-
-    Attributes:
-        batch: labelled clips a step.
-        unlabelled_batch: unlabelled clips a step; None means as many.
-        micro_batch: labelled clips in one forward pass; gradients accumulate to `batch`.
-        steps: optimiser steps in all; None means `epochs` passes over the unlabelled key frames.
-        epochs: what the schedule counts in, whether or not `steps` is given.
-        burn_in: share of the steps that make up the first, labelled-only stage.
-        optimizer, lr, weight_decay: "adam" decays all (L2), "adamw" decays neither BatchNorm nor biases.
-        schedule: "halve" halves the rate after each epoch of `halve_after`; "cosine" falls to 0; "constant".
-        warmup: steps over which the rate rises linearly from 0.
-        clip_norm: largest gradient norm; None leaves it.
-        precision: "bfloat16" computes the forward pass under autocast.
-        pair_share: share of the clips that get a partner for the temporal term.
-        checkpoint_every: steps between checkpoints.
-        log_every: steps between lines of the log; None means once an epoch.
-    """
+    """The schedule."""
 
     batch: int = Field(128, ge=1)
+    """Labelled clips a step."""
     unlabelled_batch: int | None = Field(None, ge=1)
+    """Unlabelled clips a step; None means as many."""
     micro_batch: int = Field(8, ge=1)
+    """Labelled clips in one forward pass; gradients accumulate to `batch`."""
     steps: int | None = Field(None, ge=1)
+    """Optimiser steps in all; None means `epochs` passes over the unlabelled key frames."""
     epochs: int = Field(10, ge=1)
+    """What the schedule counts in, whether or not `steps` is given."""
     burn_in: float = Field(0.2, ge=0, le=1)
+    """Share of the steps that make up the first, labelled-only stage."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """What decays: "adam" decays all (L2), "adamw" neither BatchNorm nor biases."""
     lr: float = Field(1e-3, gt=0)
+    """The learning rate before `schedule` and `warmup`."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Weight of the decay, in the optimiser's own form."""
     schedule: Literal["halve", "cosine", "constant"] = "halve"
+    """How the rate falls: "halve" halves it after each epoch of `halve_after`; "cosine" falls to 0; "constant"."""
     halve_after: tuple[int, ...] = (3, 4, 5, 6)
+    """The epochs of "halve"."""
     warmup: int = Field(0, ge=0)
+    """Steps over which the rate rises linearly from 0."""
     clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm; None leaves it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the arithmetic; "bfloat16" computes the forward pass under autocast."""
     pair_share: float = Field(1.0, ge=0, le=1)
+    """Share of the clips that get a partner for the temporal term."""
     checkpoint_every: int = Field(50, ge=1)
+    """Steps between checkpoints."""
     log_every: int | None = Field(None, ge=1)
+    """Steps between lines of the log; None means once an epoch."""
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -101,17 +101,14 @@ class TrainOptions(Options):
 
 
 class DetectOptions(Options):
-    """What goes into the detections file: filter and suppression of decoded boxes, as YOWO publishes them.
-
-    Attributes:
-        score_threshold: of confidence x best class; of confidence alone on multi-label data.
-        nms_iou: None means 0.4, or 0.5 on multi-label data.
-        batch: clips in one forward pass.
-    """
+    """What goes into the detections file: filter and suppression of decoded boxes, as YOWO publishes them."""
 
     score_threshold: float = Field(0.005, ge=0, le=1)
+    """Boxes below are left out: a bound of confidence x best class; of confidence alone on multi-label data."""
     nms_iou: float | None = Field(None, gt=0, le=1)
+    """IoU from which a box suppresses a lesser one; None means 0.4, or 0.5 on multi-label data."""
     batch: int = Field(16, ge=1)
+    """Clips in one forward pass."""
 
 
 def migrated(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,28 +123,42 @@ def migrated(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Experiment(Options):
-    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id.
-
-    `videos` restricts training and test to a list of ids, sorted; None means all.
-    """
+    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id."""
 
     strategy: str
+    """The strategy's name."""
     strategy_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the strategy; `--set strategy.NAME=VALUE`."""
     dataset: str
+    """The data set's name."""
     dataset_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the data set; `--set dataset.NAME=VALUE`."""
     split: int = Field(1, ge=1)
+    """The data set's split, from 1."""
     videos: tuple[str, ...] | None = None
+    """Training and test are restricted to these ids, sorted; None means all videos."""
     ratio: float = Field(gt=0, le=1)
+    """Share of the training videos that are labelled."""
     seed: int = Field(0, ge=0)
+    """Of every draw of the run: which videos are labelled, initial weights, clips, views."""
     backbone: str = "yowo"
+    """The backbone's name."""
     backbone_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the backbone; `--set backbone.NAME=VALUE`."""
     pretrained: bool = False
+    """The backbone starts from the weights that it names for the data set."""
     eval_on: Literal["test", "val"] = "test"
+    """The videos that are scored: "test", or "val", a part of the labelled training videos."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the labelled videos that "val" holds; they are not trained on."""
     clip: ClipOptions = ClipOptions()
+    """The clip that the network sees."""
     views: ViewOptions = ViewOptions()
+    """How views are drawn."""
     train: TrainOptions = TrainOptions()
+    """The schedule."""
     detect: DetectOptions = DetectOptions()
+    """What goes into the detections file."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,21 +188,32 @@ class Machine(Options):
     """Where and how a run happens: recorded, but not part of its id."""
 
     preset: str = DEFAULT_PRESET
+    """The preset that the settings were laid over."""
     data_root: Path | None = None
+    """The data set's folder; None means its default."""
     results: Path = Path("results/runs")
+    """The folder of runs."""
     weights_root: Path | None = None
+    """The folder of downloaded weights; None means the default."""
     device: str = "auto"
+    """"cpu", "cuda", "cuda:N"; "auto" takes a GPU where there is one."""
     threads: int | None = Field(None, ge=1)
+    """Threads of the arithmetic on the CPU; None leaves torch its own choice."""
     workers: int = Field(2, ge=1)
+    """Processes that read clips."""
     skip_damaged: bool = False
+    """Leave out videos that cannot be read, and say so in the record."""
     keep_checkpoints: bool = False
+    """Keep the checkpoints of a finished run."""
 
 
 class RunConfig(Options):
     """A whole run."""
 
     experiment: Experiment
+    """What defines the numbers."""
     machine: Machine = Machine()
+    """Where and how it runs."""
 
     def build_strategy(self) -> Strategy:
         """The strategy with its typed options."""

@@ -41,10 +41,12 @@ Subset = Literal["train", "test"]
 class Options(BaseModel):
     """Base of every plugin's typed options: unknown keys are errors, values are checked, instances frozen.
 
-    Numbers must be finite: NaN would pass every bound.
+    Numbers must be finite: NaN would pass every bound. A string literal below a field is its description.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 # --------------------------------------------------------------------------------------------- data sets

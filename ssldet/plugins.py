@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ssldet._version import __version__
 from ssldet.errors import PluginError, UnknownName
+
+if TYPE_CHECKING:
+    from ssldet.contracts import Options
 
 GROUPS = {
     "dataset": "ssldet.datasets",
@@ -427,29 +430,9 @@ def _missing(found: type[Any], base: type[Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------------- option docs
 
 
-def option_docs(config: type[Any]) -> dict[str, str]:
-    """What a Config says of each of its options: the field's description, else its line under `Attributes:`.
+def option_docs(config: type[Options]) -> dict[str, str]:
+    """What a Config says of each of its options: the string literal below the field, or `Field(description=...)`.
 
-    The docstrings of the classes that it derives from count too; an option without a word is not in the answer.
+    An option without a word is not in the answer.
     """
-    found: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        found |= _attribute_lines(vars(base).get("__doc__") or "")
-    found |= {name: field.description for name, field in config.model_fields.items() if field.description}
-    return {name: found[name] for name in config.model_fields if name in found}
-
-
-def _attribute_lines(docstring: str) -> dict[str, str]:
-    """The entries "name: text" or "one, other: text" of a docstring's Attributes section."""
-    _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if line.strip() and not line.startswith(" "):  # the next section
-            break
-        if entry := re.match(r" {4}(\w+(?:, \w+)*): (.*)", line):
-            names = entry[1].split(", ")
-            found |= dict.fromkeys(names, entry[2])
-        elif names and line.strip():
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
+    return {name: field.description for name, field in config.model_fields.items() if field.description}

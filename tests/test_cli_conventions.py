@@ -20,6 +20,7 @@ from made_detections import perfect
 from made_records import write_run
 
 from ssldet import cli
+from ssldet.cli import set_keys
 from ssldet.data.datasets import load_dataset
 from ssldet.evaluation.detections import DetectionsWriter
 
@@ -227,6 +228,18 @@ def test_the_shell_completes(line: str, incomplete: str, offered: set[str]) -> N
 
 def completions(words: list[str], incomplete: str) -> list[click.shell_completion.CompletionItem]:
     return ShellComplete(cli.main, {}, "ssldet", "_SSLDET_COMPLETE").get_completions(words, incomplete)
+
+
+def test_keys_come_with_type_and_meaning() -> None:
+    words = {item.value: item.help for item in completions(["run", "--backbone", "yowo_nano", "--set"], "")}
+    assert words["train.batch="] == "int: Labelled clips a step."
+    assert words["backbone.width="].startswith("int: Channels of the first layer")
+    assert "region" not in words and words["backbone.region.alpha="].startswith("float: Weight of")
+
+
+def test_keys_are_read_through_the_face_of_a_package() -> None:
+    found = set_keys.find("ssldet.detector", "GridOptions")
+    assert found and found.module == "ssldet.detector.detector"
 
 
 def test_every_key_that_is_offered_exists() -> None:

@@ -106,13 +106,10 @@ class Lenient(MeanTeacher):
 
 class BadDefault(MeanTeacher):
     class Config(MeanTeacher.Config):
-        """Options.
-
-        Attributes:
-            share: of something.
-        """
+        """Options."""
 
         share: float = Field(2.0, le=1)
+        """Of something."""
 
 
 class NoNeeds(MeanTeacher):
@@ -311,26 +308,23 @@ def test_a_field_description_documents_an_option() -> None:
     assert plugins.option_docs(Described) == {"share": "of the clips"}
 
 
-def test_a_docstring_documents_options_line_by_line() -> None:
+def test_a_string_below_a_field_documents_an_option() -> None:
     class Documented(Options):
-        """Options.
-
-        Attributes:
-            one, other: both of
-                two lines.
-            third: alone.
-
-        Raises:
-            fourth: no option.
-        """
+        """Options."""
 
         one: int = 1
+        """What one does,
+        in two lines."""
         other: int = 1
-        third: int = 1
-        fourth: int = 1
 
-    both = "both of two lines."
-    assert plugins.option_docs(Documented) == {"one": both, "other": both, "third": "alone."}
+    class Derived(Documented):
+        """More options."""
+
+        more: int = 1
+        """What more does."""
+
+    assert plugins.option_docs(Documented) == {"one": "What one does,\nin two lines."}
+    assert plugins.option_docs(Derived) == {"one": "What one does,\nin two lines.", "more": "What more does."}
 
 
 # ----------------------------------------------------------------------------------------------------- backbones

@@ -33,25 +33,22 @@ PRETRAINED = {
 
 
 class YOWOOptions(GridOptions):
-    """Options of `yowo`, beside those of every grid.
-
-    Attributes:
-        freeze_2d: the 2D branch is not trained; its batch normalisation keeps its statistics.
-        freeze_3d: the same for the 3D branch.
-        dropout: of whole channels, before the last layer of G.
-        frame_hidden: width of the frame head.
-        frame_scale: initial inverse temperature of its cosine classifier.
-        learn_frame_scale: whether training moves it.
-        frame_pool: how the frame head pools the grid, "mean" or "max".
-    """
+    """Options of `yowo`, beside those of every grid."""
 
     freeze_2d: bool = False
+    """The 2D branch is not trained; its batch normalisation keeps its statistics."""
     freeze_3d: bool = False
+    """The 3D branch is not trained, likewise."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of whole channels that are dropped, before the last layer of G."""
     frame_hidden: int = Field(512, ge=1)
+    """Width of the frame head."""
     frame_scale: float = Field(10.0, gt=0)
+    """Initial inverse temperature of the frame head's cosine classifier."""
     learn_frame_scale: bool = True
+    """Whether training moves this temperature."""
     frame_pool: FramePool = "mean"
+    """How the frame head pools the grid, "mean" or "max"."""
 
 
 class YOWO(Backbone):

@@ -39,25 +39,22 @@ HEADS = ("box_head.", "frame_head.")
 
 
 class NanoOptions(GridOptions):
-    """Options of `yowo_nano`, beside those of every grid.
-
-    Attributes:
-        width: channels of the first layer; the stages have 1.5, 3 and 6 times as many.
-        dropout: of whole channels, before the last layer of G.
-        objectness_bias: initial confidence logit of every cell.
-        frame_hidden: width of the frame head.
-        frame_scale: initial inverse temperature of its cosine classifier.
-        learn_frame_scale: whether training moves it.
-        frame_pool: how the frame head pools the grid, "mean" or "max".
-    """
+    """Options of `yowo_nano`, beside those of every grid."""
 
     width: int = Field(16, ge=4, multiple_of=2)
+    """Channels of the first layer; the stages have 1.5, 3 and 6 times as many."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of whole channels that are dropped, before the last layer of G."""
     objectness_bias: float = -4.0
+    """Initial confidence logit of every cell."""
     frame_hidden: int = Field(128, ge=1)
+    """Width of the frame head."""
     frame_scale: float = Field(10.0, gt=0)
+    """Initial inverse temperature of the frame head's cosine classifier."""
     learn_frame_scale: bool = True
+    """Whether training moves this temperature."""
     frame_pool: FramePool = "max"
+    """How the frame head pools the grid, "mean" or "max"."""
 
 
 class YOWONano(Backbone):

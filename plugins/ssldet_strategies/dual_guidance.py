@@ -22,26 +22,24 @@ class DualGuidance(TeacherStudent):
     """L_sup + L_u + L_tmp on both kinds of clips (Eqs. 7-11)."""
 
     class Config(TeacherOptions):
-        """Options of `dual_guidance`, beside those of every teacher.
-
-        Attributes:
-            f_th: F_th; a frame label is accepted when its probability is above (strictly).
-            beta: weight of L_frame on labelled clips.
-            delta: weight of L_frame on unlabelled clips.
-            teacher: "ema", "shared" or "frozen".
-            ema_decay: of the "ema" teacher.
-            temporal: use L_tmp (Eq. 10), in both stages.
-            negative_sampling: unlabelled clips come from whole videos; without it, from the action's extent only,
-                which reads hidden annotation and is for the ablation (Table 5).
-        """
+        """Options of `dual_guidance`, beside those of every teacher."""
 
         f_th: float = Field(0.8, ge=0, le=1)
+        """F_th; a frame label is accepted when its probability is above (strictly)."""
         beta: float = Field(1.0, ge=0)
+        """Weight of L_frame on labelled clips."""
         delta: float = Field(1.0, ge=0)
+        """Weight of L_frame on unlabelled clips."""
         teacher: TeacherKind = "ema"
+        """The teacher: a moving average of the student, the student itself, or a copy that stays as it was."""
         ema_decay: float = Field(0.999, ge=0, lt=1)
+        """Decay of the "ema" teacher."""
         temporal: bool = True
+        """Use L_tmp (Eq. 10), in both stages."""
         negative_sampling: bool = True
+        """Unlabelled clips come from whole videos; without it, from the action's extent only, which reads hidden
+        annotation and is for the ablation (Table 5).
+        """
 
     config: Config
 

@@ -17,13 +17,10 @@ class MeanTeacher(TeacherStudent):
     """L_bou on labelled clips, and on unlabelled ones against the boxes of an averaged teacher."""
 
     class Config(TeacherOptions):
-        """Options of `mean_teacher`, beside those of every teacher.
-
-        Attributes:
-            ema_decay: of the teacher, teacher = decay * teacher + (1 - decay) * student after each step.
-        """
+        """Options of `mean_teacher`, beside those of every teacher."""
 
         ema_decay: float = Field(0.999, ge=0, lt=1)
+        """Decay of the teacher: teacher = decay * teacher + (1 - decay) * student after each step."""
 
     config: Config
 

@@ -16,18 +16,16 @@ class Supervised(Strategy):
     """L_sup of labelled clips (Eqs. 1-6)."""
 
     class Config(Options):
-        """Options of `supervised`.
-
-        Attributes:
-            frame_head: train F too, with L_frame and L_tmp.
-            equal_clips: after the first stage take as many labelled clips a step as semi-supervised strategies take
-                labelled and unlabelled ones: the control for the number of clips that have gradients.
-            beta: weight of L_frame.
-        """
+        """Options of `supervised`."""
 
         frame_head: bool = False
+        """Train F too, with L_frame and L_tmp."""
         equal_clips: bool = False
+        """After the first stage take as many labelled clips a step as semi-supervised strategies take labelled and
+        unlabelled ones: the control for the number of clips that have gradients.
+        """
         beta: float = Field(1.0, ge=0)
+        """Weight of L_frame."""
 
     config: Config
 

@@ -29,11 +29,14 @@ from ssldet.data.views import (
 
 
 class ClipOptions(Options):
-    """The clip that the network sees: `frames` frames, `stride` apart, the key frame last, `size` pixels square."""
+    """The clip that the network sees."""
 
     frames: int = Field(16, ge=1)
+    """Frames of a clip; the last is the key frame."""
     stride: int = Field(1, ge=1)
+    """Frames from one frame of a clip to the next."""
     size: int = Field(224, ge=16, multiple_of=16)
+    """Height and width, in pixels."""
 
 
 class ClipReader:

@@ -21,32 +21,28 @@ from ssldet.contracts import Options
 
 
 class ViewOptions(Options):
-    """How views are drawn.
-
-    Attributes:
-        flip: probability of a horizontal flip.
-        scale: the range of the random scale; above 1 the content grows.
-        crop: each edge of the crop window moves by up to this share of the frame, in or out.
-        min_visible: a box is dropped when less than this share of its area stays inside the strong view.
-        labelled: the view that labelled clips are trained in.
-        labelled_colour: how far brightness, contrast and saturation of labelled clips are changed, each by a factor
-            within 1 +- this.
-        strong_colour: the same for strong views of unlabelled clips; like what follows not the paper's, and off.
-        strong_grey: probability that a strong view of an unlabelled clip loses its colours.
-        strong_blur: probability that it is blurred, by a Gaussian of 0.1 to 2 pixels.
-        strong_cutout: probability that a rectangle of it, of up to half of each side, is filled with grey.
-    """
+    """How views are drawn."""
 
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
     scale: tuple[float, float] = (0.8, 1.2)
+    """The range of the random scale; above 1 the content grows."""
     crop: float = Field(0.2, ge=0, lt=0.5)
+    """Each edge of the crop window moves by up to this share of the frame, in or out."""
     min_visible: float = Field(0.25, ge=0, le=1)
+    """A box is dropped when less than this share of its area stays inside the strong view."""
     labelled: Literal["weak", "strong"] = "strong"
+    """The view that labelled clips are trained in."""
     labelled_colour: float = Field(0.0, ge=0, lt=1)
+    """How far brightness, contrast and saturation of labelled clips are changed, each by a factor in 1 +- this."""
     strong_colour: float = Field(0.0, ge=0, lt=1)
+    """The same for strong views of unlabelled clips; like the next three not the paper's, and off."""
     strong_grey: float = Field(0.0, ge=0, le=1)
+    """Probability that a strong view of an unlabelled clip loses its colours."""
     strong_blur: float = Field(0.0, ge=0, le=1)
+    """Probability that a strong view is blurred, by a Gaussian of 0.1 to 2 pixels."""
     strong_cutout: float = Field(0.0, ge=0, le=1)
+    """Probability that a rectangle of a strong view, of up to half of each side, is filled with grey."""
 
     @property
     def photometric(self) -> bool:

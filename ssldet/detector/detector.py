@@ -18,15 +18,12 @@ Anchors = tuple[tuple[float, float], ...]
 
 
 class GridOptions(Options):
-    """Options of every backbone that builds a `GridDetector`, beside its own.
-
-    Attributes:
-        anchors: pairs (w, h) in cells of a 7 x 7 grid over the frame; None means the data set's.
-        region: settings of the box loss.
-    """
+    """Options of every backbone that builds a `GridDetector`, beside its own."""
 
     anchors: Anchors | None = Field(None, min_length=1)
+    """Pairs (w, h) in cells of a 7 x 7 grid over the frame; None means the data set's."""
     region: RegionOptions = RegionOptions()
+    """Settings of the box loss."""
 
     def anchors_for(self, facts: DatasetFacts) -> Anchors:
         """The anchors of a detector for a data set."""

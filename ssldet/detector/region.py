@@ -29,31 +29,28 @@ MAX_LOG_SIZE = 10.0
 
 
 class RegionOptions(Options):
-    """Settings of the region loss.
-
-    Attributes:
-        form: `paper` (Eqs. 1-4), `yowo` (the published code's sums) or `giou` (quick to learn at small scale).
-        alpha: weight of coordinates and confidence against the class term (`paper`, `yowo`).
-        eta: curvature of the smooth L1 of `paper`.
-        gamma: focal exponent of `paper` and `yowo`; None means 2, or 0.5 on multi-label data.
-        class_form: `binary` or `softmax` focal loss in `paper` on single-label data.
-        object_scale: weight of the confidence of assigned cells (`paper`, `yowo`).
-        ignore_iou: an unassigned cell whose box overlaps a truth by more is no negative.
-        box_weight: weight of 1 - GIoU (`giou`).
-        confidence_weight: weight of the objectness cross-entropy (`giou`).
-        class_weight: weight of the class cross-entropy (`giou`).
-    """
+    """Settings of the region loss."""
 
     form: Literal["paper", "yowo", "giou"] = "paper"
+    """`paper` (Eqs. 1-4), `yowo` (the published code's sums) or `giou` (quick to learn at small scale)."""
     alpha: float = Field(0.5, gt=0)
+    """Weight of coordinates and confidence against the class term (`paper`, `yowo`)."""
     eta: float = Field(0.5, gt=0, lt=1)
+    """Curvature of the smooth L1 of `paper`."""
     gamma: float | None = Field(None, ge=0)
+    """Focal exponent of `paper` and `yowo`; None means 2, or 0.5 on multi-label data."""
     class_form: Literal["binary", "softmax"] = "binary"
+    """`binary` or `softmax` focal loss in `paper` on single-label data."""
     object_scale: float = Field(5.0, ge=0)
+    """Weight of the confidence of assigned cells (`paper`, `yowo`)."""
     ignore_iou: float = Field(0.6, ge=0, le=1)
+    """An unassigned cell whose box overlaps a truth by more is no negative."""
     box_weight: float = Field(3.0, ge=0)
+    """Weight of 1 - GIoU (`giou`)."""
     confidence_weight: float = Field(1.0, ge=0)
+    """Weight of the objectness cross-entropy (`giou`)."""
     class_weight: float = Field(1.0, ge=0)
+    """Weight of the class cross-entropy (`giou`)."""
 
     def focal_gamma(self, multilabel: bool) -> float:
         return self.gamma if self.gamma is not None else 0.5 if multilabel else 2.0

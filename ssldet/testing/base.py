@@ -53,12 +53,12 @@ class ConfiguredContract(Contract):
     """Base of the suites of plugins with a Config."""
 
     def test_every_option_is_documented(self) -> None:
-        """Each has a line under `Attributes:` in the Config's docstring, or a Field description."""
+        """Each has a string literal below it in the Config, or a Field description."""
         options = self.plugin.Config
         missing = sorted(options.model_fields.keys() - option_docs(options).keys())
         assert not missing, (
-            f"{options.__qualname__} says nothing of {', '.join(missing)}; expected 'name: what it does, its unit' "
-            "under 'Attributes:' in its docstring, or Field(description=...)"
+            f"{options.__qualname__} says nothing of {', '.join(missing)}; expected 'What it does, its unit.' "
+            "as a string literal below each, or Field(description=...)"
         )
         assert not options.model_fields or own_docstring(options), f"{options.__qualname__} has no docstring"
 

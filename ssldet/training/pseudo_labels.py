@@ -17,19 +17,16 @@ Confidence = Literal["objectness", "objectness_class"]
 
 
 class CandidateOptions(Options):
-    """How a teacher's boxes become candidates, the same for every strategy.
-
-    Attributes:
-        o_th: O_th; a box is a candidate when its confidence is above (strictly).
-        confidence: what that confidence is: objectness, or objectness x best class.
-        nms_iou: of the pseudo-boxes' suppression.
-        min_visible: a pseudo-box is dropped when less than this share of it stays in the strong view.
-    """
+    """How a teacher's boxes become candidates, the same for every strategy."""
 
     o_th: float = Field(0.4, ge=0, le=1)
+    """O_th; a box is a candidate when its confidence is above (strictly)."""
     confidence: Confidence = "objectness"
+    """The confidence of a box: objectness, or objectness x best class."""
     nms_iou: float = Field(0.4, gt=0, le=1)
+    """IoU from which a pseudo-box suppresses a lesser one."""
     min_visible: float = Field(0.25, ge=0, le=1)
+    """A pseudo-box is dropped when less than this share of it stays in the strong view."""
 
 
 def candidate_boxes(

@@ -75,17 +75,14 @@ class Teacher:
 
 
 class TeacherOptions(CandidateOptions):
-    """Options of every strategy with a teacher, beside those of its candidates.
-
-    Attributes:
-        evaluate: the copy that is scored; of a shared teacher both are the same.
-        unlabelled_weight: of all terms of unlabelled clips, beside their own weights.
-        unlabelled_ramp: share of the second stage over which this weight rises from nearly 0.
-    """
+    """Options of every strategy with a teacher, beside those of its candidates."""
 
     evaluate: Literal["student", "teacher"] = "student"
+    """The copy that is scored; of a shared teacher both are the same."""
     unlabelled_weight: float = Field(1.0, ge=0)
+    """Weight of all terms of unlabelled clips, beside their own weights."""
     unlabelled_ramp: float = Field(0.0, ge=0, le=1)
+    """Share of the second stage over which this weight rises from nearly 0."""
 
 
 class TeacherStudent(Strategy):

@@ -23,17 +23,14 @@ class FreeMatch(TeacherStudent):
     """The student's own weak boxes above self-adaptive thresholds a class are pseudo-labels of the strong view."""
 
     class Config(TeacherOptions):
-        """Options of `freematch`, beside those of every teacher.
-
-        Attributes:
-            threshold_decay: lambda (Sec. 4.1), threshold = lambda * threshold + (1 - lambda) * this step's mean.
-            o_th: a bound below the adaptive thresholds; no box under it is taken.
-            confidence: of a box; the thresholds are estimated for objectness x best class, and for nothing else.
-        """
+        """Options of `freematch`, beside those of every teacher."""
 
         threshold_decay: float = Field(0.999, ge=0, lt=1)
+        """Lambda (Sec. 4.1), threshold = lambda * threshold + (1 - lambda) * this step's mean."""
         o_th: float = Field(0.0, ge=0, le=1)
+        """A bound below the adaptive thresholds; no box under it is taken."""
         confidence: Literal["objectness_class"] = "objectness_class"
+        """Confidence of a box; the thresholds are estimated for objectness x best class, and for nothing else."""
 
     config: Config
 
