@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ssldet.contracts import Decoded
@@ -40,6 +42,11 @@ class BoxRecords:
     def __getitem__(self, rows: Tensor | slice) -> BoxRecords:
         """Some of the rows: a mask, indices or a slice."""
         return BoxRecords(self.clip_n[rows], self.boxes_n4[rows], self.confidence_n[rows], self.scores_nk[rows])
+
+    @classmethod
+    def concat(cls, parts: Sequence[BoxRecords]) -> BoxRecords:
+        """The rows of all parts, in order; at least one part, and all speak of the same batch."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in BoxRecords.__slots__))
 
     def nms(self, iou_threshold: float) -> BoxRecords:
         """What class-agnostic greedy suppression leaves of each clip, by falling confidence over all clips."""
