@@ -135,13 +135,13 @@ def test_text_for_readers(nano: Path) -> None:
 def test_a_whole_file_fits(published: Path) -> None:
     result = weights("verify", published, *YOWO)
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == ["loaded: 780", "missing: 0", "unexpected: 0", "misshapen: 0"]
+    assert result.stdout.splitlines() == ["loaded: 780", "missing: 0", "unexpected: 0", "shape_mismatch: 0"]
 
 
 def test_weights_for_other_classes_do_not_fit(published: Path) -> None:
     result = weights("verify", published, "--backbone", "yowo", "--dataset", "jhmdb")
     assert result.exit_code == 1
-    assert "misshapen: 1\n  box_head.weight: (145, 1024, 1, 1) for (130, 1024, 1, 1)" in result.stdout
+    assert "shape_mismatch: 1\n  box_head.weight: (145, 1024, 1, 1) for (130, 1024, 1, 1)" in result.stdout
 
 
 def test_parts_fit_their_module(resnext: Path, darknet: Path) -> None:

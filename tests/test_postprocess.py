@@ -51,7 +51,8 @@ def test_decoded_boxes_become_rows_of_the_confidence_that_is_asked_for() -> None
         scores_bnk=torch.tensor([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.2, 0.8]]]),
     )
     assert detections(decoded, score_threshold=0.41).boxes_n4.tolist() == [LEFT, LEFT]  # 0.45, 0.4, 0.2, 0.56
-    assert detections(decoded, score_threshold=0.3, filter_by="confidence").confidence_n.tolist() == pytest.approx([0.9, 0.7])
+    by_confidence = detections(decoded, score_threshold=0.41, filter_by="confidence")
+    assert by_confidence.confidence_n.tolist() == pytest.approx([0.9, 0.7])
     kept = BoxRecords.of(decoded, decoded.confidence_bn > 0.3, decoded.confidence_bn * 0.5)
     torch.testing.assert_close(kept.confidence_n, torch.tensor([0.45, 0.2, 0.35]))
     assert kept.scores_nk[1].tolist() == [1.0, 0.0]

@@ -106,9 +106,9 @@ def test_every_entry_that_does_not_fit_is_named() -> None:
     state |= {"1.weight": torch.zeros(9), "2.extra": torch.zeros(1)}
     report = compare_weights(own.state_dict(), state, source="file")
     assert (report.missing, report.unexpected) == (("0.bias",), ("2.extra",))
-    assert report.misshapen == ("1.weight: (9,) for (4,)",)
+    assert report.shape_mismatch == ("1.weight: (9,) for (4,)",)
     before = {name: value.clone() for name, value in own.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"1 missing \(0\.bias\); 1 unexpected \(2\.extra\); 1 misshapen"):
+    with pytest.raises(WeightsError, match=r"1 missing \(0\.bias\); 1 unexpected \(2\.extra\); 1 shape_mismatch"):
         apply_weights(own, state, source="file")
     assert all(torch.equal(before[name], value) for name, value in own.state_dict().items())
 

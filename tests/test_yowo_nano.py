@@ -200,7 +200,7 @@ def test_a_run_starts_from_what_its_pretraining_left(weights_root: Path, tmp_pat
     data = {"dataset": "synthetic", "dataset_options": {"train_per_class": 2}, "strategy": "supervised", "ratio": 1.0}
     record = small_run(tmp_path, {**data, "pretrained": True, "weights_root": weights_root})
     report = record.notes["initial_weights"]["features"]
-    assert report["loaded"] > 50 and not (report["missing"] or report["unexpected"] or report["misshapen"])
+    assert report["loaded"] > 50 and not (report["missing"] or report["unexpected"] or report["shape_mismatch"])
     assert record.id != small_run(tmp_path, data).id
 
 
@@ -217,7 +217,7 @@ def test_there_are_no_weights_for_other_data() -> None:
 def test_weights_of_another_width_are_refused(weights_root: Path) -> None:
     narrow = synthetic(width=8)
     before = {name: value.clone() for name, value in narrow.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"misshapen \(branch_3d\.0\.0\.weight: \(16, 3.*\) for \(8, 3"):
+    with pytest.raises(WeightsError, match=r"shape_mismatch \(branch_3d\.0\.0\.weight: \(16, 3.*\) for \(8, 3"):
         load(narrow, weights_root / published())
     assert all(torch.equal(value, before[name]) for name, value in narrow.state_dict().items())
 

@@ -146,6 +146,6 @@ def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
 def show(report: WeightsReport) -> None:
     """A line per kind of entry, and the names of those that do not fit."""
     click.echo(f"loaded: {len(report.loaded)}")
-    for kind in ("missing", "unexpected", "misshapen"):
+    for kind in ("missing", "unexpected", "shape_mismatch"):
         names = getattr(report, kind)
         click.echo(f"{kind}: {len(names)}" + "".join(f"\n  {name}" for name in names))

@@ -52,25 +52,25 @@ class WeightsReport:
         loaded: entries of the network that the file filled.
         missing: entries of the network that the file lacks.
         unexpected: entries of the file that the network lacks.
-        misshapen: entries of both whose shapes differ, as "name: (file shape) for (network shape)".
+        shape_mismatch: entries of both whose shapes differ, as "name: (file shape) for (network shape)".
     """
 
     source: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
+    shape_mismatch: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.unexpected or self.misshapen)
+        return not (self.missing or self.unexpected or self.shape_mismatch)
 
     def as_dict(self) -> dict[str, Any]:
         """For records; `loaded` as a count."""
         return asdict(self) | {"loaded": len(self.loaded)}
 
     def __str__(self) -> str:
-        faults = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
+        faults = {"missing": self.missing, "unexpected": self.unexpected, "shape_mismatch": self.shape_mismatch}
         parts = [f"{len(names)} {kind} ({_shorten(names)})" for kind, names in faults.items() if names]
         return f"{self.source}: {len(self.loaded)} entries loaded" + "".join(f"; {part}" for part in parts)
 
@@ -225,7 +225,7 @@ def apply_weights(
         What was loaded and what did not fit.
 
     Raises:
-        WeightsError: entries are missing, unexpected or misshapen, and `partial` is false; or nothing fits at all.
+        WeightsError: entries are missing, unexpected or of another shape, and `partial` is false; or nothing fits at all.
     """
     own = module.state_dict()
     report = compare_weights(own, state, source=source)
@@ -241,13 +241,15 @@ def compare_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, s
     """How a file's tensors fit a network's, without loading them."""
     shared = [name for name in own if name in state]
     fitting = tuple(name for name in shared if own[name].shape == state[name].shape)
-    misshapen = (name for name in shared if own[name].shape != state[name].shape)
+    shape_mismatch = (name for name in shared if own[name].shape != state[name].shape)
     return WeightsReport(
         source=source,
         loaded=fitting,
         missing=tuple(name for name in own if name not in state and not name.endswith(COUNTER)),
         unexpected=tuple(name for name in state if name not in own),
-        misshapen=tuple(f"{name}: {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in misshapen),
+        shape_mismatch=tuple(
+            f"{name}: {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in shape_mismatch
+        ),
     )
 
 

@@ -87,7 +87,7 @@ class Match:
     state: Mapping[str, Tensor]
 
     def __str__(self) -> str:
-        faults = {kind: len(getattr(self.report, kind)) for kind in ("missing", "unexpected", "misshapen")}
+        faults = {kind: len(getattr(self.report, kind)) for kind in ("missing", "unexpected", "shape_mismatch")}
         words = ", ".join(f"{count} {kind}" for kind, count in faults.items() if count)
         return f"{self.backbone}, {self.where}" + (f" ({words} entries)" if words else "")
 
