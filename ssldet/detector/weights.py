@@ -225,7 +225,7 @@ def apply_weights(
         What was loaded and what did not fit.
 
     Raises:
-        WeightsError: entries are missing, unexpected or of another shape, and `partial` is false; or nothing fits at all.
+        WeightsError: entries are missing, unexpected or of another shape, and not `partial`; or nothing fits at all.
     """
     own = module.state_dict()
     report = compare_weights(own, state, source=source)
