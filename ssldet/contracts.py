@@ -422,10 +422,6 @@ class Geometry(Protocol):
         """Boxes of the weak view in the strong view, not clipped. `clip_n`: the clip of each box."""
         ...
 
-    def to_weak(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
-        """The inverse of `to_strong`."""
-        ...
-
     def warp(self, map_bchw: Tensor) -> Tensor:
         """A dense map over the weak view, of any resolution, as the strong view shows it: bilinear, 0 outside."""
         ...
@@ -455,7 +451,7 @@ class UnlabelledBatch:
 
     Attributes:
         weak_bcthw, strong_bcthw: the views.
-        geometry: carries boxes and maps from weak to strong, and boxes back.
+        geometry: carries boxes and maps from weak to strong.
         index_b: int64 from 0, the same number whenever the same clip is drawn, and nothing more: for memories.
         following: the strong view's partners, as in LabelledBatch.
         weak_following: the weak view of these partners; None unless `Needs.weak_following`.

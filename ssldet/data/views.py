@@ -75,11 +75,6 @@ class WindowGeometry:
         origin, scale = self._origin_and_scale(clip_n)
         return self._mirrored((boxes_n4 - origin) * scale, clip_n)
 
-    def to_weak(self, boxes_n4: Tensor, clip_n: Tensor) -> Tensor:
-        """The inverse of `to_strong`."""
-        origin, scale = self._origin_and_scale(clip_n)
-        return self._mirrored(boxes_n4, clip_n) / scale + origin
-
     def warp(self, map_bchw: Tensor) -> Tensor:
         """A dense map over the weak view, of any resolution, as the strong view shows it: bilinear, 0 outside.
 
