@@ -14,8 +14,14 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of numbers that the published code produced; its README says how."""
+    return Path(__file__).resolve().parent / "oracles"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference numbers and real data beside the repository; skips where it is absent."""
+    """The folder with real data beside the repository; skips where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, expected at {folder}")

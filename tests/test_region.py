@@ -64,9 +64,8 @@ def loss(grid: Tensor, targets: Targets, facts: DatasetFacts, **options: Any) ->
 
 
 @pytest.fixture(params=["ucf24", "jhmdb", "ava"])
-def oracle(request: pytest.FixtureRequest, shared: Path) -> tuple[DatasetFacts, dict[str, np.ndarray], Targets]:
-    folder = shared / "oracles"
-    facts, data = facts_of(request.param, folder), dict(np.load(folder / f"region_{request.param}.npz"))
+def oracle(request: pytest.FixtureRequest, oracles: Path) -> tuple[DatasetFacts, dict[str, np.ndarray], Targets]:
+    facts, data = facts_of(request.param, oracles), dict(np.load(oracles / f"region_{request.param}.npz"))
     truth = torch.from_numpy(data["truth"])
     rows = [(int(clip), int(label), [0.0] * 4) for clip, label in truth[:, :2].tolist()]
     targets = targets_of(len(data["raw"]), rows, facts)
@@ -77,7 +76,6 @@ def oracle(request: pytest.FixtureRequest, shared: Path) -> tuple[DatasetFacts, 
 # ------------------------------------------------------------------------------------------ published numbers
 
 
-@pytest.mark.real
 def test_loss_and_gradient_equal_the_published_ones(
     oracle: tuple[DatasetFacts, dict[str, np.ndarray], Targets],
 ) -> None:
@@ -91,7 +89,6 @@ def test_loss_and_gradient_equal_the_published_ones(
     np.testing.assert_allclose(gradient.numpy(), data["grad"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.real
 def test_kept_boxes_equal_the_published_ones(oracle: tuple[DatasetFacts, dict[str, np.ndarray], Targets]) -> None:
     facts, data, _ = oracle
     decoded = decode_grid(torch.from_numpy(data["raw"]), facts=facts, anchors=facts.anchors, stride=STRIDE)

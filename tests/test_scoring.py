@@ -94,11 +94,10 @@ def test_a_file_scores_as_the_detections_that_it_holds(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def oracle(shared):
+def oracle(shared, oracles):
     """The data set, its 15 videos, simulated detections by video id, and what the public code scores them."""
-    folder = shared / "oracles"
-    expected = json.loads((folder / "detections_ucf24_expected.json").read_text())
-    rows = dict(np.load(folder / "detections_ucf24.npz"))
+    expected = json.loads((oracles / "detections_ucf24_expected.json").read_text())
+    rows = dict(np.load(oracles / "detections_ucf24.npz"))
     dataset = plugins.load("dataset", "ucf24")(shared / "data" / "ucf24")
     videos = [one for one in dataset.videos("test") if one.id in expected["videos"]]
     found = {}

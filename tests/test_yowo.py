@@ -51,19 +51,17 @@ def count(detector: GridDetector) -> int:
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
-@pytest.mark.real
-def test_it_has_the_published_entries(detector: GridDetector, shared: Path) -> None:
-    published = json.loads((shared / "oracles" / "yowo_state_dict_ucf24.json").read_text())
+def test_it_has_the_published_entries(detector: GridDetector, oracles: Path) -> None:
+    published = json.loads((oracles / "yowo_state_dict_ucf24.json").read_text())
     own = {name: list(value.shape) for name, value in detector.state_dict().items()}
     assert len(own) == 780
     assert own == {detector_name(name): shape for name, shape in published.items()}
     assert count(detector) == 121_095_050
 
 
-@pytest.mark.real
 @pytest.mark.slow
-def test_it_computes_what_the_published_network_computes(detector: GridDetector, shared: Path, tmp_path: Path) -> None:
-    published = json.loads((shared / "oracles" / "yowo_state_dict_ucf24.json").read_text())
+def test_it_computes_what_the_published_network_computes(detector: GridDetector, oracles: Path, tmp_path: Path) -> None:
+    published = json.loads((oracles / "yowo_state_dict_ucf24.json").read_text())
     state = {f"module.{name}": drawn(name, shape) for name, shape in published.items()}
     checkpoint = tmp_path / "yowo_ucf24_16f_best.pth"
     torch.save({"epoch": 5, "state_dict": state, "optimizer": {"state": {}}, "score": 0.8}, checkpoint)
@@ -72,7 +70,7 @@ def test_it_computes_what_the_published_network_computes(detector: GridDetector,
     clip = torch.from_numpy(np.random.RandomState(7).rand(1, 3, 16, 224, 224).astype(np.float32))
     with torch.no_grad():
         grid = loaded(clip).grid
-    expected = torch.from_numpy(np.load(shared / "oracles" / "yowo_forward_ucf24.npz")["output"])
+    expected = torch.from_numpy(np.load(oracles / "yowo_forward_ucf24.npz")["output"])
     assert (grid - expected).abs().max() / expected.abs().max() < 1e-4
 
 
