@@ -1,4 +1,4 @@
-"""Manners that all verbs share: examples, options of one wording, JSON, no colour in pipes, completion, mistakes."""
+"""Conventions of all verbs: examples, options of one wording, JSON, no colour in pipes, completion, mistakes."""
 
 from __future__ import annotations
 

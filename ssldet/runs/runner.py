@@ -1,4 +1,4 @@
-"""One run, start to record: the only room that knows all the others.
+"""One run, start to record: the only module that knows all the others.
 
 execute(plan)               frames -> training -> detections file -> metrics -> record; resumes what was interrupted
 train_first_stage(plan)     the part of it that runs share
