@@ -19,9 +19,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ssldet import plugins
 from ssldet.contracts import Backbone, Options, Strategy
 from ssldet.data.batches import ClipOptions
-from ssldet.data.datasets import checked_options
+from ssldet.data.datasets import dataset_options
 from ssldet.data.views import ViewOptions
-from ssldet.errors import ConfigError, PluginError, UnknownName, did_you_mean
+from ssldet.errors import ConfigError, PluginError, UnknownName
+from ssldet.util.settings import explain, read_assignment, typed_options, unknown_key
 
 DEFAULT_PRESET = "paper"
 
@@ -123,7 +124,10 @@ def migrated(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Experiment(Options):
-    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id."""
+    """What defines a run's numbers; its hash, with those of data, split and weights, is the run's id.
+
+    `resolve` fills in what is left out: every option of the plugins, and the data set's own ratio.
+    """
 
     strategy: str
     """The strategy's name."""
@@ -138,7 +142,7 @@ class Experiment(Options):
     videos: tuple[str, ...] | None = None
     """Training and test are restricted to these ids, sorted; None means all videos."""
     ratio: float = Field(gt=0, le=1)
-    """Share of the training videos that are labelled."""
+    """Share of the training videos that are labelled. The default is the data set's (`DatasetFacts.default_ratio`)."""
     seed: int = Field(0, ge=0)
     """Of every draw of the run: which videos are labelled, initial weights, clips, views."""
     backbone: str = "yowo"
@@ -301,18 +305,12 @@ def _from_assignments(assignments: Sequence[str], mistakes: list[Mistake]) -> di
 
 
 def _from_assignment(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r}: expected key=value, such as train.lr=0.001")
-    head, *rest = key.strip().split(".")
+    key, nested = read_assignment(text, "train.lr=0.001")
+    head, *rest = key.split(".")
     if head == "preset":
         raise ConfigError(f"--set {text!r}: a preset is what --set changes; choose it with --preset")
     if rest and head in PLUGIN_KINDS:
         head = f"{head}_options"
-    try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
     for part in reversed(rest):
         nested = {part: nested}
     return {head: nested}
@@ -336,7 +334,7 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
         try:
             parts[name] = model(**{key: value for key, value in spelled.items() if key in model.model_fields})
         except ValidationError as error:
-            mistakes += _explain(error, model)
+            mistakes += explain(error, model, remedy=_how_to_give)
     if mistakes:
         alone = mistakes[0] if len(mistakes) == 1 else None
         raise alone if isinstance(alone, UnknownName) else ConfigError("\n".join(map(str, mistakes)))
@@ -346,8 +344,8 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
 def _plugin_options(
     merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: list[Mistake]
 ) -> Mapping[str, Any]:
-    """The settings with every option of strategy and backbone spelled out; those of the data set are checked."""
-    spelled = dict(merged)
+    """The settings with every option of the plugins spelled out, and with the ratio that the data set proposes."""
+    spelled = {"ratio": 1.0, **merged}  # a data set that is not known proposes none, and is the mistake to be named
     defaults = {
         kind: field.default for kind in PLUGIN_KINDS if not (field := Experiment.model_fields[kind]).is_required()
     }
@@ -360,24 +358,32 @@ def _plugin_options(
         except UnknownName as error:
             mistakes.append(error)
             continue
-        if kind == "dataset":
-            mistakes += checked_options(plugin, options)[1]
-            continue
+        if kind == "dataset" and "ratio" not in merged:
+            spelled["ratio"] = plugin.facts.default_ratio
         known = plugin.Config.model_fields
         options = _merge({k: v for k, v in proposed.get(kind, {}).items() if k in known}, options)
         try:
-            spelled[f"{kind}_options"] = typed_options(plugin.Config, options, kind).model_dump(mode="json")
+            spelled[f"{kind}_options"] = _checked(kind, plugin, options).model_dump(mode="json")
         except ConfigError as error:
             mistakes += str(error).splitlines()
     return spelled
 
 
-def typed_options(model: type[Options], options: Mapping[str, Any], kind: str) -> Options:
-    """The options of one plugin. Raises ConfigError, one line a mistake."""
+def _checked(kind: str, plugin: type[Any], options: Mapping[str, Any]) -> Options:
+    """The typed options of a plugin. Raises ConfigError, one line a mistake."""
+    if kind == "dataset":
+        return dataset_options(plugin, options)
+    config: Options = typed_options(plugin.Config, options, f"{kind}.")
+    return config
+
+
+def non_default_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a plugin's options those that differ from their defaults; all where these are not known."""
     try:
-        return model(**options)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, model, prefix=f"{kind}."))) from error
+        defaults = plugins.load(kind, name).Config().model_dump(mode="json")
+    except (UnknownName, PluginError, ValidationError):
+        return dict(options)
+    return {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
 
 
 def spelled_out(experiment: Experiment) -> Experiment:
@@ -386,7 +392,7 @@ def spelled_out(experiment: Experiment) -> Experiment:
     Where a plugin is absent, or has other options by now, its options stay as they are.
     """
     spelled: dict[str, Any] = {}
-    for kind in ("strategy", "backbone"):
+    for kind in PLUGIN_KINDS:
         try:
             model = plugins.load(kind, getattr(experiment, kind)).Config
             spelled[f"{kind}_options"] = model(**getattr(experiment, f"{kind}_options")).model_dump(mode="json")
@@ -400,22 +406,6 @@ def _build(kind: str, name: str, options: Mapping[str, Any]) -> Any:
     return plugin(plugin.Config(**options))
 
 
-def _explain(error: ValidationError, model: type[Options], prefix: str = "") -> list[str]:
-    """One line a mistake: the dotted key, what was expected, what came."""
-    lines = []
-    for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
-            lines.append(_unknown_key(prefix + key, [prefix + name for name in _fields(model, item["loc"][:-1])]))
-        elif item["type"] == "missing":
-            lines.append(f"{prefix}{key} is needed{_how_to_give(prefix + key)}")
-        else:
-            came = "" if isinstance(item["input"], dict) else f", not {item['input']!r}"
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{prefix}{key}: {message[0].lower()}{message[1:]}{came}" if key else message)
-    return lines
-
-
 def _how_to_give(key: str) -> str:
     """What to do where a setting is missing: its flag, and the names that it may be where it names a plugin."""
     if "." in key:
@@ -424,28 +414,15 @@ def _how_to_give(key: str) -> str:
     return f"; give --{key}{names}, or a --config that has it"
 
 
-def _fields(model: type[Options], path: Sequence[int | str]) -> list[str]:
-    """The dotted names of the fields at a place inside a model."""
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Options)
-        model = annotation
-    return [".".join([*map(str, path), name]) for name in model.model_fields]
-
-
 def _unknown_setting(key: str, known: Sequence[str], merged: Mapping[str, Any]) -> str:
     """An unknown key, which may be an option of a plugin without its prefix."""
     if key == "loss":
         return "unknown option 'loss'; since API 2.0 the box loss is an option of grid backbones: 'backbone.region'"
-    for kind in ("strategy", "backbone"):
+    for kind in PLUGIN_KINDS:
         try:
             options = plugins.load(kind, str(merged.get(kind))).Config.model_fields
         except (UnknownName, PluginError):
             continue
         if key in options:
             return f"unknown option {key!r}; did you mean '{kind}.{key}'?"
-    return _unknown_key(key, [name for name in known if not name.endswith("_options")])
-
-
-def _unknown_key(key: str, known: Sequence[str]) -> str:
-    return f"unknown option {key!r}{did_you_mean(key, known)}"
+    return unknown_key(key, [name for name in known if not name.endswith("_options")])

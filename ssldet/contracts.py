@@ -79,6 +79,8 @@ class DatasetFacts:
         numbering: how detections files number frames.
         class_ratios: per class, its share of the training boxes (multi-label weighting); None means unweighted.
         poses: on multi-label data, how many leading classes exclude each other (softmax), AVA 14.
+        default_ratio: the share of labelled training videos of a run that names none, in (0, 1]: the smallest that is
+            published for these data.
     """
 
     name: str
@@ -89,6 +91,7 @@ class DatasetFacts:
     numbering: FrameNumbering = FrameNumbering()
     class_ratios: tuple[float, ...] | None = None
     poses: int = 0
+    default_ratio: float = 0.2
 
     @property
     def num_classes(self) -> int:
@@ -167,24 +170,30 @@ class Problem:
 class Dataset(ABC):
     """A data set on disk. Opening is cheap; truth is read on demand.
 
-    A plugin sets `facts` on the class (so that it is known without data) and takes the root in `__init__`.
+    A plugin sets `facts` on the class (so that it is known without data) and opens the root in `__init__`.
     Raises `DataError` from any method when files are absent or damaged.
 
     Attributes:
+        Config: typed options; its fields become `--set dataset.NAME=VALUE`.
+        config: the options that it was opened with.
         splits: numbers of its official splits.
         frozen_splits: package or folder inside one ("package:folder") with its published splits; "" where it has none.
         reported: what a published table says of it (column -> entry), to be shown beside what is counted.
     """
 
     api_version: ClassVar[str] = API_VERSION
+    Config: ClassVar[type[Options]] = Options
     facts: DatasetFacts
     splits: ClassVar[tuple[int, ...]] = (1,)
     frozen_splits: ClassVar[str] = ""
     reported: ClassVar[Mapping[str, str]] = {}
 
-    @abstractmethod
-    def __init__(self, root: Path | None = None) -> None:
-        """Open the data set below `root`; None means its default place, where it has one."""
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        """Open the data set below `root`; None means its default place, where it has one.
+
+        `config` is an instance of `Config`; None means that every option has its default.
+        """
+        self.config = self.Config() if config is None else config
 
     @abstractmethod
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:

@@ -137,7 +137,6 @@ def _bound(rule: Any) -> str:
 
 def _of_dataset(found: type[Any]) -> dict[str, Any]:
     facts = found.facts
-    parameters = [one for name, one in inspect.signature(found).parameters.items() if name != "root"]
     return {
         "classes": list(facts.classes),
         "labels": "several a box" if facts.multilabel else "one a box",
@@ -145,14 +144,8 @@ def _of_dataset(found: type[Any]) -> dict[str, Any]:
         "numbering": f"files count from {facts.numbering.first}, one every {facts.numbering.step} frames",
         "anchors": [f"{width:g} x {height:g}" for width, height in facts.anchors],
         "splits": list(found.splits),
-        "options": [
-            {
-                "option": one.name,
-                "type": _type_name(one.annotation),
-                "default": "(needed)" if one.default is one.empty else str(one.default),
-            }
-            for one in parameters
-        ],
+        "ratio": f"{facts.default_ratio:g} where a run names none",
+        "options": _options(found.Config),
         "guide": found.guide(),
     }
 

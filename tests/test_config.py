@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ssldet import plugins
 from ssldet.config import Experiment, TrainOptions, presets, resolve, spelled_out
 from ssldet.errors import ConfigError, UnknownName
 
@@ -86,8 +88,9 @@ def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
 
 
 def test_missing_settings_are_asked_for() -> None:
-    with pytest.raises(ConfigError, match=r"strategy is needed[\s\S]*dataset is needed[\s\S]*ratio is needed"):
+    with pytest.raises(ConfigError, match=r"strategy is needed[\s\S]*dataset is needed") as caught:
         resolve({})
+    assert "ratio" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_unknown_plugins_say_what_was_meant(field: str, name: str, meant: str) -
 def test_an_unknown_preset_and_a_bad_assignment() -> None:
     with pytest.raises(UnknownName, match="nano"):
         resolve(NEEDED, preset="nanoo")
-    with pytest.raises(ConfigError, match="expected key=value"):
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         resolve(NEEDED, assignments=["train.lr"])
 
 
@@ -149,3 +152,26 @@ def test_the_box_loss_of_an_older_file_becomes_the_backbones(tmp_path: Path) -> 
     assert Experiment(**fields).backbone_options == {"region": {"form": "giou"}}
     with pytest.raises(ConfigError, match=r"unknown option 'loss'; since API 2.0 .*'backbone.region'"):
         resolve(NEEDED, assignments=["loss.form=giou"])
+
+
+@pytest.mark.parametrize("name", ["synthetic", "folder", "ucf24", "jhmdb", "ava"])
+def test_a_default_of_a_data_set_that_is_written_out_is_the_same_run(name: str) -> None:
+    plain = resolve({"strategy": "supervised", "dataset": name})
+    defaults = plugins.load("dataset", name).Config().model_dump(mode="json")
+    assert plain.experiment.dataset_options == defaults
+    assert plain.experiment.ratio == plugins.load("dataset", name).facts.default_ratio
+    for option, value in {**defaults, "ratio": plain.experiment.ratio}.items():
+        key = option if option == "ratio" else f"dataset.{option}"
+        spelled = resolve({"strategy": "supervised", "dataset": name}, assignments=[f"{key}={json.dumps(value)}"])
+        assert spelled.experiment.identity() == plain.experiment.identity(), option
+    before = plain.experiment.model_copy(update={"dataset_options": {}})
+    assert spelled_out(before) == plain.experiment
+
+
+def test_the_ratio_of_a_run_is_its_data_sets_own() -> None:
+    def ratio(name: str, **flags: object) -> float:
+        return resolve({"strategy": "supervised", "dataset": name, **flags}).experiment.ratio
+
+    found = {name: ratio(name) for name in ("ucf24", "jhmdb", "ava", "synthetic", "folder")}
+    assert found == {"ucf24": 0.05, "jhmdb": 0.2, "ava": 0.2, "synthetic": 0.2, "folder": 1.0}
+    assert ratio("ucf24", ratio=0.1) == 0.1

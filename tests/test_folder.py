@@ -81,8 +81,8 @@ def test_frames_that_are_not_mentioned_are_unknown_or_background(root: Path) -> 
     assert truth.tubes_n.tolist() == [0, 0, 1]
     assert truth.key_frames_m.tolist() == [1, 2, 3]
     assert truth.background_frames.tolist() == [3]
-    assert Folder(root, rest="background").truth("cats/one").background_frames.tolist() == [0, 3, 4]
-    assert len(Folder(root, rest="background").truth("three").key_frames_m) == 0
+    assert Folder(root, Folder.Config(rest="background")).truth("cats/one").background_frames.tolist() == [0, 3, 4]
+    assert len(Folder(root, Folder.Config(rest="background")).truth("three").key_frames_m) == 0
 
 
 def test_coco_and_cvat_say_the_same(root: Path, tmp_path: Path) -> None:
@@ -172,22 +172,22 @@ def test_what_does_not_fit_together_is_said(root: Path, tmp_path: Path) -> None:
         assert words in found
     assert Folder(root).truth("two").frames_n.tolist() == [0]
     with pytest.raises(DataError, match="known: \\('jump',\\)"):
-        Folder(root, classes=["jump"])
-    with pytest.raises(ConfigError, match="unknown or background"):
-        Folder(root, rest="sky")  # type: ignore[arg-type]
+        Folder(root, Folder.Config(classes=("jump",)))
+    with pytest.raises(ConfigError, match=r"dataset.rest: input should be 'unknown' or 'background', not 'sky'"):
+        load_dataset("folder", root, rest="sky")
     with pytest.raises(DataError, match="no folder videos/ or frames/"):
         Folder(tmp_path)
     (root / "test.txt").unlink()
     with pytest.raises(DataError, match=r"no test\.txt"):
         Folder(root).videos("test")
     with pytest.raises(DataError, match="looked in"):
-        Folder(root, annotations="none.csv")
+        Folder(root, Folder.Config(annotations="none.csv"))
 
 
 def test_boxes_outside_the_folder_are_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text(CSV)
     with pytest.raises(DataError, match="leads out"):
-        Folder(root, annotations="../secret.csv")
+        Folder(root, Folder.Config(annotations="../secret.csv"))
 
 
 def test_a_folder_of_own_videos_is_recognised(tmp_path: Path) -> None:

@@ -192,6 +192,19 @@ def test_a_plugin_without_what_its_contract_declares_is_refused(fabricate: Fabri
         plugins.load("strategy", "broken")
 
 
+def test_a_data_set_with_options_as_keywords_is_told_what_to_change(fabricate: Fabricate) -> None:
+    source = (
+        "from ssldet.contracts import Dataset\nclass Old(Dataset):\n  facts = None\n"
+        "  def __init__(self, root=None, *, seed=0): pass\n"
+        "  videos = truth = source = verify = fingerprint = None"
+    )
+    fabricate("old-dist", "[ssldet.datasets]\nold = old_module:Old\n", {"old_module": source})
+    with pytest.raises(
+        PluginError, match=r"has __init__\(self, root, seed\), which is called as __init__\(self, root, config\)"
+    ):
+        plugins.load("dataset", "old")
+
+
 # --------------------------------------------------------------------------------- imports in a process of its own
 
 METRIC = """
@@ -293,12 +306,15 @@ def test_show_tells_options_with_defaults_bounds_and_meaning() -> None:
     assert all(option["meaning"] for option in content["options"])
 
 
+SEED_OPTION = "seed int 0 >= 0 of the generator. Another seed makes other videos of the same classes."
+
+
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
         ("yowo_nano", ["stride: 16 pixels a cell", "distribution: ssldet 0.1.0"]),
         ("ava", ["labels: several a box", "numbering: files count from 900, one every 30 frames"]),
-        ("synthetic", ["splits: 1", "seed int 0"]),
+        ("synthetic", ["splits: 1", "ratio: 0.2 where a run names none", SEED_OPTION]),
         ("frame_map", ["protocols: standard, yowo, act", "0.5: F@0.5"]),
     ],
 )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ssldet.contracts import Video
-from ssldet.errors import ConfigError, DataError, UnknownName
+from ssldet.data.datasets import load_dataset
+from ssldet.errors import ConfigError, DataError
 from ssldet_datasets.synthetic import Synthetic, drawing
 from ssldet_datasets.synthetic.anchors import size_iou, training_sizes
 from ssldet_datasets.synthetic.facts import ANCHORS, CLASSES, FACTS, HEIGHT, VERSION, WIDTH
@@ -26,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(root: Path) -> Synthetic:
-    return Synthetic(root, train_per_class=2, test_per_class=1)
+    return Synthetic(root, Synthetic.Config(train_per_class=2, test_per_class=1))
 
 
 def decode(dataset: Synthetic, video: Video) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_truth_is_well_formed(small: Synthetic) -> None:
 
 
 def test_same_seed_gives_same_frames_and_truth(small: Synthetic, tmp_path: Path) -> None:
-    again = Synthetic(tmp_path, train_per_class=1, test_per_class=1)
+    again = Synthetic(tmp_path, Synthetic.Config(train_per_class=1, test_per_class=1))
     for video in all_videos(again):
         assert video in all_videos(small)
         assert np.array_equal(decode(again, video), decode(small, video))
@@ -78,7 +79,7 @@ def test_same_seed_gives_same_frames_and_truth(small: Synthetic, tmp_path: Path)
 
 
 def test_another_seed_gives_other_videos(small: Synthetic, root: Path) -> None:
-    other = Synthetic(root, seed=1, train_per_class=2, test_per_class=1)
+    other = Synthetic(root, Synthetic.Config(seed=1, train_per_class=2, test_per_class=1))
     assert other.fingerprint() != small.fingerprint()
     name = small.videos("train")[0].id
     assert not np.array_equal(other.truth(name).boxes_n4, small.truth(name).boxes_n4)
@@ -163,7 +164,7 @@ def test_truth_does_not_depend_on_other_videos() -> None:
 
 def test_default_place_is_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SSLDET_CACHE", str(tmp_path))
-    dataset = Synthetic(train_per_class=1, test_per_class=1)
+    dataset = Synthetic(config=Synthetic.Config(train_per_class=1, test_per_class=1))
     assert list(tmp_path.iterdir()) == []
     file = dataset.source(dataset.videos("test")[0].id).file
     assert file is not None and file.is_relative_to(tmp_path / "synthetic")
@@ -173,15 +174,15 @@ def test_root_that_cannot_be_written_is_passed_over(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SSLDET_CACHE", str(tmp_path / "cache"))
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert Synthetic(blocked, train_per_class=1, test_per_class=1).verify() == []
+    assert Synthetic(blocked, Synthetic.Config(train_per_class=1, test_per_class=1)).verify() == []
     monkeypatch.setenv("SSLDET_CACHE", str(blocked))
     with pytest.raises(DataError, match="SSLDET_CACHE"):
-        Synthetic(train_per_class=1, test_per_class=1).videos("train")
+        Synthetic(config=Synthetic.Config(train_per_class=1, test_per_class=1)).videos("train")
 
 
 def test_verify_names_what_is_missing_or_changed(small: Synthetic, tmp_path: Path) -> None:
     shutil.copytree(small.source(small.videos("train")[0].id).file.parents[3], tmp_path / "synthetic")  # type: ignore[union-attr]
-    copy = Synthetic(tmp_path, train_per_class=2, test_per_class=1)
+    copy = Synthetic(tmp_path, Synthetic.Config(train_per_class=2, test_per_class=1))
     first, second = (copy.source(video.id).file for video in copy.videos("train")[:2])
     assert first and second
     first.unlink()
@@ -193,20 +194,20 @@ def test_verify_names_what_is_missing_or_changed(small: Synthetic, tmp_path: Pat
 
 
 def test_damaged_truth_is_a_data_error(tmp_path: Path) -> None:
-    Synthetic(tmp_path, train_per_class=1, test_per_class=1).videos("train")
+    Synthetic(tmp_path, Synthetic.Config(train_per_class=1, test_per_class=1)).videos("train")
     file = next(tmp_path.rglob("truth.npz"))
     file.write_bytes(file.read_bytes()[:-40])
-    again = Synthetic(tmp_path, train_per_class=1, test_per_class=1)
+    again = Synthetic(tmp_path, Synthetic.Config(train_per_class=1, test_per_class=1))
     with pytest.raises(DataError, match=r"truth\.npz"):
         again.videos("train")
     assert len(again.verify()) == 1
 
 
 def test_bad_requests_are_refused(small: Synthetic) -> None:
-    with pytest.raises(UnknownName, match="flavour"):
-        Synthetic(flavour="ucf101")
-    with pytest.raises(ConfigError, match="train_per_class=0"):
-        Synthetic(train_per_class=0)
+    with pytest.raises(ConfigError, match=r"dataset.flavour: .* not 'ucf25'; did you mean 'ucf24'"):
+        load_dataset("synthetic", flavour="ucf25")
+    with pytest.raises(ConfigError, match=r"dataset.train_per_class: .* greater than or equal to 1, not 0"):
+        load_dataset("synthetic", train_per_class=0)
     with pytest.raises(DataError, match="one official split"):
         small.videos("train", split=2)
     with pytest.raises(DataError, match="no video 'nobody'"):
@@ -214,7 +215,7 @@ def test_bad_requests_are_refused(small: Synthetic) -> None:
 
 
 def test_a_killed_generation_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    dataset = Synthetic(tmp_path, train_per_class=1, test_per_class=1)
+    dataset = Synthetic(tmp_path, Synthetic.Config(train_per_class=1, test_per_class=1))
     name = f"v{VERSION}-{dataset.fingerprint()[:12]}.partial"
     (tmp_path / "synthetic" / name / "videos").mkdir(parents=True)
     (tmp_path / "synthetic" / name / "truth.npz").write_bytes(b"half")
@@ -223,7 +224,7 @@ def test_a_killed_generation_leaves_nothing_in_the_way(tmp_path: Path) -> None:
 
 
 def _generate(root: str) -> list[tuple[str, int]]:
-    dataset = Synthetic(Path(root), train_per_class=1, test_per_class=1)
+    dataset = Synthetic(Path(root), Synthetic.Config(train_per_class=1, test_per_class=1))
     files = [dataset.source(video.id).file for video in all_videos(dataset)]
     return [(str(file), file.stat().st_mtime_ns) for file in files if file]
 

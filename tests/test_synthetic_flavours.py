@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(root: Path, flavour: str) -> Synthetic:
-    return Synthetic(root, train_per_class=2, test_per_class=1, flavour=flavour)
+    return Synthetic(root, Synthetic.Config(train_per_class=2, test_per_class=1, flavour=flavour))
 
 
 def scenes(flavour: str, **options: int) -> list[Scene]:
@@ -76,7 +76,7 @@ def test_the_anchors_fit_every_flavour(flavour: str) -> None:
 
 
 def test_flavours_differ_in_fingerprint_and_in_videos() -> None:
-    assert len({Synthetic(flavour=name).fingerprint() for name in FLAVOURS}) == len(FLAVOURS)
+    assert len({Synthetic(config=Synthetic.Config(flavour=name)).fingerprint() for name in FLAVOURS}) == len(FLAVOURS)
     feet = {name: scenes(name, train_per_class=1, test_per_class=1)[0].figures[0].feet_t2[0] for name in FLAVOURS}
     assert len({tuple(place) for place in feet.values()}) == len(FLAVOURS)
 
@@ -96,7 +96,7 @@ def test_output_of_this_version_is_known(flavour: str, frames: int, brightness: 
 def test_facts_are_those_of_the_flavour_and_the_class_keeps_the_default_ones() -> None:
     assert Synthetic.facts is FACTS
     for name, flavour in FLAVOURS.items():
-        assert Synthetic(flavour=name).facts is flavour.facts
+        assert Synthetic(config=Synthetic.Config(flavour=name)).facts is flavour.facts
         assert flavour.facts.name == "synthetic"
 
 
@@ -125,7 +125,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch, flavour: str) -> Synthetic
         entries.append({"id": f"{place:03d}", "subset": subset, "label": kind, "frames": scene.num_frames})
     truth = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
     monkeypatch.setattr(Synthetic, "_read", ({"videos": entries}, truth))
-    return Synthetic(flavour=flavour)
+    return Synthetic(config=Synthetic.Config(flavour=flavour))
 
 
 # ------------------------------------------------------------------------------------------------------ jhmdb

@@ -42,7 +42,7 @@ from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.supervised import Supervised
 
 QUICK: dict[str, dict[str, Any]] = {
-    "synthetic": {"options": {"train_per_class": 1, "test_per_class": 1}},
+    "synthetic": {"config": {"train_per_class": 1, "test_per_class": 1}},
     "yowo": {"clips": ((8, 1),)},
 }
 """Attributes of the suites of plugins that would take long."""
@@ -604,7 +604,8 @@ class Listed(Dataset):
 
     facts = DatasetFacts("listed", ("left", "right"), ((1.0, 1.0),))
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
         if root is None or not (root / "a").is_file():
             raise DataError(f"no videos in {root}")
         self.root = root
@@ -654,7 +655,7 @@ class NoAnchors(Listed):
 
 
 class OpensAnything(Listed):
-    def __init__(self, root=None):
+    def __init__(self, root=None, config=None):
         self.root, self.text = root, (root / "a").read_bytes()
 
 
@@ -700,6 +701,29 @@ class Located(Listed):
         return f"listed in {self.root}"
 
 
+class Forgetful(Listed):
+    """Its options are not what it was opened with."""
+
+    class Config(Options):
+        """Options.
+
+        Attributes:
+            count: how many.
+        """
+
+        count: int = 2
+
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config or self.Config(count=3))
+
+    def fingerprint(self) -> str:
+        return str(self.config)
+
+
+class NoShare(Listed):
+    facts = DatasetFacts("listed", ("left", "right"), ((1.0, 1.0),), default_ratio=2.0)
+
+
 FORM = "test_truth_is_in_form"
 
 
@@ -712,6 +736,8 @@ def test_a_right_data_set_passes() -> None:
     [
         (NoClasses, "test_its_facts_make_sense", "names a class twice"),
         (NoAnchors, "test_its_facts_make_sense", "not sizes"),
+        (NoShare, "test_its_facts_make_sense", "a share in"),
+        (Forgetful, "test_without_options_every_option_has_its_default", "other data than with"),
         (OpensAnything, "test_an_empty_folder_is_a_data_error", "FileNotFoundError"),
         (Unordered, "test_videos_are_in_order_and_of_one_subset", "not ordered by id"),
         (Overlapping, "test_videos_are_in_order_and_of_one_subset", "'a' is a training and a test video"),

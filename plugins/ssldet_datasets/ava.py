@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.video import frame_size
 from ssldet.errors import DataError
 from ssldet_datasets import facts
@@ -126,7 +126,8 @@ class AVA(Dataset):
         "densely annotated": "yes",
     }
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
         folders = ("", "annotations/")
         kinds = ("train", "val", "train_excluded_timestamps", "val_excluded_timestamps")
         marks = [f"{folder}ava_{kind}_{version}.csv" for folder in folders for kind in kinds for version in VERSIONS]

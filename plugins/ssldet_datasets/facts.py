@@ -9,6 +9,7 @@ from ssldet.contracts import DatasetFacts, FrameNumbering
 
 JHMDB = DatasetFacts(
     name="jhmdb",
+    default_ratio=0.2,
     classes=(
         "brush_hair",
         "catch",
@@ -43,6 +44,7 @@ JHMDB = DatasetFacts(
 
 UCF24 = DatasetFacts(
     name="ucf24",
+    default_ratio=0.05,
     classes=(
         "Basketball",
         "BasketballDunk",
@@ -180,6 +182,7 @@ _AVA_BOXES_PER_CLASS = (
 
 AVA = DatasetFacts(
     name="ava",
+    default_ratio=0.2,
     classes=_AVA_CLASSES,
     anchors=(
         (0.71626, 2.13583),

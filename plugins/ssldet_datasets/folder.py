@@ -10,15 +10,16 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.video import VideoInfo, probe
-from ssldet.errors import ConfigError, DataError
+from ssldet.errors import DataError
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import (
     IMAGE_SUFFIXES,
@@ -55,37 +56,39 @@ class Folder(Dataset):
 
     Args:
         root: the folder.
-        annotations: file of boxes (.csv, .json, .xml) or folder of .xml, below `root`; None looks for the usual names.
-        classes: the classes in label order; None takes classes.txt, else the labels of the boxes by name.
-        rest: what the frames of an annotated video are that the file does not speak of: "unknown" or "background".
+        config: see `Config`.
 
     Raises:
-        DataError: there are no videos. ConfigError: an option that makes no sense.
+        DataError: there are no videos, or no boxes where the options say.
     """
 
-    facts: DatasetFacts = DatasetFacts("folder", (), facts.UCF24.anchors)
+    class Config(Options):
+        """Options of `folder`; each is set with --set dataset.NAME=VALUE."""
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        *,
-        annotations: str | None = None,
-        classes: Sequence[str] | None = None,
-        rest: Literal["unknown", "background"] = "unknown",
-    ) -> None:
-        if rest not in ("unknown", "background"):
-            raise ConfigError(f"dataset.rest is {rest!r}; expected unknown or background")
-        self.root, self.rest = Path(root) if root is not None else Path(), rest
+        annotations: str | None = None
+        """File of boxes (.csv, .json, .xml) or folder of .xml, below the root; None looks for the usual names."""
+        classes: tuple[str, ...] | None = None
+        """The classes in label order; None takes classes.txt, else the labels of the boxes by name."""
+        rest: Literal["unknown", "background"] = "unknown"
+        """What the frames of an annotated video are that the file does not mention: "unknown" frames are neither
+        trained on with labels nor scored."""
+
+    facts: DatasetFacts = DatasetFacts("folder", (), facts.UCF24.anchors, default_ratio=1.0)
+    config: Config
+
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
+        self.root = Path(root) if root is not None else Path()
         self.layouts = frame_layouts(self.root, FRAMES) if root is not None else []
         if not self.layouts:
             raise DataError(f"no folder videos/ or frames/ in {root or 'the data root, which was not given'}.\n{GUIDE}")
-        self.annotations = self._annotation_path(annotations)
+        self.annotations = self._annotation_path(self.config.annotations)
         self._annotation: Annotation = read_boxes(self.annotations)
-        names = tuple(classes) if classes else self._classes()
+        names = self.config.classes or self._classes()
         unknown = sorted(set(labels_in(self._annotation)) - set(names))
         if unknown or not names:
             raise DataError(f"{self.annotations}: boxes of {unknown[0] if unknown else 'no class'!r}; known: {names}")
-        self.facts = DatasetFacts("folder", names, self._anchors())
+        self.facts = replace(type(self).facts, classes=names, anchors=self._anchors())
 
     @classmethod
     def guide(cls) -> str:
@@ -117,7 +120,7 @@ class Folder(Dataset):
         labels_nk = np.zeros((len(boxes), self.facts.num_classes), bool)
         labels_nk[np.arange(len(boxes)), [self.facts.classes.index(box.label) for box in boxes]] = True
         key_frames = np.array(sorted(frame for frame in own.frames if frame < num_frames), np.int64)
-        whole = self.rest == "background" and video_id in self._annotation
+        whole = self.config.rest == "background" and video_id in self._annotation
         return Truth(
             frames_n=np.array([box.frame for box in boxes], np.int64),
             boxes_n4=np.array([box.edges for box in boxes], np.float32).reshape(-1, 4),
@@ -202,7 +205,7 @@ class Folder(Dataset):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(("folder", self.facts.classes, self.rest)).encode())
+        digest = hashlib.sha256(repr(("folder", self.facts.classes, self.config.rest)).encode())
         files = sorted(self.annotations.glob("*.xml")) if self.annotations.is_dir() else [self.annotations]
         for path in (*files, self.root / "test.txt"):
             digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"absent"))

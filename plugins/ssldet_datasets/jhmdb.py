@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.video import frame_size, probe
 from ssldet.errors import DataError
 from ssldet.util.cache import cache_root
@@ -91,7 +91,8 @@ class JHMDB(Dataset):
         "densely annotated": "yes",
     }
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
         marks = ("puppet_mask", "splits", "labels", *ACT_FILES, *(name for name, _ in FRAMES))
         self.root = open_root(root, ("jhmdb", "JHMDB", "jhmdb21", "JHMDB-21"), marks, GUIDE)
         self.layouts = frame_layouts(self.root, FRAMES)

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.video import probe
 from ssldet.errors import DataError
 from ssldet_datasets import facts
@@ -82,7 +82,8 @@ class UCF24(Dataset):
         "densely annotated": "no",
     }
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
         marks = (*ANNOTATIONS, *LISTS, "labels", *(name for name, _ in FRAMES))
         self.root = open_root(root, ("ucf24", "UCF24", "ucf101-24", "UCF101-24", "UCF101_24"), marks, GUIDE)
         self.layouts = frame_layouts(self.root, FRAMES)

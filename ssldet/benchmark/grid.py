@@ -27,7 +27,7 @@ from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
 from ssldet.runs.estimate import seconds_by_phase, seconds_per_clip
 from ssldet.runs.first_stage import first_stage
-from ssldet.runs.planning import Plan, Shelf, plan
+from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.record import Record
 from ssldet.util.files import content_hash
 
@@ -84,7 +84,7 @@ class Grid:
 
     request: GridRequest
     tasks: dict[str, Task] = field(default_factory=dict)
-    shelf: Shelf = field(default_factory=Shelf)
+    datasets: DatasetCache = field(default_factory=DatasetCache)
     _forward: dict[str, float] = field(default_factory=dict)
     _decoded: set[str] = field(default_factory=set)
     _first_steps: dict[str, int] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Grid:
         try:
             if not self._weights_are_made(task):
                 return
-            planned = plan(task.config, self.shelf)
+            planned = plan(task.config, self.datasets)
             task.run_id, task.folder = planned.id, planned.folder
             if planned.record_path.exists():
                 self._read_record(task, Record.read(planned.record_path))
@@ -215,7 +215,7 @@ class Grid:
             task.state, task.reason = "blocked", f"{maker.title}: {maker.reason}"
         else:
             scratch = task.config.experiment.model_copy(update={"pretrained": False})
-            task.seconds = self._estimate(plan(task.config.model_copy(update={"experiment": scratch}), self.shelf))
+            task.seconds = self._estimate(plan(task.config.model_copy(update={"experiment": scratch}), self.datasets))
         return False
 
     def _add_pretraining(self, config: RunConfig, fields: Mapping[str, Any]) -> Task:
@@ -233,7 +233,7 @@ class Grid:
         title = f"pretraining of {config.experiment.backbone} on {made.experiment.dataset}"
         task = Task("pretraining", key, title, made)
         try:
-            planned = plan(made, self.shelf)
+            planned = plan(made, self.datasets)
             task.run_id, task.folder = planned.id, planned.folder
             task.files = tuple(made.machine.results / layout.PRETRAINED / planned.id / name for name in names)
             task.seconds = self._estimate(planned)

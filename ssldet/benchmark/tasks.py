@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from ssldet.config import RunConfig
 from ssldet.runs import layout
-from ssldet.runs.planning import Plan, Shelf, plan
+from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.runner import Reporter, execute, train_first_stage
 from ssldet.util.files import replacing
 
@@ -132,10 +132,10 @@ def start(cell: Mapping[str, Any]) -> str:
     return "pretrained" if cell["pretrained"] else "scratch"
 
 
-def run_task(task: Task, reporter: Reporter, shelf: Shelf) -> None:
+def run_task(task: Task, reporter: Reporter, datasets: DatasetCache) -> None:
     """Do a task, or what is left of it. Raises as `runner.run` does."""
     assert task.config is not None
-    planned = plan(task.config, shelf)
+    planned = plan(task.config, datasets)
     if task.kind == "first stage":
         train_first_stage(planned, reporter)
         return

@@ -80,23 +80,19 @@ def read_assignments(assignments: Sequence[str], prefix: str, example: str) -> d
     Raises:
         ConfigError: names every text that is not of that form.
     """
-    import yaml
-
     from ssldet.errors import ConfigError
+    from ssldet.util.settings import read_assignment
 
-    found, mistakes = {}, []
+    options, mistakes = {}, []
     for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            mistakes.append(f"--set {text!r}: expected KEY=VALUE, such as {example}")
-            continue
         try:
-            found[key.strip().removeprefix(prefix)] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            mistakes.append(f"--set {text!r}: the value is not YAML: {error}")
+            key, value = read_assignment(text, example)
+            options[key.removeprefix(prefix)] = value
+        except ConfigError as error:
+            mistakes.append(str(error))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    return found
+    return options
 
 
 def data_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -39,7 +39,11 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
 )
 @plugin_option("strategy", "--strategy", "Training strategy.")
 @plugin_option("dataset", "--dataset", "Data set.")
-@click.option("--ratio", type=float, help="Share of training videos that keep their labels, in (0, 1].")
+@click.option(
+    "--ratio",
+    type=float,
+    help="Share of training videos that keep their labels, in (0, 1].  [default: the data set's own]",
+)
 @click.option("--split", type=int, help="Official split.  [default: 1]")
 @click.option("--videos", callback=_ids, help="Use these videos only: a file of ids, or ids with commas.")
 @plugin_option("backbone", "--backbone", "Network.  [default: the preset's]")

@@ -1,7 +1,6 @@
 """The keys that `--set` knows, read from source text: importing the classes would cost the shell seconds for torch.
 
-An options class is a class body of annotated names, each with a string literal below it that says what it does; a data
-set's options are the keywords of its `__init__`.
+An options class is a class body of annotated names, each with a string literal below it that says what it does.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ def plugin_keys(kind: str, target: str) -> dict[str, str]:
     """The options of the plugin at "module:Class" -> type and meaning. Empty where its source does not say."""
     module, _, name = target.partition(":")
     found = find(module, name)
-    if found is None:
-        return {}
-    return _keywords(found) if kind == "dataset" else _config_keys(found)
+    return _config_keys(found) if found else {}
 
 
 def find(module: str, name: str) -> Class | None:
@@ -143,15 +140,3 @@ def _config_keys(plugin: Class) -> dict[str, str]:
             if any(isinstance(target, ast.Name) and target.id == "Config" for target in targets):
                 return _named(plugin.module, node.value.id)
     return next((keys for base in _bases(plugin) if (keys := _config_keys(base))), {})
-
-
-def _keywords(dataset: Class) -> dict[str, str]:
-    for node in dataset.node.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            arguments = [*node.args.args, *node.args.kwonlyargs]
-            return {
-                one.arg: ast.unparse(one.annotation) if one.annotation else ""
-                for one in arguments
-                if one.arg not in ("self", "root")
-            }
-    return next((keys for base in _bases(dataset) if (keys := _keywords(base))), {})

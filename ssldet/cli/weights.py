@@ -135,11 +135,11 @@ def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
         ConfigError: an option is not of the form KEY=VALUE, or none that it has.
     """
     from ssldet import plugins
-    from ssldet.config import typed_options
+    from ssldet.util.settings import typed_options
 
     kind = plugins.load("backbone", name)
     options = read_assignments(settings, "backbone.", "dropout=0")
-    backbone: Backbone = kind(typed_options(kind.Config, options, "backbone"))
+    backbone: Backbone = kind(typed_options(kind.Config, options, "backbone."))
     return backbone
 
 

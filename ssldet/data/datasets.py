@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, get_args
 
 from ssldet import plugins
-from ssldet.contracts import Dataset, Subset
-from ssldet.errors import ConfigError, DataError, PluginError, did_you_mean
+from ssldet.contracts import Dataset, Options, Subset
+from ssldet.errors import DataError, PluginError
+from ssldet.util.settings import typed_options
 
 ROOT_VARIABLE = "SSLDET_DATA"
 
@@ -23,44 +21,22 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     Args:
         name: a plugin name, such as "jhmdb".
         root: the folder that holds it; None means $SSLDET_DATA, else the data set's own default, where it has one.
-        options: keyword arguments that this data set knows.
+        options: fields of its Config, such as flavour="jhmdb"; `ssldet plugins show NAME` lists them.
 
     Raises:
         UnknownName: no such data set. ConfigError: an option that it does not know, or of another type.
         DataError: data that is absent.
     """
     plugin = plugins.load("dataset", name)
-    typed, mistakes = checked_options(plugin, options)
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    config = dataset_options(plugin, options)
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
-    dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, **typed)
+    dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, config)
     return dataset
 
 
-def checked_options(plugin: type[Dataset], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The options of a data set by the types that its `__init__` declares, and one line for each that is wrong."""
-    known = [key for key in inspect.signature(plugin).parameters if key != "root"]
-    hints = get_type_hints(plugin.__init__)
-    typed, mistakes = {}, []
-    for option, value in options.items():
-        if option not in known:
-            said = did_you_mean(f"dataset.{option}", [f"dataset.{name}" for name in known])
-            mistakes.append(f"unknown option 'dataset.{option}' of data set {plugin.facts.name!r}{said}")
-            continue
-        try:
-            typed[option] = _typed(option, value, hints.get(option, Any))
-        except ConfigError as error:
-            mistakes.append(str(error))
-    return typed, mistakes
-
-
-def _typed(option: str, value: Any, annotation: Any) -> Any:
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise ConfigError(f"dataset.{option}: {message[0].lower()}{message[1:]}, not {value!r}") from error
+def dataset_options(plugin: type[Dataset], options: Mapping[str, Any]) -> Options:
+    """The typed options of a data set. Raises ConfigError, one line for each option that is unknown or wrong."""
+    return typed_options(plugin.Config, options, "dataset.", f" of data set {plugin.facts.name!r}")
 
 
 def identify(folder: Path) -> dict[str, Dataset]:

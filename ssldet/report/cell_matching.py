@@ -187,7 +187,8 @@ def settings_options(
     presets = config.presets()
     for run in collection.runs:
         if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
-            papers_data = run.dataset == DatasetChoice(spec.dataset)
+            changed = config.non_default_options("dataset", run.dataset.name, run.dataset.options)
+            papers_data = run.dataset.name == spec.dataset and not changed
             settings = Settings(run.preset, {} if papers_data else {spec.dataset: run.dataset}, assignments)
             by_data.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
     counted = [_counted(spec, collection, settings) for settings in by_data.values()]
@@ -197,7 +198,8 @@ def settings_options(
 def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
     """Whether flags can ask for these data: neither another data set of the paper, nor made-up data like one."""
     other_datasets = benchmark.paper().datasets.keys() - {name}
-    return choice.options.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & other_datasets
+    changed = config.non_default_options("dataset", choice.name, choice.options)
+    return changed.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & other_datasets
 
 
 def _counted(spec: TableSpec, collection: RunCollection, settings: Settings) -> SettingsOption:

@@ -1,7 +1,7 @@
 """What a run will be: its parts, checked against each other, and all that can be refused before any work.
 
-plan(config)           the plan of one run
-plan(config, shelf)    of one of many: data sets are opened and verified once
+plan(config)              the plan of one run
+plan(config, datasets)    of one of many: data sets are opened and verified once
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Plan:
         return self.folder / layout.RECORD
 
 
-class Shelf:
+class DatasetCache:
     """Data sets opened once, and what `verify` found in them, for the plans of many runs."""
 
     def __init__(self) -> None:
@@ -93,11 +93,11 @@ class Shelf:
         return content_hash([experiment.dataset, experiment.dataset_options, machine.data_root])
 
 
-def plan(config: RunConfig, shelf: Shelf | None = None) -> Plan:
+def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     """Open the data, draw the split, name the run.
 
     Args:
-        shelf: where data sets are looked for and left, when many runs are planned.
+        datasets: those opened so far; what this run opens is added, when many runs are planned.
 
     Raises:
         RequestError: whatever makes the run impossible, before anything is trained.
@@ -108,9 +108,9 @@ def plan(config: RunConfig, shelf: Shelf | None = None) -> Plan:
     _check_clip(config, backbone)
     _check_parts(config, strategy)
     weights = _weight_files(config, backbone)
-    shelf = shelf or Shelf()
-    dataset = shelf.dataset(experiment, machine)
-    damaged = _damaged(shelf.problems(experiment, machine), experiment, skip=machine.skip_damaged)
+    datasets = datasets or DatasetCache()
+    dataset = datasets.dataset(experiment, machine)
+    damaged = _damaged(datasets.problems(experiment, machine), experiment, skip=machine.skip_damaged)
     if experiment.videos is not None:
         _refuse_unknown_videos(dataset, experiment)
     train = {video.id: video for video in _listed(dataset, "train", experiment) if video.id not in damaged}
@@ -124,7 +124,11 @@ def plan(config: RunConfig, shelf: Shelf | None = None) -> Plan:
         val_fraction=experiment.val_fraction,
     )
     if strategy.needs.unlabelled and not split.unlabelled:
-        raise RequestError(f"ratio {experiment.ratio} leaves no unlabelled video, and {experiment.strategy} needs some")
+        raise RequestError(
+            f"ratio {experiment.ratio:g} leaves no unlabelled video, and {experiment.strategy} needs some; give a "
+            "smaller --ratio, add training videos without annotation where the data set takes them (`folder` does), "
+            "or use --strategy supervised"
+        )
     run_id = _run_id(config, dataset, split, weights, damaged)
     return Plan(
         config=config,

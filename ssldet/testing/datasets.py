@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import ConfigError, DataError
-from ssldet.testing.base import Contract, skip
+from ssldet.testing.base import ConfiguredContract, skip
 
 SUBSETS: tuple[Subset, ...] = ("train", "test")
 
 
-class DatasetContract(Contract):
+class DatasetContract(ConfiguredContract):
     """What every data set keeps. Subclass it as `class TestMine(DatasetContract): plugin = Mine`.
 
     Attributes:
         plugin: the data set's class.
-        options: keyword arguments of its constructor beside `root`.
+        config: its options; what is left out has its default.
         root: a folder that holds it; None means a stand-in that it writes, or else its default place.
         some: at most so many videos of a subset are looked into.
     """
 
     plugin: ClassVar[type[Dataset]]
-    options: ClassVar[Mapping[str, Any]] = {}
     root: ClassVar[Path | None] = None
     some: ClassVar[int] = 8
     _place: ClassVar[Path | None] = None
@@ -67,7 +66,7 @@ class DatasetContract(Contract):
         """Opening it, or the first question, raises DataError; or `verify` says what is missing."""
         with tempfile.TemporaryDirectory() as folder:
             try:
-                dataset = self.plugin(Path(folder), **self.options)
+                dataset = self.plugin(Path(folder), self.options())
                 if not dataset.verify(self.split):
                     dataset.videos("train", self.split)
             except DataError as error:
@@ -146,8 +145,20 @@ class DatasetContract(Contract):
         assert not problems, f"its own stand-in is incomplete: {problems[0]}"
         with tempfile.TemporaryDirectory() as folder:
             self.plugin.write_stand_in(Path(folder))
-            again = self.plugin(Path(folder), **self.options).fingerprint()
+            again = self.plugin(Path(folder), self.options()).fingerprint()
         assert again == self.opened().fingerprint(), "two stand-ins of one seed have different fingerprints"
+
+    def test_without_options_every_option_has_its_default(self) -> None:
+        """Opened with no Config and with one of defaults it is the same data."""
+        if any(field.is_required() for field in self.plugin.Config.model_fields.values()):
+            skip("an option has no default")
+        try:
+            plain, spelled_out = self.plugin(self._place), self.plugin(self._place, self.plugin.Config())
+            prints = plain.fingerprint(), spelled_out.fingerprint()
+        except DataError as error:
+            skip(f"there is no data to test on: {str(error).splitlines()[0]}")
+        assert prints[0] == prints[1], "opened without a Config it is other data than with Config(), all defaults"
+        assert plain.config == spelled_out.config, f"without a Config, config is {plain.config!r}, expected Config()"
 
     # ------------------------------------------------------------------------------------------------ opening it
 
@@ -159,7 +170,7 @@ class DatasetContract(Contract):
     def open(self) -> Dataset:
         """A new object over the data; skips where there is none."""
         try:
-            dataset = self.plugin(self._place, **self.options)
+            dataset = self.plugin(self._place, self.options())
             dataset.videos("train", self.split)
         except DataError as error:
             skip(f"there is no data to test on: {str(error).splitlines()[0]}")
@@ -189,6 +200,7 @@ def _check_facts(facts: DatasetFacts) -> None:
     assert facts.evaluated is None or all(label in labels for label in facts.evaluated), (
         "facts.evaluated: no such label"
     )
+    assert 0 < facts.default_ratio <= 1, f"facts.default_ratio is {facts.default_ratio}, expected a share in (0, 1]"
     assert facts.numbering.step >= 1, f"facts.numbering is {facts.numbering}, expected a step of 1 or more"
     assert facts.class_ratios is None or len(facts.class_ratios) == facts.num_classes, (
         f"facts.class_ratios has {len(facts.class_ratios or ())} entries for {facts.num_classes} classes"

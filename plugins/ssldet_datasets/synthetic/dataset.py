@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from ssldet.contracts import Dataset, Problem, Subset, Truth, Video, VideoSource
-from ssldet.errors import ConfigError, DataError, UnknownName
+from ssldet.contracts import Dataset, Options, Problem, Subset, Truth, Video, VideoSource
+from ssldet.errors import DataError
 from ssldet.util.cache import cache_root
 from ssldet.util.files import content_hash
 from ssldet_datasets.synthetic.facts import FACTS, HEIGHT, VERSION, WIDTH
-from ssldet_datasets.synthetic.flavours import FLAVOURS
 from ssldet_datasets.synthetic.storage import Recipe, ensure, read
 
 
@@ -32,30 +32,27 @@ class Synthetic(Dataset):
 
     Args:
         root: where to generate and look; None means the cache.
-        seed: of the generator. Another seed makes other videos of the same classes.
-        train_per_class, test_per_class: number of videos; on "ava" for each of six leading persons.
-        flavour: see above. `facts` of an instance are its flavour's, those of the class the default's.
+        config: see `Config`. `facts` of an instance are its flavour's, those of the class the default's.
     """
 
-    facts = FACTS
+    class Config(Options):
+        """Options of `synthetic`; each is set with --set dataset.NAME=VALUE."""
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        *,
-        seed: int = 0,
-        train_per_class: int = 24,
-        test_per_class: int = 8,
-        flavour: str = "ucf24",
-    ) -> None:
-        if flavour not in FLAVOURS:
-            raise UnknownName("flavour of the synthetic data", flavour, FLAVOURS)
-        if seed < 0 or train_per_class < 1 or test_per_class < 1:
-            raise ConfigError(
-                "synthetic data need a seed >= 0 and at least one video per class and subset; "
-                f"got {seed=}, {train_per_class=}, {test_per_class=}"
-            )
-        self.recipe = Recipe(seed, train_per_class, test_per_class, flavour)
+        seed: int = Field(0, ge=0)
+        """Of the generator. Another seed makes other videos of the same classes."""
+        train_per_class: int = Field(24, ge=1)
+        """Number of training videos of each class; on "ava" for each of six leading persons."""
+        test_per_class: int = Field(8, ge=1)
+        """Number of test videos, likewise."""
+        flavour: Literal["ucf24", "jhmdb", "ava", "pretraining"] = "ucf24"
+        """Which real data set it is like, or "pretraining"; every flavour has videos of its own."""
+
+    facts = FACTS
+    config: Config
+
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
+        self.recipe = Recipe(**self.config.model_dump())
         self.facts = self.recipe.made_as.facts
         self.root = Path(root) if root is not None else None
 

@@ -27,7 +27,7 @@ import psutil
 from ssldet.benchmark.grid import Grid
 from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult, run_task
 from ssldet.errors import SsldetError
-from ssldet.runs.planning import Shelf
+from ssldet.runs.planning import DatasetCache
 from ssldet.runs.runner import Interrupted, Reporter
 from ssldet.training.loop import StepReport
 from ssldet.util.allocator import keep_freed_memory
@@ -216,7 +216,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the grid decides
     keep_freed_memory()
-    shelf = Shelf()
+    datasets = DatasetCache()
     while True:
         try:
             task = pipe.recv()
@@ -224,7 +224,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             return
         if not isinstance(task, Task):  # told to stop between two tasks
             continue
-        result = _result(partial(run_task, task, _PipeReporter(pipe), shelf))
+        result = _result(partial(run_task, task, _PipeReporter(pipe), datasets))
         try:
             pipe.send(result)
         except OSError:
