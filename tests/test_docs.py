@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pydantic
 import pytest
 from click.testing import CliRunner
 from made_detections import detections
@@ -203,8 +204,8 @@ def small_world(tmp_path: Path, stand_ins: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(config, "_preset", shrunk)
     synthetic = type(load_dataset("synthetic"))
-    monkeypatch.setitem(synthetic.__init__.__kwdefaults__, "train_per_class", 10)
-    monkeypatch.setitem(synthetic.__init__.__kwdefaults__, "test_per_class", 1)
+    few = pydantic.create_model("Config", __base__=synthetic.Config, train_per_class=(int, 10), test_per_class=(int, 1))
+    monkeypatch.setattr(synthetic, "Config", few)
     monkeypatch.setattr(sys, "path", list(sys.path))
     modules = set(sys.modules)
     yield tmp_path
