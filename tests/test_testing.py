@@ -705,13 +705,10 @@ class Forgetful(Listed):
     """Its options are not what it was opened with."""
 
     class Config(Options):
-        """Options.
-
-        Attributes:
-            count: how many.
-        """
+        """Options."""
 
         count: int = 2
+        """How many."""
 
     def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         super().__init__(root, config or self.Config(count=3))
