@@ -306,7 +306,7 @@ def test_show_tells_options_with_defaults_bounds_and_meaning() -> None:
     assert all(option["meaning"] for option in content["options"])
 
 
-SEED_OPTION = "seed int 0 >= 0 of the generator. Another seed makes other videos of the same classes."
+SEED_OPTION = "seed int 0 >= 0 Of the generator. Another seed makes other videos of the same classes."
 
 
 @pytest.mark.parametrize(
