@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class _Stream:
     """Bytes that are read from front to back: `order` is "<" or ">"."""
 
     content: memoryview
-    order: str
+    order: Literal["<", ">"]
     place: int = 0
 
     @property
@@ -103,7 +103,7 @@ class _Stream:
 def _variables(content: bytes) -> Iterator[tuple[str, Any]]:
     if content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
         raise DataError("not a MATLAB 5 file; save it again with -v7")
-    order = "<" if content[126:128] == b"IM" else ">"
+    order: Literal["<", ">"] = "<" if content[126:128] == b"IM" else ">"
     stream, budget = _Stream(memoryview(content), order, HEADER_BYTES), MAX_INFLATED
     while stream.left >= 8:
         kind, raw = stream.element()

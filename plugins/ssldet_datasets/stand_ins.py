@@ -138,8 +138,8 @@ def write_jhmdb(folder: Path, seed: int = 0) -> None:
         video = f"{name}/stand_in_{number}_{name}_u_nm_np1"
         write_video(folder / "ReCompress_Videos" / f"{video}.avi", film(rng, [boxes_t4], frames, size))
         mask = folder / "puppet_mask" / video / "puppet_mask.mat"
-        with replacing(mask) as temporary, temporary.open("wb") as stream:
-            savemat(stream, {"part_mask": _masks(boxes_t4, size)}, do_compression=True)
+        with replacing(mask) as temporary:
+            savemat(temporary, {"part_mask": _masks(boxes_t4, size)}, do_compression=True, appendmat=False)
     for label, name in enumerate(facts.JHMDB.classes):
         for split in (1, 2, 3):
             marks = [2 if (number + label) % count == split - 1 else 1 for number in range(count)]

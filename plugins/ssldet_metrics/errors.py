@@ -61,7 +61,7 @@ class Errors(Metric):
         shares = {label: self._shares(label) for label in labels}
         values = {}
         for place, key in enumerate((*KINDS, "missed")):
-            per_class = {self.facts.classes[label]: areas and areas[place] for label, areas in shares.items()}
+            per_class = {self.facts.classes[label]: areas[place] if areas else None for label, areas in shares.items()}
             values[key] = MetricValue(mean_of(per_class.values()), per_class)
         return MetricResult(self.protocol, kinds=values, notes=self.ranking.notes())
 

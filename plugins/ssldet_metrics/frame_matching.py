@@ -55,7 +55,7 @@ def match_frames(
 
 
 @njit(cache=True, nogil=True)
-def _match_frames(boxes, scores, truth_boxes, truth_labels, spans, thresholds, plus_one, pascal):
+def _match_frames(boxes, scores, truth_boxes, truth_labels, spans, thresholds, plus_one, pascal):  # type: ignore[no-untyped-def] # numba infers types
     hits = np.zeros(scores.shape, np.uint16)
     for m in range(len(spans)):
         low, high, first, last = spans[m]
