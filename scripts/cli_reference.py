@@ -84,7 +84,8 @@ def _prose(text: str | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """Text of a table's cell: a bar is no border, and [one] [other] no link."""
+    return " ".join(text.replace("|", "\\|").split()).replace("] [", "; ")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 import time
@@ -15,8 +17,18 @@ import pytest
 
 import ssldet
 from ssldet import contracts
+from ssldet.testing.base import own_docstring
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def stub_of(face: str) -> Path:
+    """The list of what a package hands out."""
+    return ROOT / Path(*face.split(".")) / "__init__.pyi"
+
+
+FACES = [".".join(stub.parent.relative_to(ROOT).parts) for stub in sorted((ROOT / "ssldet").rglob("__init__.pyi"))]
+PUBLIC = [(face, name) for face in FACES for name in importlib.import_module(face).__all__ if name != "__version__"]
 
 CONTRACTS = [
     found for _, found in inspect.getmembers(contracts, inspect.isclass) if found.__module__ == contracts.__name__
@@ -52,6 +64,33 @@ def test_every_package_of_the_tree_is_in_the_distribution() -> None:
     }
     assert sorted(settings["packages"]) == sorted(found)
     assert {path.name for path in (ROOT / "plugins").glob("ssldet_*")} <= folders.keys()
+
+
+@pytest.mark.parametrize(("face", "name"), PUBLIC, ids=[".".join(pair) for pair in PUBLIC])
+def test_every_public_name_is_documented(face: str, name: str) -> None:
+    found = getattr(importlib.import_module(face), name)
+    text = own_docstring(found) if inspect.isclass(found) else found.__doc__ if callable(found) else literal(face, name)
+    assert text, f"{face}.{name} has no docstring of its own"
+
+
+def literal(face: str, name: str) -> str:
+    """The string literal below a constant, in the module that the stub of a face takes it from."""
+    stub = ast.parse(stub_of(face).read_text())
+    module = next(node.module for node in stub.body if isinstance(node, ast.ImportFrom) and node.names[0].name == name)
+    body = ast.parse((stub_of(face).parent / f"{module}.py").read_text()).body
+    places = [i for i, node in enumerate(body) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    below = body[places[0] + 1]
+    assert isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant), f"{name} stands without a word"
+    return str(below.value.value)
+
+
+def test_every_public_name_is_on_a_page_of_the_documentation() -> None:
+    """The pages name single functions, or a module with all that it hands out; mkdocstrings fills them in."""
+    pages = re.findall(r"^  *- .*: ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    text = "\n".join((ROOT / "docs" / page).read_text() for page in pages)
+    shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    assert shown >= {"ssldet.contracts"}
+    assert [f"{face}.{name}" for face, name in PUBLIC if not {face, f"{face}.{name}"} & shown] == []
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)

@@ -70,7 +70,8 @@ class BatchSource:
 
     Args:
         reader: clips from the frame store.
-        labelled, unlabelled: the key frames to draw from; no unlabelled ones for labelled-only training.
+        labelled: the labelled key frames to draw from.
+        unlabelled: the unlabelled ones; None for labelled-only training.
         table: the truth of labelled videos.
         device: where batches are put; views are drawn on the CPU and applied there.
     """

@@ -24,7 +24,8 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         options: fields of its Config, such as flavour="jhmdb"; `ssldet plugins show NAME` lists them.
 
     Raises:
-        UnknownName: no such data set. ConfigError: an option that it does not know, or of another type.
+        UnknownName: no such data set.
+        ConfigError: an option that it does not know, or of another type.
         DataError: data that is absent.
     """
     plugin = plugins.load("dataset", name)

@@ -89,14 +89,17 @@ def evaluate(
         Metric -> protocol -> `MetricResult`, values as fractions 0-1.
 
     Raises:
-        UnknownName: no such data set, metric or protocol. ConfigError: a metric does not apply to the data set.
+        UnknownName: no such data set, metric or protocol.
+        ConfigError: a metric does not apply to the data set.
         DataError: the data set is absent or damaged, or has no such video.
         DetectionsError: names the row and column that is wrong.
 
     Example:
+        ```python
         evaluation = ssldet.evaluate("detections.parquet", "jhmdb", {"video_map": ["yowo"]}, root="data")
         evaluation.value("video_map", "yowo", "V@0.5")
         evaluation["video_map"]["yowo"].thresholds["0.5"].per_class["catch"]
+        ```
     """
     opened = load_dataset(dataset, root, **(options or {})) if isinstance(dataset, str) else dataset
     wanted, left_out = _wanted(opened.facts, metrics)

@@ -60,12 +60,12 @@ def load_records(folders: Folders | None = None) -> pd.DataFrame:
     Returns:
         A frame with the columns
 
-        - id, status ("done", "failed", "interrupted", "damaged", "incompatible"), folder: of the run;
-        - strategy, strategy_options (a dictionary), dataset, ratio, split, seed, backbone, preset, pretrained, eval_on:
-          its settings, missing where they cannot be read;
-        - metric, protocol, key ("0.5") and column (its title, "V@0.5"; the key where the metric is not installed);
-        - class: the class that the value is of, missing for the mean over classes and for plain numbers;
-        - value: a fraction 0-1, missing where the protocol gives none.
+            - id, status ("done", "failed", "interrupted", "damaged", "incompatible"), folder: of the run;
+            - strategy, strategy_options (a dictionary), dataset, ratio, split, seed, backbone, preset, pretrained,
+              eval_on: its settings, missing where they cannot be read;
+            - metric, protocol, key ("0.5") and column (its title, "V@0.5"; the key where the metric is not installed);
+            - class: the class that the value is of, missing for the mean over classes and for plain numbers;
+            - value: a fraction 0-1, missing where the protocol gives none.
 
         A run without numbers has one row, whose metric and value are missing.
 
@@ -73,9 +73,11 @@ def load_records(folders: Folders | None = None) -> pd.DataFrame:
         RequestError: a folder that is given does not exist.
 
     Example:
+        ```python
         records = ssldet.load_records("results/runs")
         means = records[(records["column"] == "V@0.5") & (records["protocol"] == "yowo") & records["class"].isna()]
         means.groupby(["dataset", "strategy", "ratio"])["value"].agg(["mean", "std", "count"])
+        ```
     """
     import pandas as pd
 

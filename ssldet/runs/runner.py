@@ -75,7 +75,8 @@ def run(config: RunConfig | Mapping[str, Any], reporter: Reporter | None = None)
         reporter: hears how it goes.
 
     Raises:
-        RequestError: the request cannot be carried out. TrainingError: training cannot go on.
+        RequestError: the request cannot be carried out.
+        TrainingError: training cannot go on.
         Interrupted: the reporter asked to stop.
     """
     if not isinstance(config, RunConfig):

@@ -30,7 +30,10 @@ from ssldet.detector.region import RegionOptions
 
 ANCHORS = ((0.5, 0.8), (1.0, 1.5), (1.5, 1.0))
 SINGLE_LABEL = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
+"""Facts of tiny data, one class a box."""
+
 MULTI_LABEL = DatasetFacts("tiny_multi", ("left", "right", "still"), ANCHORS, multilabel=True)
+"""Facts of tiny data, several classes a box."""
 
 SIZE, FRAMES, CHANNELS, STRIDE = 32, 4, 12, 16
 

@@ -43,7 +43,8 @@ def assemble_training(
         truth_of: the annotation of a video. That of unlabelled ones is read by the log's diagnostics alone, and by the
             ablation whose strategy needs `unlabelled_extent="action"`.
         reader: clips from decoded frames.
-        labelled, unlabelled: ids of videos; unlabelled ones are left alone where the strategy needs none.
+        labelled: ids of videos whose annotation is trained on.
+        unlabelled: ids of the others; left alone where the strategy needs none.
         steps: optimiser steps; None means `experiment.train.steps`.
         device: where the student is; None means the CPU.
         run_id: ties checkpoints to a run.
