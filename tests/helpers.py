@@ -13,6 +13,7 @@ from ssldet.contracts import (
     Backbone,
     Dataset,
     DatasetFacts,
+    Options,
     Problem,
     Subset,
     Truth,
@@ -75,7 +76,7 @@ class TinyDataset(Dataset):
 
     facts = FACTS
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         self._videos = {f"v{i}": Video(f"v{i}", 6, 64, 64, (i % 3,)) for i in range(12)}
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from scipy.io import savemat
 
-from ssldet.contracts import Dataset, DatasetFacts, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 
 CLASSES = ("brush_hair", "catch")
 
@@ -43,7 +43,7 @@ class MadeVideos(Dataset):
 
     facts = DatasetFacts("made", CLASSES, ((1.0, 1.0),))
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         assert root is not None
         self.root = root
 

@@ -20,7 +20,7 @@ class Made(Dataset):
 
     facts = FACTS
 
-    def __init__(self, root=None):
+    def __init__(self, root=None, config=None):
         self.root = root
 
     def videos(self, subset, split=1):

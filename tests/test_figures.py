@@ -107,7 +107,9 @@ def test_settings_are_those_of_most_runs_unless_asked_for(tmp_path: Path) -> Non
     for run_id, row in zip("0a", rows("figure3"), strict=True):
         record(tmp_path, run_id, row, [0.1])
     collection = collect_runs([tmp_path])
-    assert figures.choose_settings("figure3", collection) == SETTINGS
+    chosen = figures.choose_settings("figure3", collection)
+    defaults = plugins.load("dataset", "synthetic").Config().model_dump(mode="json")
+    assert chosen == Settings("smoke", {"ucf24": DatasetChoice("synthetic", defaults)})
     assert figures.choose_settings("figure3", collection, OWN) == OWN
     with pytest.raises(UnknownName, match="data set of the paper 'kinetics'"):
         figures.choose_settings("figure3", collection, Settings(dataset_map={"kinetics": DatasetChoice("synthetic")}))
