@@ -414,11 +414,17 @@ def _changed_method(found: type[Any], base: type[Any]) -> str | None:
             continue
         own, wanted = inspect.signature(method), inspect.signature(declared)
         by_name = {key: None for key, value in wanted.parameters.items() if value.kind is value.KEYWORD_ONLY}
+        if base.__name__ == "Dataset" and name == "__init__" and "config" not in own.parameters:
+            return _other_call(name, own, wanted)  # options of its own where the Config belongs
         try:
             own.bind(*(None for value in wanted.parameters.values() if value.kind is not value.KEYWORD_ONLY), **by_name)
         except TypeError:
-            return f"{name}({', '.join(own.parameters)}), which is called as {name}({', '.join(wanted.parameters)})"
+            return _other_call(name, own, wanted)
     return None
+
+
+def _other_call(name: str, own: inspect.Signature, wanted: inspect.Signature) -> str:
+    return f"{name}({', '.join(own.parameters)}), which is called as {name}({', '.join(wanted.parameters)})"
 
 
 def _missing(found: type[Any], base: type[Any]) -> list[str]:

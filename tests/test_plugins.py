@@ -135,6 +135,27 @@ def test_a_plugin_for_an_older_api_is_told_what_to_change(fabricate: Fabricate, 
     assert "change it as docs/upgrading.md says" in str(caught.value)
 
 
+def test_a_data_set_with_options_of_its_own_is_told_to_have_a_config(fabricate: Fabricate) -> None:
+    source = """
+from ssldet.testing.tiny import SINGLE_LABEL
+from ssldet.contracts import Dataset
+
+class Old(Dataset):
+    facts = SINGLE_LABEL
+    def __init__(self, root=None, seed=0): pass
+    def videos(self, subset, split=1): return []
+    def truth(self, video_id): return None
+    def source(self, video_id): return None
+    def verify(self, split=1): return []
+    def fingerprint(self): return ""
+"""
+    fabricate("old-dist", "[ssldet.datasets]\nold = old_module:Old\n", {"old_module": source})
+    with pytest.raises(
+        PluginError, match=r"__init__\(self, root, seed\), which is called as __init__\(self, root, config\)"
+    ):
+        plugins.load("dataset", "old")
+
+
 def test_a_method_may_take_more_than_the_contract_gives(fabricate: Fabricate) -> None:
     broken(fabricate, GOOD + "class Broken(Good):\n    def start(self, net, info=None, *more, extra=1): pass\n")
     assert plugins.load("strategy", "broken").__name__ == "Broken"
