@@ -148,6 +148,20 @@ def test_the_layout_names_every_module_below_its_package() -> None:
     assert named[""] == {path.name for path in (ROOT / "ssldet").glob("[!_]*.py")}
 
 
+def test_the_paper_map_leads_to_code() -> None:
+    """Each "file.py: name", with as much of its folder as tells it from others, names a class or function there."""
+    text = (ROOT / "docs" / "paper-map.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+\.py)(?:: (\w+)[\w.]*)?`", text)
+    sources = [*(ROOT / "ssldet").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    assert len(places) > 20
+    for file, name in places:
+        found = [path.read_text(encoding="utf-8") for path in sources if f"/{path.as_posix()}".endswith(f"/{file}")]
+        assert found and any(re.search(rf"^(class|def) {name}\b", source, re.MULTILINE) for source in found), (
+            file,
+            name,
+        )
+
+
 def test_commands_are_found() -> None:
     text = 'Do\n\n    .venv/bin/ssldet a --b   # c\n    ssldet d "e  f"\n\n```\nssldet g && pip install ./h\n```\n'
     text += '```python title="i.py"\nj = 1\n```\nand `ssldet k`.\n'
