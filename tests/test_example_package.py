@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ssldet import plugins
-from ssldet.cli.plugins import describe
 from ssldet.config import resolve
+from ssldet.plugin_info import describe
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "ssldet-freematch"
 
