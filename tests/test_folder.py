@@ -151,10 +151,18 @@ def test_coco_that_makes_no_sense_is_named(tmp_path: Path, change: dict[str, obj
         read_boxes(tmp_path / "boxes.json")
 
 
-@pytest.mark.parametrize("text", ["<a", "<!DOCTYPE x [<!ENTITY a 'b'>]><a/>", CVAT.replace("task>", "project>")])
-def test_xml_that_is_not_one_task_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<a", "not sound XML"),
+        ("<!DOCTYPE x [<!ENTITY a 'b'>]><a>&a;</a>", "defines a document type or entities"),
+        ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><a/>', "defines a document type or entities"),
+        (CVAT.replace("task>", "project>"), "several tasks"),
+    ],
+)
+def test_xml_that_is_not_one_task_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "boxes.xml").write_text(text)
-    with pytest.raises(DataError, match=r"boxes\.xml"):
+    with pytest.raises(DataError, match=rf"boxes\.xml: .*{reason}"):
         read_boxes(tmp_path / "boxes.xml")
 
 

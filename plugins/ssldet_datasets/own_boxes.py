@@ -15,6 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
+import defusedxml.ElementTree as defused
+from defusedxml.common import DefusedXmlException
+
 from ssldet.errors import DataError
 from ssldet_datasets.layouts import checked_id
 
@@ -171,10 +174,10 @@ def _place(row: Mapping[str, Any], videos: Mapping[int | str, Any], path: Path) 
 
 def _cvat(path: Path, text: str) -> Annotation:
     """CVAT for video 1.1: one task, whose name of the source names the video; all its frames are annotated."""
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DataError(f"{path}: has definitions of entities, which CVAT does not write; refused")
     try:
-        root = ElementTree.fromstring(text)
+        root = defused.fromstring(text, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise DataError(f"{path}: defines a document type or entities, which CVAT does not write; refused") from error
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not sound XML ({error})") from error
     if root.find("meta/project") is not None:

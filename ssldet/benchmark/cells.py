@@ -14,6 +14,7 @@ from ssldet.benchmark.spec import Cell
 from ssldet.config import DEFAULT_PRESET, Experiment, RunConfig, resolve
 from ssldet.errors import ConfigError
 from ssldet.util.files import content_hash
+from ssldet.util.settings import split_assignment
 
 PER_RUN = ("seed", "split")
 """Fields of an experiment over which the numbers of a table's cell are gathered."""
@@ -57,16 +58,16 @@ def parse_dataset_map(text: str) -> dict[str, DatasetChoice]:
     Raises:
         ConfigError: it is not of that form, or names a data set twice.
     """
-    found: dict[str, DatasetChoice] = {}
+    choices: dict[str, DatasetChoice] = {}
     for part in filter(None, text.split(",")):
-        paper, equals, chosen = (piece.strip() for piece in part.partition("="))
+        paper, chosen = split_assignment(part, "data set map", "ucf24=synthetic:ucf24", "NAME=NAME[:FLAVOUR]")
         name, _, flavour = chosen.partition(":")
-        if not equals or not paper or not name:
-            raise ConfigError(f"data set map {part!r}: expected NAME=NAME[:FLAVOUR], such as ucf24=synthetic:ucf24")
-        if paper in found:
+        if not name:
+            raise ConfigError(f"data set map {part!r}: expected a data set after {paper}=, such as synthetic:ucf24")
+        if paper in choices:
             raise ConfigError(f"data set map: {paper!r} is given twice")
-        found[paper] = DatasetChoice(name, {"flavour": flavour} if flavour else {})
-    return found
+        choices[paper] = DatasetChoice(name, {"flavour": flavour} if flavour else {})
+    return choices
 
 
 def run_config(cell: Cell, settings: Settings) -> RunConfig:

@@ -154,14 +154,15 @@ def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
 
 def _filters(texts: tuple[str, ...]) -> dict[str, frozenset[str]]:
     from ssldet.errors import ConfigError
+    from ssldet.util.settings import split_assignment
 
-    found: dict[str, frozenset[str]] = {}
+    wanted: dict[str, frozenset[str]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals or not _words(values):
-            raise ConfigError(f"--only {text!r}: expected FIELD=VALUE, such as pretrained=false")
-        found[name.strip()] = frozenset(_words(values))
-    return found
+        name, values = split_assignment(text, "--only", "pretrained=false", "FIELD=VALUE")
+        if not _words(values):
+            raise ConfigError(f"--only {text!r}: expected a value after {name}=, such as pretrained=false")
+        wanted[name] = frozenset(_words(values))
+    return wanted
 
 
 def _progress(done: int, total: int) -> None:

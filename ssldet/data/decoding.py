@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from ssldet.contracts import Dataset, Video, VideoSource
+from ssldet.data.decode_pool import Job, run_jobs
 from ssldet.data.video import read_frames
 from ssldet.errors import DataError
 
 SIZE = (16, 16)
 """Frames are scaled to this: decoding is what is tested, and pictures need not be kept."""
+
+FEWEST = 8
+"""Fewer videos are decoded sooner here than processes have started."""
 
 
 @dataclass(slots=True)
@@ -34,34 +36,27 @@ def decode_all(
     dataset: Dataset, videos: Sequence[Video], workers: int = 1, progress: Callable[[int], None] | None = None
 ) -> DecodeReport:
     """Decode all videos in `workers` processes, keeping none; videos without a file are left to `verify`."""
-    report = DecodeReport()
-    for done, (video, outcome) in enumerate(_outcomes(list(_jobs(dataset, videos)), workers), start=1):
+    report, by_id = DecodeReport(), {video.id: video for video in videos}
+    jobs = list(_jobs(dataset, videos))
+    processes = workers if len(jobs) >= FEWEST else 1
+    for done, (video_id, outcome) in enumerate(run_jobs(_decode, jobs, processes), start=1):
         report.videos += 1
+        annotated = by_id[video_id].num_frames
         if isinstance(outcome, str):
-            report.damaged[video.id] = outcome
-        elif outcome < video.num_frames:
-            report.short[video.id] = (outcome, video.num_frames)
+            report.damaged[video_id] = outcome
+        elif outcome < annotated:
+            report.short[video_id] = (outcome, annotated)
         if progress:
             progress(done)
-    return report
+    return DecodeReport(report.videos, dict(sorted(report.short.items())), dict(sorted(report.damaged.items())))
 
 
-def _jobs(dataset: Dataset, videos: Sequence[Video]) -> Iterator[tuple[Video, VideoSource]]:
+def _jobs(dataset: Dataset, videos: Sequence[Video]) -> Iterator[Job]:
     for video in videos:
         try:
-            yield video, dataset.source(video.id)
+            yield video.id, (dataset.source(video.id), video.num_frames)
         except DataError:
             continue
-
-
-def _outcomes(jobs: Sequence[tuple[Video, VideoSource]], workers: int) -> Iterator[tuple[Video, int | str]]:
-    if workers <= 1 or len(jobs) < 8:
-        yield from ((video, _decode(source, video.num_frames)) for video, source in jobs)
-        return
-    videos, sources = zip(*jobs, strict=True)
-    counts = [video.num_frames for video in videos]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from zip(videos, pool.map(_decode, sources, counts, chunksize=4), strict=True)
 
 
 def _decode(source: VideoSource, num_frames: int) -> int | str:

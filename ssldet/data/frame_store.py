@@ -8,12 +8,8 @@ shape is squeezed, as YOWO does.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ssldet.contracts import Dataset, Video, VideoSource
+from ssldet.data.decode_pool import Job, run_jobs
 from ssldet.data.video import read_frames
 from ssldet.errors import DataError, DecodeError
 from ssldet.util.cache import cache_root, safe_name
@@ -164,41 +161,16 @@ class FrameStore:
             raise _unwritable(self.folder, error) from error
 
     def _decode(self, videos: Sequence[Video], workers: int) -> Iterator[tuple[str, DataError | None]]:
-        jobs = ((video, self._path(video.id)) for video in videos)
-        if workers <= 1 or len(videos) < 2:
-            for video, path in jobs:
-                yield video.id, self._decode_here(video, path)
-            return
-        # fork would copy whatever threads torch has started; spawn is safe everywhere
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt) as pool:
+        """(id, what is wrong with it) of each video, as it is done."""
+        jobs: list[Job] = []
+        for video in videos:
             try:
-                futures = {}
-                for video, path in jobs:
-                    try:
-                        source = self.dataset.source(video.id)
-                    except DataError as error:
-                        yield video.id, error
-                        continue
-                    futures[pool.submit(decode_to_file, source, video.num_frames, self.size, path)] = video.id
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise DataError(f"a decoding process died, perhaps for memory; use fewer than {workers}") from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _decode_here(self, video: Video, path: Path) -> DataError | None:
-        try:
-            source = self.dataset.source(video.id)
-        except DataError as error:
-            return error
-        return decode_to_file(source, video.num_frames, self.size, path)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the one that started the workers decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                source = self.dataset.source(video.id)
+            except DataError as error:
+                yield video.id, error
+                continue
+            jobs.append((video.id, (source, video.num_frames, self.size, self._path(video.id))))
+        yield from run_jobs(decode_to_file, jobs, min(workers, len(jobs)))
 
 
 def decode_to_file(source: VideoSource, num_frames: int, size: int, path: Path) -> DataError | None:

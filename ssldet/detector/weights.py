@@ -139,27 +139,35 @@ def _read_torch(path: Path) -> Any:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why torch refused a file: the name that its pickle asks for, where that is it. Torch's advice is left out."""
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    if asked or (names := _names_asked_for(path)):
-        return f"it asks for {asked[1] if asked else names}, which is refused"
+    """Why torch refused a file: the names that its pickle asks for, where that is it. Torch's advice is left out."""
+    if names := _unsafe_globals(path) or re.findall(r"GLOBAL (\S+)", str(error))[:1] or _first_global(path):
+        return f"it asks for {_shorten(names)}, which is refused"
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
     return lines[0] if lines else type(error).__name__
 
 
-def _names_asked_for(path: Path) -> str:
-    """The first name that a bare pickle imports, from its instructions alone; "" where there is none."""
+def _unsafe_globals(path: Path) -> list[str]:
+    """What a checkpoint in zip form asks for beyond what torch and we allow; torch reads no other form so."""
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # it is of another form, or damaged in any way
+        return []
+
+
+def _first_global(path: Path) -> list[str]:
+    """The first name that a bare pickle imports, from its instructions alone; none of what is no pickle."""
     texts: list[str] = []
     try:
         for instruction, argument, _ in pickletools.genops(path.read_bytes()):
             if instruction.name in ("GLOBAL", "INST"):
-                return str(argument).replace(" ", ".")
+                return [str(argument).replace(" ", ".")]
             if instruction.name == "STACK_GLOBAL":
-                return ".".join(texts[-2:])
+                return [".".join(texts[-2:])]
             texts += [argument] if isinstance(argument, str) else []
     except ValueError:  # it is no pickle
         pass
-    return ""
+    return []
 
 
 def _metadata(content: Any) -> dict[str, str | int | float]:

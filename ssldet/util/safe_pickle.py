@@ -5,7 +5,8 @@ stands its own functions in for the five NumPy names that annotation files use (
 They rebuild an array from its bytes after checking that there are as many as its shape and type say. Every other
 name or instruction is refused by name.
 
-Python's own interpreter of pickles in C would be faster, but it allocates what a file asks for, however much.
+Why it is hand-written: Python's own interpreter of pickles in C, restricted by `find_class`, allocates what a file asks
+for, however much, and `torch.load(weights_only=True)` knows tensors, not annotation. Weights files are left to torch.
 """
 
 from __future__ import annotations

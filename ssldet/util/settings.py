@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def split_assignment(text: str, flag: str, example: str) -> tuple[str, str]:
+def split_assignment(text: str, flag: str, example: str, form: str = "KEY=VALUE") -> tuple[str, str]:
     """The key and the value of "KEY=VALUE", without the blanks around them.
 
     Args:
         text: what the user wrote.
         flag: what it was written after, such as "--set", for the message.
         example: a right one, for the message.
+        form: what such texts look like, for the message.
 
     Raises:
         ConfigError: the text has no "=" or no key.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise ConfigError(f"{flag} {text!r}: expected KEY=VALUE, such as {example}")
+        raise ConfigError(f"{flag} {text!r}: expected {form}, such as {example}")
     return key, value
 
 

@@ -1,0 +1,48 @@
+"""Processes that decode videos: one pool, for frames that are kept and for files that are only tried."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from ssldet.errors import DataError
+
+Result = TypeVar("Result")
+Job = tuple[str, tuple[Any, ...]]
+"""A video's id, and the arguments of the function that decodes it."""
+
+
+def run_jobs(function: Callable[..., Result], jobs: Iterable[Job], workers: int) -> Iterator[tuple[str, Result]]:
+    """Call `function` for every job, and give (id, result) as each is done.
+
+    Args:
+        function: of a module, so that another process can import it; what it raises is raised here.
+        jobs: taken one by one.
+        workers: processes; with 1 all is done here, in order.
+
+    Raises:
+        DataError: a process died.
+    """
+    if workers <= 1:
+        yield from ((video_id, function(*arguments)) for video_id, arguments in jobs)
+        return
+    # fork would copy whatever threads torch has started; spawn is safe everywhere
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt) as pool:
+        try:
+            ids = {pool.submit(function, *arguments): video_id for video_id, arguments in jobs}
+            for future in as_completed(ids):
+                yield ids[future], future.result()
+        except BrokenProcessPool as error:
+            raise DataError(f"a decoding process died, perhaps for memory; use fewer than {workers}") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; the one that started the workers decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
