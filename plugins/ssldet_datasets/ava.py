@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.video import frame_size
 from ssldet.errors import DataError
 from ssldet_datasets import facts
@@ -35,11 +35,10 @@ from ssldet_datasets.layouts import (
     checked_id,
     describe,
     find_source,
-    frame_layouts,
     inside,
-    open_root,
     source_bytes,
 )
+from ssldet_datasets.published import PublishedDataset
 from ssldet_datasets.tube_files import read_lines
 
 FIRST_SECOND, LAST_SECOND = 902, 1798
@@ -111,7 +110,13 @@ class Film:
         return facts.AVA.numbering.to_index(int(max(self.scored_seconds, default=FIRST_SECOND))) + 1
 
 
-class AVA(Dataset):
+KINDS = ("train", "val", "train_excluded_timestamps", "val_excluded_timestamps")
+MARKS = tuple(
+    f"{folder}ava_{kind}_{version}.csv" for folder in ("", "annotations/") for kind in KINDS for version in VERSIONS
+)
+
+
+class AVA(PublishedDataset):
     """AVA below `root` (or `root`/ava). Ids are the films' YouTube ids. Truth needs the annotation only.
 
     Raises:
@@ -126,19 +131,16 @@ class AVA(Dataset):
         "densely annotated": "yes",
     }
 
+    root_names = ("ava", "AVA")
+    marks = MARKS
+    frames = FRAMES
+    video_name = "AVA film"
+    guide_text = GUIDE
+
     def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         super().__init__(root, config)
-        folders = ("", "annotations/")
-        kinds = ("train", "val", "train_excluded_timestamps", "val_excluded_timestamps")
-        marks = [f"{folder}ava_{kind}_{version}.csv" for folder in folders for kind in kinds for version in VERSIONS]
-        self.root = open_root(root, ("ava", "AVA"), marks, GUIDE)
-        self.layouts = frame_layouts(self.root, FRAMES)
         self._parts: dict[str, Mapping[str, Film]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-
-    @classmethod
-    def guide(cls) -> str:
-        return GUIDE
 
     @classmethod
     def write_stand_in(cls, folder: Path, seed: int = 0) -> None:
@@ -173,19 +175,6 @@ class AVA(Dataset):
             tubes_n=np.full(len(boxes), -1, np.int64),
             key_frames_m=np.array([to_index(int(second)) for second in seconds], np.int64),
         )
-
-    def source(self, video_id: str) -> VideoSource:
-        source = find_source(self.layouts, checked_id(video_id, self.root))
-        if source is None:
-            looked = ", ".join(str(layout.expected(video_id)) for layout in self.layouts) or self.root / FRAMES[0][0]
-            raise DataError(f"no frames of AVA film {video_id}; looked for {looked}.\n{GUIDE}")
-        return source
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def verify(self, split: int = 1) -> list[Problem]:
-        return list(self._problems(split))
 
     # ------------------------------------------------------------------------------------------------ reading
 

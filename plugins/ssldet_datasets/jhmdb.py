@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import DatasetFacts, Problem, Subset, Truth, Video
 from ssldet.data.video import frame_size, probe
 from ssldet.errors import DataError
 from ssldet.util.cache import cache_root
@@ -41,10 +41,9 @@ from ssldet_datasets.layouts import (
     checked_id,
     describe,
     find_source,
-    frame_layouts,
-    open_root,
     source_bytes,
 )
+from ssldet_datasets.published import PublishedDataset
 from ssldet_datasets.tube_files import ActTubes, LabelFolders, read_list
 
 __all__ = ["JHMDB", "load_index", "mask_extents", "read_mask", "save_index"]
@@ -74,7 +73,7 @@ Then name it, or the folder that holds it, with --data-root (or SSLDET_DATA)."""
 INDEX_VERSION = 1
 
 
-class JHMDB(Dataset):
+class JHMDB(PublishedDataset):
     """J-HMDB-21 below `root` (or `root`/jhmdb). Ids are "<class>/<name>".
 
     Raises:
@@ -91,15 +90,11 @@ class JHMDB(Dataset):
         "densely annotated": "yes",
     }
 
-    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
-        super().__init__(root, config)
-        marks = ("puppet_mask", "splits", "labels", *ACT_FILES, *(name for name, _ in FRAMES))
-        self.root = open_root(root, ("jhmdb", "JHMDB", "jhmdb21", "JHMDB-21"), marks, GUIDE)
-        self.layouts = frame_layouts(self.root, FRAMES)
-
-    @classmethod
-    def guide(cls) -> str:
-        return GUIDE
+    root_names = ("jhmdb", "JHMDB", "jhmdb21", "JHMDB-21")
+    marks = ("puppet_mask", "splits", "labels", *ACT_FILES, *(name for name, _ in FRAMES))
+    frames = FRAMES
+    video_name = "J-HMDB video"
+    guide_text = GUIDE
 
     @classmethod
     def write_stand_in(cls, folder: Path, seed: int = 0) -> None:
@@ -129,20 +124,6 @@ class JHMDB(Dataset):
             tubes_n=np.zeros(len(frames_n), np.int64),
             key_frames_m=np.arange(len(boxes_t4), dtype=np.int64),
         )
-
-    def source(self, video_id: str) -> VideoSource:
-        source = find_source(self.layouts, checked_id(video_id, self.root))
-        if source is None:
-            looked = ", ".join(str(layout.expected(video_id)) for layout in self.layouts) or self.root / FRAMES[0][0]
-            raise DataError(f"no frames of J-HMDB video {video_id}; looked for {looked}.\n{GUIDE}")
-        return source
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def verify(self, split: int = 1) -> list[Problem]:
-        """All that is missing, damaged or inconsistent; containers are opened to count frames, none is decoded."""
-        return list(self._problems(split))
 
     # ------------------------------------------------------------------------------------------------ reading
 

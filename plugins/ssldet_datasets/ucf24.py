@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import DatasetFacts, Problem, Subset, Truth, Video
 from ssldet.data.video import probe
 from ssldet.errors import DataError
 from ssldet_datasets import facts
@@ -25,13 +25,11 @@ from ssldet_datasets.layouts import (
     ImageFolders,
     LayoutRow,
     VideoFiles,
-    checked_id,
     describe,
     find_source,
-    frame_layouts,
-    open_root,
     source_bytes,
 )
+from ssldet_datasets.published import PublishedDataset
 from ssldet_datasets.tube_files import ActTubes, LabelFolders, StoredTubes, TubeFile, read_list
 
 WIDTH, HEIGHT = 320, 240
@@ -66,7 +64,7 @@ research; see these pages for their terms. Put them into one folder ucf24/:
 then name it, or the folder that holds it, with --data-root (or SSLDET_DATA)."""
 
 
-class UCF24(Dataset):
+class UCF24(PublishedDataset):
     """UCF101-24 below `root` (or `root`/ucf24). Ids are "<Class>/<video>". Truth needs the annotation only.
 
     Raises:
@@ -82,15 +80,11 @@ class UCF24(Dataset):
         "densely annotated": "no",
     }
 
-    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
-        super().__init__(root, config)
-        marks = (*ANNOTATIONS, *LISTS, "labels", *(name for name, _ in FRAMES))
-        self.root = open_root(root, ("ucf24", "UCF24", "ucf101-24", "UCF101-24", "UCF101_24"), marks, GUIDE)
-        self.layouts = frame_layouts(self.root, FRAMES)
-
-    @classmethod
-    def guide(cls) -> str:
-        return GUIDE
+    root_names = ("ucf24", "UCF24", "ucf101-24", "UCF101-24", "UCF101_24")
+    marks = (*ANNOTATIONS, *LISTS, "labels", *(name for name, _ in FRAMES))
+    frames = FRAMES
+    video_name = "UCF24 video"
+    guide_text = GUIDE
 
     @classmethod
     def write_stand_in(cls, folder: Path, seed: int = 0) -> None:
@@ -126,20 +120,6 @@ class UCF24(Dataset):
             tubes_n=tubes_n[order],
             key_frames_m=np.arange(num_frames, dtype=np.int64),
         )
-
-    def source(self, video_id: str) -> VideoSource:
-        source = find_source(self.layouts, checked_id(video_id, self.root))
-        if source is None:
-            looked = ", ".join(str(layout.expected(video_id)) for layout in self.layouts) or self.root / FRAMES[0][0]
-            raise DataError(f"no frames of UCF24 video {video_id}; looked for {looked}.\n{GUIDE}")
-        return source
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def verify(self, split: int = 1) -> list[Problem]:
-        """What is missing or damaged; a file with fewer frames than annotated is neither: frames are repeated."""
-        return list(self._problems(split))
 
     # ------------------------------------------------------------------------------------------------ reading
 
