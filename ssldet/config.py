@@ -258,9 +258,9 @@ def resolve(
         mistakes.append(UnknownName("preset", str(name), presets()))
         name = DEFAULT_PRESET  # to go on looking
     base, proposed = _preset(name)
-    asked = {k: v for k, v in flags.items() if v is not None}
+    from_flags = {k: v for k, v in flags.items() if v is not None}
     merged: dict[str, Any] = {}
-    for layer in (base, given, asked, _from_assignments(assignments, mistakes)):
+    for layer in (base, given, from_flags, _from_assignments(assignments, mistakes)):
         merged = _merge(merged, layer)
     return _typed({**merged, "preset": name}, proposed, mistakes)
 

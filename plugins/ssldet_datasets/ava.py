@@ -149,8 +149,8 @@ class AVA(PublishedDataset):
         write_ava(folder, seed)
 
     def layout(self) -> str:
-        found = [path.name for part in PARTS.values() if (path := self._find_csv(part)) is not None]
-        return f"annotation: {', '.join(found) or 'none'}\n{describe(self.layouts, self.root)}"
+        csv_names = [path.name for part in PARTS.values() if (path := self._find_csv(part)) is not None]
+        return f"annotation: {', '.join(csv_names) or 'none'}\n{describe(self.layouts, self.root)}"
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
         if split != 1:
@@ -187,8 +187,8 @@ class AVA(PublishedDataset):
 
     def _find_csv(self, part: str) -> Path | None:
         folders = (self.root, self.root / "annotations")
-        found = (path for v in VERSIONS for f in folders for path in sorted(f.glob(f"ava_{part}_{v}*.csv")))
-        return next(found, None)
+        csv_paths = (path for v in VERSIONS for f in folders for path in sorted(f.glob(f"ava_{part}_{v}*.csv")))
+        return next(csv_paths, None)
 
     def _excluded_csv(self, part: str) -> Path:
         path = self._csv(part)

@@ -115,11 +115,11 @@ class Folder(Dataset):
 
     def truth(self, video_id: str) -> Truth:
         num_frames = self._video(video_id).num_frames
-        own = self._annotation.get(video_id, OwnVideo())
-        boxes = sorted((box for box in own.boxes if box.frame < num_frames), key=lambda box: (box.frame, box.tube))
+        video = self._annotation.get(video_id, OwnVideo())
+        boxes = sorted((box for box in video.boxes if box.frame < num_frames), key=lambda box: (box.frame, box.tube))
         labels_nk = np.zeros((len(boxes), self.facts.num_classes), bool)
         labels_nk[np.arange(len(boxes)), [self.facts.classes.index(box.label) for box in boxes]] = True
-        key_frames = np.array(sorted(frame for frame in own.frames if frame < num_frames), np.int64)
+        key_frames = np.array(sorted(frame for frame in video.frames if frame < num_frames), np.int64)
         whole = self.config.rest == "background" and video_id in self._annotation
         return Truth(
             frames_n=np.array([box.frame for box in boxes], np.int64),
@@ -146,10 +146,10 @@ class Folder(Dataset):
 
     def _annotation_path(self, given: str | None) -> Path:
         names = (given,) if given else ANNOTATIONS
-        found = next((path for name in names if (path := self.root / name).exists()), None)
-        if found is None:
+        boxes = next((path for name in names if (path := self.root / name).exists()), None)
+        if boxes is None:
             raise DataError(f"no boxes of own videos; looked in {self.root} for {', '.join(names)}.\n{GUIDE}")
-        return inside(found, self.root)
+        return inside(boxes, self.root)
 
     def _classes(self) -> tuple[str, ...]:
         path = self.root / "classes.txt"

@@ -172,11 +172,11 @@ class JHMDB(PublishedDataset):
     @cached_property
     def _boxes(self) -> BoxSource:
         """The masks, else what else says where boxes are."""
-        found = next((path for name in ACT_FILES if (path := self.root / name).is_file()), None)
-        if (self.root / "puppet_mask").is_dir() or (found is None and not (self.root / "labels").is_dir()):
+        act_file = next((path for name in ACT_FILES if (path := self.root / name).is_file()), None)
+        if (self.root / "puppet_mask").is_dir() or (act_file is None and not (self.root / "labels").is_dir()):
             return PuppetMasks(self.root / "puppet_mask", self.facts.classes)
-        if found is not None:
-            return BoxesOfTubes(ActTubes(found), self._size_on_disk)
+        if act_file is not None:
+            return BoxesOfTubes(ActTubes(act_file), self._size_on_disk)
         return BoxesOfTubes(LabelFolders(self.root / "labels", self._frames_on_disk), self._size_on_disk)
 
     def _frames_on_disk(self, video_id: str) -> int | None:
@@ -190,13 +190,13 @@ class JHMDB(PublishedDataset):
     @cached_property
     def _ids(self) -> list[str]:
         """Every video that has boxes, or is in a split."""
-        found = set(self._boxes.ids())
+        ids = set(self._boxes.ids())
         for split in self.splits:
             try:
-                found.update(*self._split(split).values())
+                ids.update(*self._split(split).values())
             except DataError:
                 continue  # verify names what is wrong with a split
-        return sorted(found)
+        return sorted(ids)
 
     @cached_property
     def _fingerprint(self) -> str:

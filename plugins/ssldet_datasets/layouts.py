@@ -127,8 +127,8 @@ def inside(path: Path, folder: Path) -> Path:
 def describe(layouts: Sequence[FrameLayout], root: Path) -> str:
     """Which frames were found, in words."""
     kinds = {VideoFiles: "video files", ImageFolders: "one image per frame"}
-    found = (f"{kinds.get(type(at), 'frames')} in {at.folder.relative_to(root)}/" for at in layouts)
-    return "frames: " + (", ".join(found) or "none")
+    descriptions = (f"{kinds.get(type(at), 'frames')} in {at.folder.relative_to(root)}/" for at in layouts)
+    return "frames: " + (", ".join(descriptions) or "none")
 
 
 def open_root(root: Path | None, names: Sequence[str], marks: Sequence[str], guide: str) -> Path:
@@ -140,8 +140,8 @@ def open_root(root: Path | None, names: Sequence[str], marks: Sequence[str], gui
     if root is None:
         raise DataError(f"no data root was given.\n{guide}")
     candidates = [Path(root), *(Path(root) / name for name in names)]
-    found = {folder: sum((folder / mark).exists() for mark in marks) for folder in candidates}
-    if any(found.values()):
-        return max(found, key=lambda folder: found[folder])
+    marks_in = {folder: sum((folder / mark).exists() for mark in marks) for folder in candidates}
+    if any(marks_in.values()):
+        return max(marks_in, key=lambda folder: marks_in[folder])
     looked = ", ".join(str(folder) for folder in candidates)
     raise DataError(f"nothing of the data set was found; looked for {', '.join(marks)} in {looked}.\n{guide}")

@@ -51,14 +51,14 @@ def load_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        found = dict(_variables(content))
+        variables = dict(_variables(content))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (struct.error, zlib.error, ValueError, OverflowError, MemoryError) as error:
         raise DataError(f"{path}: a damaged MATLAB file ({type(error).__name__}: {error})") from error
-    if missing := [name for name in names if name not in found]:
-        raise DataError(f"{path}: holds no {', '.join(missing)}; it has {', '.join(found) or 'nothing'}"[:500])
-    return {name: found[name] for name in names}
+    if missing := [name for name in names if name not in variables]:
+        raise DataError(f"{path}: holds no {', '.join(missing)}; it has {', '.join(variables) or 'nothing'}"[:500])
+    return {name: variables[name] for name in names}
 
 
 @dataclass(slots=True)
@@ -162,8 +162,8 @@ def _structs(stream: _Stream, shape: tuple[int, ...], depth: int) -> Any:
         raise DataError(f"names of fields with {length} characters")
     fields = [names[at : at + length].split("\0")[0] for at in range(0, len(names), length)]
     count = _count(stream, shape, len(fields))
-    found = [{name: _inner(stream, depth) for name in fields} for _ in range(count)]
-    return found[0] if count == 1 else found
+    structs = [{name: _inner(stream, depth) for name in fields} for _ in range(count)]
+    return structs[0] if count == 1 else structs
 
 
 def _count(stream: _Stream, shape: tuple[int, ...], fields: int) -> int:

@@ -89,21 +89,21 @@ def video_id_of(name: object, where: Path) -> str:
 
 def _csv(path: Path, text: str) -> Annotation:
     """Rows video,frame,x1,y1,x2,y2,label[,tube] under a heading; a row without box and label is background."""
-    found: Annotation = {}
+    videos: Annotation = {}
     try:
         rows = csv.DictReader(text.splitlines(), strict=True)
         missing = set(COLUMNS) - set(rows.fieldnames or ())
         if missing:
             raise DataError(f"{path}: no column {', '.join(sorted(missing))}; expected {','.join(COLUMNS)}[,tube]")
         for number, row in enumerate(rows, 2):
-            _add_row(found, row, f"{path}, line {number}", path)
+            _add_row(videos, row, f"{path}, line {number}", path)
     except csv.Error as error:
         raise DataError(f"{path}: not a sound CSV ({error})") from error
-    return found
+    return videos
 
 
-def _add_row(found: Annotation, row: Mapping[str | None, Any], where: str, path: Path) -> None:
-    video = found.setdefault(video_id_of(row["video"], path), OwnVideo())
+def _add_row(videos: Annotation, row: Mapping[str | None, Any], where: str, path: Path) -> None:
+    video = videos.setdefault(video_id_of(row["video"], path), OwnVideo())
     frame = _frame(row["frame"], where, first=1)
     values = [row[name] for name in COLUMNS[2:]]
     if not any(values):
@@ -126,9 +126,9 @@ def _coco(path: Path, text: str) -> Annotation:
     videos = {_key(row, "id", path): row.get("file_name") or row.get("name") for row in tables["videos"]}
     labels = {_key(row, "id", path): _label(row.get("name"), str(path)) for row in tables["categories"]}
     places = {_key(row, "id", path): _place(row, videos, path) for row in tables["images"]}
-    found: Annotation = {}
+    annotation: Annotation = {}
     for video_id, frame in places.values():
-        found.setdefault(video_id, OwnVideo()).frames.add(frame)
+        annotation.setdefault(video_id, OwnVideo()).frames.add(frame)
     for row in tables["annotations"]:
         where = f"{path}, annotation {row.get('id')!r:.40}"
         image, category = _key(row, "image_id", path), _key(row, "category_id", path)
@@ -137,8 +137,8 @@ def _coco(path: Path, text: str) -> Annotation:
         video_id, frame = places[image]
         x, y, w, h = _edges(row.get("bbox"), where, ordered=False)
         tube = _whole(row.get("track_id", row.get("instance_id", -1)), where, "track_id", least=-1)
-        found[video_id].add(OwnBox(frame, labels[category], tube, _edges((x, y, x + w, y + h), where)))
-    return found
+        annotation[video_id].add(OwnBox(frame, labels[category], tube, _edges((x, y, x + w, y + h), where)))
+    return annotation
 
 
 def _table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
@@ -196,9 +196,9 @@ def _cvat(path: Path, text: str) -> Annotation:
 
 
 def _text(root: ElementTree.Element, name: str) -> str | None:
-    found = next(iter([*root.iterfind(f"meta/task/{name}"), *root.iterfind(f"meta/job/{name}")]), None)
-    found = root.find(f"meta/{name}") if found is None else found
-    return found.text.strip() if found is not None and found.text else None
+    element = next(iter([*root.iterfind(f"meta/task/{name}"), *root.iterfind(f"meta/job/{name}")]), None)
+    element = root.find(f"meta/{name}") if element is None else element
+    return element.text.strip() if element is not None and element.text else None
 
 
 # --------------------------------------------------------------------------------------------------- values

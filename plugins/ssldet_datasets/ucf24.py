@@ -130,9 +130,9 @@ class UCF24(PublishedDataset):
             "finalAnnots.mat": StoredTubes.from_mat,
             "UCF101v2-GT.pkl": lambda path: ActTubes(path, ACT_SHIFT),
         }
-        found = next((path for name in ANNOTATIONS if (path := self.root / name).is_file()), None)
-        if found is not None:
-            return readers[found.name](found)
+        annotation = next((path for name in ANNOTATIONS if (path := self.root / name).is_file()), None)
+        if annotation is not None:
+            return readers[annotation.name](annotation)
         if (self.root / "labels").is_dir():
             return LabelFolders(self.root / "labels", self._frames_on_disk)
         names = ", ".join((*ANNOTATIONS[:: len(FOLDERS)], "labels/"))
@@ -209,10 +209,10 @@ class UCF24(PublishedDataset):
         except DataError as error:
             yield Problem(str(error), f"{self.root}", "get the annotation again", video_id)
         try:
-            found = not self.layouts or find_source(self.layouts, video_id) is not None
+            has_frames = not self.layouts or find_source(self.layouts, video_id) is not None
         except DataError as error:
             yield Problem(str(error), video=video_id)
             return
-        if not found:
+        if not has_frames:
             expected = f"{self.layouts[0].expected(video_id)}"
             yield Problem(f"no frames of {video_id}", expected, "unpack UCF101.rar again", video_id)

@@ -42,17 +42,17 @@ def dataset_options(plugin: type[Dataset], options: Mapping[str, Any]) -> Option
 
 def identify(folder: Path) -> dict[str, Dataset]:
     """Which data sets lie in a folder: name -> opened, of all installed ones that users hold on their disks."""
-    found = {}
+    recognised = {}
     for name in plugins.names("dataset"):
         try:
             plugin = plugins.load("dataset", name)
             if plugin.guide():  # others are made on the spot, not found
                 dataset: Dataset = plugin(folder)
                 if _holds_videos(dataset):
-                    found[name] = dataset
+                    recognised[name] = dataset
         except (DataError, PluginError):
             continue
-    return found
+    return recognised
 
 
 def _holds_videos(dataset: Dataset) -> bool:

@@ -189,10 +189,10 @@ def _listed(dataset: Dataset, subset: Subset, experiment: Experiment) -> list[Vi
     if experiment.videos is None:
         return list(videos)
     wanted = set(experiment.videos)
-    found = [video for video in videos if video.id in wanted]
-    if not found:
+    listed = [video for video in videos if video.id in wanted]
+    if not listed:
         raise RequestError(f"none of the {len(wanted)} listed videos is a {subset} video of {experiment.dataset}")
-    return found
+    return listed
 
 
 def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
@@ -205,9 +205,9 @@ def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
         )
 
 
-def _damaged(found: list[Problem], experiment: Experiment, *, skip: bool, shown: int = 10) -> tuple[str, ...]:
+def _damaged(problems_found: list[Problem], experiment: Experiment, *, skip: bool, shown: int = 10) -> tuple[str, ...]:
     """The videos that `verify` finds wanting, when told to skip them. Raises DataError otherwise."""
-    problems = [p for p in found if _concerns(p, experiment.videos)]
+    problems = [p for p in problems_found if _concerns(p, experiment.videos)]
     if not problems or skip:
         return tuple(sorted({problem.video for problem in problems if problem.video}))
     lines = [f"  {problem}" for problem in problems[:shown]]

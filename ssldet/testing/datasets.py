@@ -82,9 +82,9 @@ class DatasetContract(ConfiguredContract):
     def test_videos_are_in_order_and_of_one_subset(self) -> None:
         dataset = self.opened()
         ids = {subset: [video.id for video in dataset.videos(subset, self.split)] for subset in SUBSETS}
-        for subset, found in ids.items():
-            assert found, f"there are no {subset} videos"
-            assert found == sorted(set(found)), f"{subset} videos are not ordered by id, each once"
+        for subset, subset_ids in ids.items():
+            assert subset_ids, f"there are no {subset} videos"
+            assert subset_ids == sorted(set(subset_ids)), f"{subset} videos are not ordered by id, each once"
         both = set(ids["train"]) & set(ids["test"])
         assert not both, f"{sorted(both)[0]!r} is a training and a test video"
 
@@ -125,9 +125,9 @@ class DatasetContract(ConfiguredContract):
             raise AssertionError("an unknown id is answered, expected DataError")
 
     def test_verify_names_problems(self) -> None:
-        found = self.opened().verify(self.split)
-        assert isinstance(found, list), f"verify() gave {type(found).__name__}, expected a list of Problem"
-        for problem in found:
+        problems = self.opened().verify(self.split)
+        assert isinstance(problems, list), f"verify() gave {type(problems).__name__}, expected a list of Problem"
+        for problem in problems:
             assert isinstance(problem, Problem) and problem.what, f"verify() gave {problem!r}, expected a Problem"
 
     def test_the_fingerprint_is_of_the_data(self) -> None:
@@ -180,8 +180,8 @@ class DatasetContract(ConfiguredContract):
         """The object that most tests share."""
         if "_dataset" not in vars(type(self)):
             type(self)._dataset = self.open()  # type: ignore[attr-defined]  # a cache of this very class
-        found: Dataset = vars(type(self))["_dataset"]
-        return found
+        dataset: Dataset = vars(type(self))["_dataset"]
+        return dataset
 
     def videos(self) -> Iterator[Video]:
         """Some videos of each subset."""
