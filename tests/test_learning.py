@@ -37,6 +37,7 @@ SETTINGS = [
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes of training, on a busy machine too
 def test_dual_guidance_learns_where_and_what(shared: Path) -> None:
     torch.set_num_threads(1)
     dataset = load_dataset("jhmdb", shared / "data")
