@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from ssldet.contracts import DatasetFacts, Truth, Video, VideoDetections
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoDetections, VideoSource
 
 FACTS = DatasetFacts("made", ("run", "jump", "wave"), ((1.0, 1.0),))
+BOX = (10, 10, 50, 50)
 
 
 def video(name: str = "a", num_frames: int = 4) -> Video:
@@ -56,3 +58,28 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     """(count, 4) float32 boxes of about 20 pixels in a corner where they overlap; whole numbers, so that some tie."""
     low = rng.integers(0, 20, (count, 2))
     return np.concatenate([low, low + rng.integers(5, 25, (count, 2))], axis=1).astype(np.float32)
+
+
+class Made(Dataset):
+    """Two test videos and one of training, of a class each, with the same box on four frames; nothing is decoded."""
+
+    facts = FACTS
+
+    def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
+        super().__init__(root, config)
+        self.root = root
+
+    def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
+        return [video("a"), video("b")] if subset == "test" else [video("c")]
+
+    def truth(self, video_id: str) -> Truth:
+        return truth([(frame, BOX, "abc".index(video_id), 0) for frame in range(4)])
+
+    def source(self, video_id: str) -> VideoSource:
+        raise AssertionError("scoring needs no videos")
+
+    def verify(self, split: int = 1) -> list[Problem]:
+        raise AssertionError("scoring needs no videos")
+
+    def fingerprint(self) -> str:
+        return "made"

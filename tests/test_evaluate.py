@@ -5,38 +5,11 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_detections import FACTS, perfect, truth, video
+from made_detections import FACTS, Made, perfect
 
 from ssldet import plugins
 from ssldet.cli import main
-from ssldet.contracts import Dataset
 from ssldet.evaluation.detections import DetectionsWriter
-
-BOX = (10, 10, 50, 50)
-
-
-class Made(Dataset):
-    """Two test videos and one of training, of a class each."""
-
-    facts = FACTS
-
-    def __init__(self, root=None, config=None):
-        self.root = root
-
-    def videos(self, subset, split=1):
-        return [video("a"), video("b")] if subset == "test" else [video("c")]
-
-    def truth(self, video_id):
-        return truth([(f, BOX, "abc".index(video_id), 0) for f in range(4)])
-
-    def source(self, video_id):
-        raise AssertionError("scoring needs no videos")
-
-    def verify(self, split=1):
-        raise AssertionError("scoring needs no videos")
-
-    def fingerprint(self):
-        return "made"
 
 
 @pytest.fixture

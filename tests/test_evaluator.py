@@ -8,40 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_detections import FACTS, detections, perfect, truth, video
+from made_detections import BOX, FACTS, Made, detections, perfect
 
 import ssldet
-from ssldet.contracts import Dataset, MetricResult, VideoDetections
+from ssldet.contracts import MetricResult, VideoDetections
 from ssldet.errors import DataError, DetectionsError, UnknownName
 from ssldet.evaluation.detections import DetectionsWriter
 
-BOX, FAR = (10, 10, 50, 50), (100, 100, 140, 140)
-
-
-class Made(Dataset):
-    """Two test videos and one of training, of a class each; four boxes a video."""
-
-    facts = FACTS
-
-    def __init__(self, root=None):
-        self.root = root
-
-    def videos(self, subset, split=1):
-        return [video("a"), video("b")] if subset == "test" else [video("c")]
-
-    def truth(self, video_id):
-        return truth([(f, BOX, "abc".index(video_id), 0) for f in range(4)])
-
-    def source(self, video_id):
-        raise AssertionError("scoring needs no videos")
-
-    def verify(self, split=1):
-        raise AssertionError("scoring needs no videos")
-
-    def fingerprint(self):
-        return "made"
-
-
+FAR = (100, 100, 140, 140)
 RUN = (1.0, np.nan, np.nan)
 FOUND = {"a": detections([(0, BOX, 0.9, RUN), (1, BOX, 0.8, RUN), (2, FAR, 0.7, RUN), (3, BOX, 0.6, RUN)])}
 
