@@ -100,13 +100,18 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One video as the annotation describes it. `classes` stratifies splits and is never given to a strategy."""
+    """One video as the annotation describes it. `classes` stratifies splits and is never given to a strategy.
+
+    `group` names what it was cut from (a film, a recording session): validation takes whole groups, and intervals
+    draw them. "" means that it stands alone.
+    """
 
     id: str
     num_frames: int
     width: int
     height: int
     classes: tuple[int, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
