@@ -26,6 +26,9 @@ from ssldet.util.settings import explain, read_assignment, typed_options, unknow
 
 DEFAULT_PRESET = "paper"
 
+REVISION = 2
+"""What this version computes under the same settings; it grows when a default behaviour moves a number."""
+
 PLUGIN_KINDS = ("strategy", "backbone", "dataset")
 """The plugins of an experiment; `--set KIND.NAME=VALUE` is an option of one."""
 
@@ -129,6 +132,8 @@ class Experiment(Options):
     `resolve` fills in what is left out: every option of the plugins, and the data set's own ratio.
     """
 
+    revision: int = Field(REVISION, ge=1)
+    """What the code computes under the same settings (docs/moved-numbers.md); records without it have revision 1."""
     strategy: str
     """The strategy's name."""
     strategy_options: dict[str, Any] = Field(default_factory=dict)
@@ -167,7 +172,7 @@ class Experiment(Options):
     @model_validator(mode="before")
     @classmethod
     def _read_older_versions(cls, fields: Any) -> Any:
-        return migrated(fields) if isinstance(fields, Mapping) else fields
+        return {"revision": 1, **migrated(fields)} if isinstance(fields, Mapping) else fields
 
     @field_validator("videos")
     @classmethod
@@ -328,7 +333,8 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
     """Check all layers together, so that every mistake is named at once."""
     known = [*Experiment.model_fields, *Machine.model_fields]
     mistakes += [_unknown_setting(key, known, merged) for key in merged if key not in known]
-    spelled = _plugin_options(merged, proposed, mistakes)
+    mistakes += _other_revision(merged)
+    spelled = _plugin_options({**merged, "revision": REVISION}, proposed, mistakes)
     parts: dict[str, Any] = {}
     for name, model in (("experiment", Experiment), ("machine", Machine)):
         try:
@@ -339,6 +345,16 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
         alone = mistakes[0] if len(mistakes) == 1 else None
         raise alone if isinstance(alone, UnknownName) else ConfigError("\n".join(map(str, mistakes)))
     return RunConfig(**parts)
+
+
+def _other_revision(merged: Mapping[str, Any]) -> list[Mistake]:
+    made_under = merged.get("revision", REVISION)
+    if made_under == REVISION:
+        return []
+    return [
+        f"made under revision {made_under}; this ssldet computes revision {REVISION}, and docs/moved-numbers.md says "
+        "what changed: leave revision out to run these settings under it, or use the ssldet that made them"
+    ]
 
 
 def _plugin_options(
@@ -389,10 +405,11 @@ def non_default_options(kind: str, name: str, options: Mapping[str, Any]) -> dic
 def spelled_out(experiment: Experiment) -> Experiment:
     """An experiment of a record, with the defaults of those options that its plugins got after it was made.
 
-    Where a plugin is absent, or has other options by now, its options stay as they are.
+    Where a plugin is absent, or has other options by now, its options stay as they are. So do those of an experiment
+    of another revision, for which today's defaults did not hold; but for the data set's, which say what it is about.
     """
     spelled: dict[str, Any] = {}
-    for kind in PLUGIN_KINDS:
+    for kind in PLUGIN_KINDS if experiment.revision == REVISION else ("dataset",):
         try:
             model = plugins.load(kind, getattr(experiment, kind)).Config
             spelled[f"{kind}_options"] = model(**getattr(experiment, f"{kind}_options")).model_dump(mode="json")

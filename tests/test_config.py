@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ssldet import plugins
-from ssldet.config import Experiment, TrainOptions, presets, resolve, spelled_out
+from ssldet.config import REVISION, Experiment, TrainOptions, presets, resolve, spelled_out
 from ssldet.errors import ConfigError, UnknownName
 
 NEEDED = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
@@ -139,6 +139,30 @@ def test_an_experiment_from_before_an_option_existed_has_its_default() -> None:
     assert spelled_out(before).identity() == now.identity()
     unknown = now.model_copy(update={"strategy": "nobody_has_it"})
     assert spelled_out(unknown) == unknown
+
+
+def test_a_configuration_names_the_revision_that_computes_it(tmp_path: Path) -> None:
+    config = resolve(NEEDED, preset="smoke")
+    assert config.experiment.revision == REVISION == config.experiment.identity()["revision"] == 2
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert resolve({}, file=file) == config
+    fields = config.experiment.model_dump()
+    del fields["revision"]
+    assert Experiment(**fields).revision == 1  # a record from before there was the field
+    file.write_text(config.to_yaml().replace("revision: 2", "revision: 1"))
+    refusal = r"made under revision 1; this ssldet computes revision 2, and docs/moved-numbers\.md says"
+    with pytest.raises(ConfigError, match=refusal):
+        resolve({}, file=file)
+    with pytest.raises(ConfigError, match="made under revision 3"):
+        resolve(NEEDED, assignments=["revision=3"])
+
+
+def test_todays_defaults_are_not_those_of_another_revision() -> None:
+    now = resolve(NEEDED, preset="smoke").experiment
+    options = {name: value for name, value in now.strategy_options.items() if name != "evaluate"}
+    before = now.model_copy(update={"revision": 1, "strategy_options": options})
+    assert spelled_out(before).strategy_options == options
 
 
 def test_the_box_loss_of_an_older_file_becomes_the_backbones(tmp_path: Path) -> None:

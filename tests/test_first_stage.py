@@ -42,6 +42,15 @@ def stage(results: Path, strategy: str, *sets: str, **fields: Any) -> FirstStage
     return found
 
 
+def test_a_first_stage_belongs_to_a_revision(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "supervised")
+    now = first_stage(plan)
+    experiment = plan.config.experiment.model_copy(update={"revision": 1})
+    plan.config = plan.config.model_copy(update={"experiment": experiment})
+    before = first_stage(plan)
+    assert now and before and now.key != before.key and now.identity["revision"] == 2
+
+
 def test_three_different_first_stages(tmp_path: Path) -> None:
     def key(strategy: str, *sets: str, **fields: Any) -> str:
         return stage(tmp_path, strategy, *sets, **fields).key

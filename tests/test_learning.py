@@ -26,7 +26,6 @@ from ssldet_metrics.recall import Recall
 CLASSES = ("golf", "pullup", "pour", "shoot_bow")
 SETTINGS = [
     "train.steps=100",
-    "train.precision=float32",  # bfloat16 is twenty times slower on CPUs without its instructions
     "train.burn_in=0.6",
     "train.warmup=15",
     "train.epochs=5",

@@ -388,6 +388,17 @@ def test_a_plugins_run_under_other_settings_is_left_out(tmp_path: Path) -> None:
     assert "my_teacher" not in {row.strategy for spec in specs().values() for row in spec.rows}
 
 
+def test_a_run_of_another_revision_is_left_out(tmp_path: Path) -> None:
+    """As its record has it: without the field, and without the options that came since."""
+    write_run(tmp_path, value=0.3)
+    record = record_of(config_of("Dual Guidance"), 0.2)
+    del record.config["experiment"]["revision"], record.config["experiment"]["strategy_options"]["evaluate"]
+    write_record(tmp_path, record)
+    found = table(tmp_path)
+    assert (entry(found).mean, entry(found, "Dual Guidance").mean) == (pytest.approx(30), None)
+    assert left_out(found) == {"other settings": ["revision 1 instead of 2"]}
+
+
 def test_the_title_of_a_plugin_has_the_options_that_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

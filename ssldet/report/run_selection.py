@@ -220,8 +220,14 @@ def _versions(run: Run) -> str:
 
 
 def differing(experiment: Experiment, expected: Experiment) -> list[str]:
-    """ "train.steps 100 instead of 700", for every setting but seed and split."""
+    """ "train.steps 100 instead of 700", for every setting but seed and split.
+
+    Of experiments of different revisions, the settings that one of them does not know are left out.
+    """
     values, wanted = (dict(_flat(each.identity())) for each in (experiment, expected))
+    if experiment.revision != expected.revision:
+        common = values.keys() & wanted.keys()
+        values, wanted = ({key: each[key] for key in each if key in common} for each in (values, wanted))
     keys = [key for key in {**wanted, **values} if key not in PER_RUN and values.get(key) != wanted.get(key)]
     return [f"{_short(key)} {_word(values, key)} instead of {_word(wanted, key)}" for key in keys]
 

@@ -4,9 +4,9 @@
                                  log.jsonl                its lines of the log
                                  stage.json               what the key is made of, and who trained it
 
-The key is the hash of all that the stage's training reads: data, labelled videos, initial weights, network, losses
-(frame head, temporal term), sampling, schedule, seed. Supervised, Mean Teacher and FixMatch share one; Dual Guidance
-has its own, and a third without the temporal term.
+The key is the hash of the experiment's revision and of all that the stage's training reads: data, labelled videos,
+initial weights, network, losses (frame head, temporal term), sampling, schedule, seed. Supervised, Mean Teacher and
+FixMatch share one; Dual Guidance has its own, and a third without the temporal term.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
     if needs.frame_head:
         losses["beta"] = needs.beta
     return {
+        "revision": experiment.revision,
         "data": plan.dataset.fingerprint(),
         "labelled": [video for video in plan.split.labelled if video not in skipped],
         "weights": weights_hashes(plan.weights),
