@@ -37,6 +37,9 @@ API_VERSION = "2.0"
 
 Subset = Literal["train", "test"]
 
+TemporalReduction = Literal["auto", "sum", "mean"]
+"""How L_tmp reads |.| of a vector over classes."""
+
 
 class Options(BaseModel):
     """Base of every plugin's typed options: unknown keys are errors, values are checked, instances frozen.
@@ -563,6 +566,8 @@ class Needs:
         labelled_weak: labelled clips come in the weak view too.
         weak_following: the partners of unlabelled clips come in the weak view too; goes with `temporal`.
         beta, delta: weights of L_frame on labelled (Eq. 6) and on unlabelled clips (L_u).
+        temporal_weight: weight of L_tmp.
+        temporal_reduction: of L_tmp over classes; "auto" is "sum" on single-label and "mean" on multi-label data.
     """
 
     frame_head: bool = False
@@ -574,6 +579,8 @@ class Needs:
     weak_following: bool = False
     beta: float = 1.0
     delta: float = 1.0
+    temporal_weight: float = 1.0
+    temporal_reduction: TemporalReduction = "auto"
 
 
 class Strategy(ABC):

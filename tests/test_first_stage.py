@@ -61,6 +61,10 @@ def test_three_different_first_stages(tmp_path: Path) -> None:
     assert {key("mean_teacher"), key("fixmatch"), key("supervised", "strategy.equal_clips=true")} == {boxes}
     assert key("dual_guidance", "strategy.negative_sampling=false", "strategy.f_th=0.5") == guided
     assert key("supervised", "strategy.frame_head=true") == guided
+    assert key("dual_guidance", "strategy.temporal_reduction=sum") == guided  # what "auto" is here
+    for option in ("strategy.temporal_reduction=mean", "strategy.temporal_weight=0.5"):
+        assert key("dual_guidance", option) == key("supervised", "strategy.frame_head=true", option) != guided
+        assert key("dual_guidance", option, "strategy.temporal=false") == without_temporal
     assert key("fixmatch", "train.unlabelled_batch=8", "train.pair_share=0.25") == boxes
     changes = (
         "train.lr=0.1",

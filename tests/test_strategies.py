@@ -10,7 +10,7 @@ from helpers import FACTS, MULTILABEL, tiny_detector
 from test_clips import source
 from torch import Tensor
 
-from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets
+from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets, TemporalReduction
 from ssldet.data.views import WindowGeometry
 from ssldet.detector.detector import GridDetector, GridPredictions
 from ssldet.detector.postprocess import BoxRecords
@@ -256,12 +256,41 @@ def test_multilabel_runs_through_every_term(facts: DatasetFacts) -> None:
     assert all(torch.isfinite(term) for term in terms.values())
 
 
-def test_the_temporal_term_by_hand() -> None:
-
+@pytest.mark.parametrize(("reduction", "classes"), [("auto", 1), ("sum", 1), ("mean", 4)])
+def test_the_temporal_term_by_hand(reduction: TemporalReduction, classes: int) -> None:
+    """Softmax: dp_i / dlogit_j = p_i ((i = j) - p_j), and the signs of the differences are + - - +."""
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4])).requires_grad_()
     grid = torch.zeros(2, 40, 2, 2)
-    now = GridPredictions(grid, torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25] * 4])))
-    after = GridPredictions(grid[:1], torch.log(torch.tensor([[0.25, 0.5, 0.125, 0.125]])))
-    assert float(temporal_term(now, after, multilabel=False)) == pytest.approx(0.5 / 4)
+    after = GridPredictions(grid[:1], torch.log(torch.tensor([[0.25, 0.5, 0.15, 0.1]])))
+    term = temporal_term(GridPredictions(grid, logits), after, multilabel=False, reduction=reduction)
+    assert float(term.detach()) == pytest.approx((0.25 + 0.25 + 0.025 + 0.025) / classes)
+    (gradient,) = torch.autograd.grad(term, logits)
+    expected = torch.tensor([[0.375, -0.3125, -0.15625, 0.09375], [0, 0, 0, 0]]) / classes
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(("reduction", "classes"), [("auto", 2), ("mean", 2), ("sum", 1)])
+def test_the_temporal_term_of_multilabel_data_by_hand(reduction: TemporalReduction, classes: int) -> None:
+    """Two pairs; sigmoid: dp / dlogit = p (1 - p)."""
+    logits = torch.logit(torch.tensor([[0.5, 0.25], [0.75, 0.5]])).requires_grad_()
+    grid = torch.zeros(2, 35, 2, 2)
+    after = GridPredictions(grid, torch.logit(torch.tensor([[0.25, 0.5], [0.5, 0.125]])))
+    term = temporal_term(GridPredictions(grid, logits), after, multilabel=True, reduction=reduction)
+    assert float(term.detach()) == pytest.approx((0.25 + 0.25 + 0.25 + 0.375) / 2 / classes)
+    (gradient,) = torch.autograd.grad(term, logits)
+    torch.testing.assert_close(gradient, torch.tensor([[0.25, -0.1875], [0.1875, 0.25]]) / 2 / classes)
+
+
+def test_the_temporal_term_is_weighted_in_both_stages() -> None:
+    plain = {name: term.detach() for name, term in losses(tiny_detector().train()).terms.items()}
+    for options, factor in (({"temporal_weight": 3.0}, 3), ({"temporal_reduction": "mean"}, 0.25)):
+        terms = losses(tiny_detector().train(), **options).terms
+        for name, term in terms.items():
+            expected = float(plain[name]) * (factor if "temporal" in name else 1)
+            assert float(term.detach()) == pytest.approx(expected), name
+    framed = Supervised(Supervised.Config(frame_head=True, temporal_weight=3.0))
+    alone = framed.losses(batch(), tiny_detector().train(), PROGRESS).terms
+    assert float(alone["temporal"].detach()) == pytest.approx(3 * float(plain["temporal"]))
 
 
 # ---------------------------------------------------------------------------------------------- teachers

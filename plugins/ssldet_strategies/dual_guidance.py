@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels, Targets
 from ssldet.detector.postprocess import BoxRecords
-from ssldet.training.objectives import frame_probabilities
+from ssldet.training.objectives import TemporalOptions, frame_probabilities
 from ssldet.training.pseudo_labels import box_targets
 from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
 
@@ -21,8 +21,8 @@ from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, Teach
 class DualGuidance(TeacherStudent):
     """L_sup + L_u + L_tmp on both kinds of clips (Eqs. 7-11)."""
 
-    class Config(TeacherOptions):
-        """Options of `dual_guidance`, beside those of every teacher."""
+    class Config(TeacherOptions, TemporalOptions):
+        """Options of `dual_guidance`, beside those of every teacher and of L_tmp."""
 
         f_th: float = Field(0.8, ge=0, le=1)
         """F_th; a frame label is accepted when its probability is above (strictly)."""
@@ -51,6 +51,8 @@ class DualGuidance(TeacherStudent):
             unlabelled_extent="video" if self.config.negative_sampling else "action",
             beta=self.config.beta,
             delta=self.config.delta,
+            temporal_weight=self.config.temporal_weight,
+            temporal_reduction=self.config.temporal_reduction,
         )
 
     def build_teacher(self, student: Detector) -> Teacher:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ssldet.contracts import Batch, Detector, Needs, Options, Progress, StepLosses, Strategy
-from ssldet.training.objectives import supervised_terms
+from ssldet.contracts import Batch, Detector, Needs, Progress, StepLosses, Strategy
+from ssldet.training.objectives import TemporalOptions, supervised_terms
 
 
 class Supervised(Strategy):
     """L_sup of labelled clips (Eqs. 1-6)."""
 
-    class Config(Options):
-        """Options of `supervised`."""
+    class Config(TemporalOptions):
+        """Options of `supervised`, beside those of L_tmp."""
 
         frame_head: bool = False
         """Train F too, with L_frame and L_tmp."""
@@ -38,6 +38,8 @@ class Supervised(Strategy):
             unlabelled=False,
             extra_labelled=self.config.equal_clips,
             beta=self.config.beta,
+            temporal_weight=self.config.temporal_weight,
+            temporal_reduction=self.config.temporal_reduction,
         )
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:

@@ -26,6 +26,7 @@ from ssldet.runs.log import RunLog
 from ssldet.runs.planning import Plan, weights_hashes
 from ssldet.runs.provenance import COMPARED, changed_distributions, provenance
 from ssldet.training.loop import StepReport, Training
+from ssldet.training.objectives import over_classes
 from ssldet.util.files import content_hash, write_json
 
 POLL_SECONDS = 0.5
@@ -97,6 +98,9 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
     losses: dict[str, Any] = {"frame_head": needs.frame_head, "temporal": needs.temporal}
     if needs.frame_head:
         losses["beta"] = needs.beta
+    if needs.temporal:
+        reduction = over_classes(needs.temporal_reduction, plan.dataset.facts.multilabel)
+        losses |= {"temporal_weight": needs.temporal_weight, "temporal_reduction": reduction}
     return {
         "revision": experiment.revision,
         "data": plan.dataset.fingerprint(),

@@ -1,6 +1,7 @@
 from .assembly import assemble_training as assemble_training
 from .loop import Training as Training
 from .loop import build_optimizer as build_optimizer
+from .objectives import TemporalOptions as TemporalOptions
 from .objectives import forward_pair as forward_pair
 from .objectives import frame_probabilities as frame_probabilities
 from .objectives import supervised_terms as supervised_terms
@@ -20,6 +21,7 @@ __all__ = [
     "Teacher",
     "TeacherOptions",
     "TeacherStudent",
+    "TemporalOptions",
     "Training",
     "assemble_training",
     "box_targets",

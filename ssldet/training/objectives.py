@@ -2,7 +2,7 @@
 
 supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole first stage, and part of the second
 unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
-temporal_term      L_tmp alone (Eq. 10)
+temporal_term      L_tmp alone (Eq. 10); TemporalOptions: the options of every strategy that has it
 ramp_up            the weight of a term that grows at the beginning of the second stage
 """
 
@@ -11,9 +11,30 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import Detector, LabelledBatch, Needs, Predictions, Progress, Targets
+from ssldet.contracts import (
+    Detector,
+    LabelledBatch,
+    Needs,
+    Options,
+    Predictions,
+    Progress,
+    Targets,
+    TemporalReduction,
+)
+
+
+class TemporalOptions(Options):
+    """Options of every strategy with L_tmp (Eq. 10), in both stages."""
+
+    temporal_weight: float = Field(1.0, ge=0)
+    """Weight of L_tmp."""
+    temporal_reduction: TemporalReduction = "auto"
+    """|.| of Eq. 10 over classes: "sum" (the L1 norm), "mean", or "auto": the sum over softmax classes, and the mean
+    over the sigmoids of multi-label data, where a sum has no bound but the number of classes.
+    """
 
 
 def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -> dict[str, Tensor]:
@@ -21,7 +42,7 @@ def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -
     predictions, following = forward_pair(student, labelled.clips_bcthw, labelled.following)
     terms = _weighted(student.losses(predictions, labelled.targets), needs, needs.beta)
     if needs.temporal and following is not None:
-        terms["temporal"] = temporal_term(predictions, following, student.facts.multilabel)
+        terms["temporal"] = _temporal(predictions, following, student.facts.multilabel, needs)
     return terms
 
 
@@ -42,20 +63,40 @@ def unlabelled_terms(
         f"{name}_u": term for name, term in _weighted(student.losses(predictions, pseudo), needs, needs.delta).items()
     }
     if needs.temporal and after is not None:
-        terms["temporal_u"] = temporal_term(predictions, after, student.facts.multilabel)
+        terms["temporal_u"] = _temporal(predictions, after, student.facts.multilabel, needs)
     return terms
 
 
-def temporal_term(predictions: Predictions, following: Predictions, multilabel: bool) -> Tensor:
-    """L_tmp = |F(G(V_s)) - F(G(V_s+1))| on probabilities, mean over classes and pairs (Eq. 10).
+def temporal_term(
+    predictions: Predictions, following: Predictions, multilabel: bool, reduction: TemporalReduction = "auto"
+) -> Tensor:
+    """L_tmp = |F(G(V_s)) - F(G(V_s+1))| on probabilities, mean over pairs (Eq. 10), without its weight.
 
-    `following` has p <= b rows: the partners of the first p clips.
+    Args:
+        predictions: of b clips.
+        following: of p <= b clips, the partners of the first p.
+        multilabel: whether the probabilities are sigmoids.
+        reduction: of the absolute differences over classes; see `TemporalOptions`.
+
+    Raises:
+        ValueError: there is no frame head.
     """
     if predictions.frame_logits is None or following.frame_logits is None:
         raise ValueError("the temporal term needs a frame head")
     after = frame_probabilities(following.frame_logits, multilabel)
     now = frame_probabilities(predictions.frame_logits[: len(after)], multilabel)
-    return (now - after).abs().mean()
+    by_class_pk = (now - after).abs()
+    by_pair = by_class_pk.sum(dim=1) if over_classes(reduction, multilabel) == "sum" else by_class_pk.mean(dim=1)
+    return by_pair.mean()
+
+
+def over_classes(reduction: TemporalReduction, multilabel: bool) -> TemporalReduction:
+    """What a reduction of L_tmp is on data of a label kind: "sum" or "mean"."""
+    return reduction if reduction != "auto" else "mean" if multilabel else "sum"
+
+
+def _temporal(predictions: Predictions, following: Predictions, multilabel: bool, needs: Needs) -> Tensor:
+    return needs.temporal_weight * temporal_term(predictions, following, multilabel, needs.temporal_reduction)
 
 
 def ramp_up(progress: Progress, share: float) -> float:
