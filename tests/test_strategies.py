@@ -316,6 +316,51 @@ def test_the_moving_average_equals_its_closed_form_buffers_included() -> None:
         torch.testing.assert_close(tensor, (start[name] + gain).to(tensor.dtype), msg=name)
 
 
+def test_a_young_average_follows_quickly() -> None:
+    """Decays min(0.2, 1/10), min(0.2, 2/11), min(0.2, 3/12): the third is the teacher's own."""
+    student = tiny_detector()
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    teacher = Teacher(student, "ema", decay=0.2, warmup=True)
+    shift = 0.0
+    for update, decay in enumerate((1 / 10, 2 / 11, 0.2)):
+        moved(student)
+        teacher.follow(student)
+        shift = decay * shift + (1 - decay) * (update + 1)
+        assert teacher.updates == update + 1
+        for name, tensor in teacher.network.state_dict().items():
+            gain = update + 1 if name.endswith("num_batches_tracked") else shift
+            torch.testing.assert_close(tensor, (start[name] + gain).to(tensor.dtype), msg=name)
+
+
+def test_the_warm_up_bounds_a_schedule_too_and_goes_on_where_it_stood() -> None:
+    student = tiny_detector()
+    teachers = [Teacher(student, "ema", 0.5, warmup=True) for _ in range(2)]
+    moved(student)
+    teachers[0].follow(student, 0.999)
+    teachers[1].load_state_dict(teachers[0].state_dict())
+    moved(student)
+    for teacher in teachers:
+        teacher.follow(student, 0.999)
+    first, second = (teacher.state_dict() for teacher in teachers)
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    assert first["updates"].dtype == torch.int64 and int(first["updates"]) == 2
+    bias = "box_head.bias"  # after 1/10: w + 0.9; after 2/11: w + 2/11 * 0.9 + 9/11 * 2
+    expected = student.state_dict()[bias] - 2 + 2 / 11 * 0.9 + 9 / 11 * 2
+    torch.testing.assert_close(first[bias], expected)
+
+
+@pytest.mark.parametrize("kind", [MeanTeacher, DualGuidance])
+def test_the_average_is_warmed_up_unless_told_otherwise(kind: type[TeacherStudent]) -> None:
+    for options, decay in (({}, 0.1), ({"ema_warmup": False}, 0.9)):
+        strategy = kind(kind.Config(ema_decay=0.9, **options))
+        student = tiny_detector()
+        strategy.start(student, TINY_INFO)
+        before = student.box_head.bias.detach().clone()
+        moved(student)
+        strategy.after_step(student, PROGRESS)
+        torch.testing.assert_close(strategy.teacher.network.box_head.bias, before + 1 - decay)
+
+
 def test_a_frozen_teacher_stays_and_a_shared_one_is_the_student() -> None:
     student = tiny_detector()
     frozen, shared = Teacher(student, "frozen", 0.9), Teacher(student, "shared", 0.9)

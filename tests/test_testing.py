@@ -214,6 +214,29 @@ class Forgets(MeanTeacher):
         pass
 
 
+class AveragesAnew(MeanTeacher):
+    def load_state_dict(self, state):
+        super().load_state_dict({**state, "updates": torch.tensor(0)})
+
+
+class Lags(MeanTeacher):
+    """A state that no loss reads before the run ends."""
+
+    def start(self, student, info):
+        super().start(student, info)
+        self.steps = torch.zeros(())
+
+    def after_step(self, student, progress):
+        super().after_step(student, progress)
+        self.steps += 1
+
+    def state_dict(self):
+        return {**super().state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({name: value for name, value in state.items() if name != "steps"})
+
+
 class Counts(MeanTeacher):
     def state_dict(self):
         return {**super().state_dict(), "steps": 3}
@@ -271,6 +294,8 @@ class Miscounts(MeanTeacher):
         (LeavesEval, "test_it_leaves_the_student_in_training_mode", "in evaluation mode"),
         (Dice, "test_the_same_seed_gives_the_same_losses", "differ in term 'box'"),
         (Forgets, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "differ in term 'box_u'"),
+        (AveragesAnew, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "differ in term 'box_u'"),
+        (Lags, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", r"differ in state_dict\(\)\['steps'\]"),
         (Counts, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "'steps'. is no tensor"),
         (ScoresAnother, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "predicts other boxes_bn4"),
         (ScoresNothing, "test_what_is_scored_is_a_detector", "evaluated.. gave NoneType"),

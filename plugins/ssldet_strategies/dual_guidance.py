@@ -15,14 +15,14 @@ from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels, Targets
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.training.objectives import TemporalOptions, frame_probabilities
 from ssldet.training.pseudo_labels import box_targets
-from ssldet.training.teachers import Teacher, TeacherKind, TeacherOptions, TeacherStudent
+from ssldet.training.teachers import AverageOptions, Teacher, TeacherKind, TeacherStudent
 
 
 class DualGuidance(TeacherStudent):
     """L_sup + L_u + L_tmp on both kinds of clips (Eqs. 7-11)."""
 
-    class Config(TeacherOptions, TemporalOptions):
-        """Options of `dual_guidance`, beside those of every teacher and of L_tmp."""
+    class Config(AverageOptions, TemporalOptions):
+        """Options of `dual_guidance`, beside those of an averaged teacher and of L_tmp."""
 
         f_th: float = Field(0.8, ge=0, le=1)
         """F_th; a frame label is accepted when its probability is above (strictly)."""
@@ -32,8 +32,6 @@ class DualGuidance(TeacherStudent):
         """Weight of L_frame on unlabelled clips."""
         teacher: TeacherKind = "ema"
         """The teacher: a moving average of the student, the student itself, or a copy that stays as it was."""
-        ema_decay: float = Field(0.999, ge=0, lt=1)
-        """Decay of the "ema" teacher."""
         temporal: bool = True
         """Use L_tmp (Eq. 10), in both stages."""
         negative_sampling: bool = True
@@ -56,7 +54,7 @@ class DualGuidance(TeacherStudent):
         )
 
     def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, self.config.teacher, self.config.ema_decay)
+        return Teacher(student, self.config.teacher, self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Frame labels above F_th, candidates above O_th, and of these the ones that agree with the frame."""

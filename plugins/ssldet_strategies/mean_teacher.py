@@ -6,21 +6,16 @@ is no frame head.
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels
 from ssldet.training.pseudo_labels import confident_boxes
-from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
+from ssldet.training.teachers import AverageOptions, Teacher, TeacherStudent
 
 
 class MeanTeacher(TeacherStudent):
     """L_bou on labelled clips, and on unlabelled ones against the boxes of an averaged teacher."""
 
-    class Config(TeacherOptions):
-        """Options of `mean_teacher`, beside those of every teacher."""
-
-        ema_decay: float = Field(0.999, ge=0, lt=1)
-        """Decay of the teacher: teacher = decay * teacher + (1 - decay) * student after each step."""
+    class Config(AverageOptions):
+        """Options of `mean_teacher`: those of an averaged teacher."""
 
     config: Config
 
@@ -29,7 +24,7 @@ class MeanTeacher(TeacherStudent):
         return Needs()
 
     def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay)
+        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         return confident_boxes(self.candidates(predictions), len(predictions), self.teacher.network.facts)

@@ -222,7 +222,7 @@ class StrategyContract(ConfiguredContract):
                 _check_equal(first.advance(), second.advance(), "two runs of one seed")
 
     def test_a_resumed_run_goes_on_as_if_nothing_had_happened(self) -> None:
-        """state_dict -> start -> load_state_dict in a fresh object gives the same next losses and scored network."""
+        """state_dict -> start -> load_state_dict in a fresh object gives the same losses, scored network and state."""
         for state in ("confident", "random"):
             for first, second in zip(self.cases(state), self.cases(state, start=False), strict=True):
                 for _ in range(2):
@@ -234,6 +234,7 @@ class StrategyContract(ConfiguredContract):
                 _check_evaluated(first, second)
                 for _ in range(2):
                     _check_equal(first.advance(), second.advance(), "a run and the same run resumed")
+                _check_state(first.strategy.state_dict(), second.strategy.state_dict())
 
     def test_what_is_scored_is_a_detector(self) -> None:
         for case in self.cases("random"):
@@ -331,6 +332,12 @@ def _check_equal(one: StepLosses, other: StepLosses, who: str) -> None:
     for name, term in one.terms.items():
         a, b = term.item(), other.terms[name].item()
         assert a == b, f"{who} differ in term {name!r}: {a!r} and {b!r}"
+
+
+def _check_state(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys(), "a run and the same run resumed have other entries in state_dict()"
+    moved = [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
+    assert not moved, f"a run and the same run resumed differ in state_dict()[{moved[0]!r}]"
 
 
 @torch.no_grad()

@@ -12,11 +12,13 @@ from .pseudo_labels import box_targets as box_targets
 from .pseudo_labels import candidate_boxes as candidate_boxes
 from .pseudo_labels import carry_to_strong as carry_to_strong
 from .pseudo_labels import confident_boxes as confident_boxes
+from .teachers import AverageOptions as AverageOptions
 from .teachers import Teacher as Teacher
 from .teachers import TeacherOptions as TeacherOptions
 from .teachers import TeacherStudent as TeacherStudent
 
 __all__ = [
+    "AverageOptions",
     "CandidateOptions",
     "Teacher",
     "TeacherOptions",

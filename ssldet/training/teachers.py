@@ -33,10 +33,15 @@ class Teacher:
         student: the network as the first stage left it; copied unless the teacher is shared.
         kind: "ema", "shared" or "frozen".
         decay: of the moving average, teacher = decay * teacher + (1 - decay) * student.
+        warmup: whether the decay of update t, from 0, is at most (1 + t) / (10 + t), so that a short training leaves
+            the network behind that the average began with.
+
+    Attributes:
+        updates: how often the average has moved.
     """
 
-    def __init__(self, student: Detector, kind: TeacherKind, decay: float = 0.0):
-        self.kind, self.decay = kind, decay
+    def __init__(self, student: Detector, kind: TeacherKind, decay: float = 0.0, *, warmup: bool = False):
+        self.kind, self.decay, self.warmup, self.updates = kind, decay, warmup, 0
         self.network = student if kind == "shared" else copy.deepcopy(student).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -55,23 +60,34 @@ class Teacher:
         """After the optimiser's step: move the average. Integer buffers (counters) are copied.
 
         Args:
-            decay: of this step, for schedules; None means the teacher's own.
+            decay: of this step, for schedules; None means the teacher's own. The warm-up bounds it in either case.
         """
         if self.kind != "ema":
             return
-        share = 1 - (self.decay if decay is None else decay)
+        share = 1 - self._bounded(self.decay if decay is None else decay)
+        self.updates += 1
         mine, theirs = self.network.state_dict(), student.state_dict()
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], share)
         for name in mine.keys() - set(floats):
             mine[name].copy_(theirs[name])
 
+    def _bounded(self, decay: float) -> float:
+        return min(decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else decay
+
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.kind == "shared" else self.network.state_dict()
+        """The network's tensors, and of an average also `updates`."""
+        if self.kind == "shared":
+            return {}
+        counted = {"updates": torch.tensor(self.updates)} if self.kind == "ema" else {}
+        return {**self.network.state_dict(), **counted}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        tensors = dict(state)
+        if self.kind == "ema":
+            self.updates = int(tensors.pop("updates"))
         if self.kind != "shared":
-            self.network.load_state_dict(state)
+            self.network.load_state_dict(tensors)
 
 
 class TeacherOptions(CandidateOptions):
@@ -83,6 +99,15 @@ class TeacherOptions(CandidateOptions):
     """Weight of all terms of unlabelled clips, beside their own weights."""
     unlabelled_ramp: float = Field(0.0, ge=0, le=1)
     """Share of the second stage over which this weight rises from nearly 0."""
+
+
+class AverageOptions(TeacherOptions):
+    """Options of every strategy whose teacher is a moving average, beside those of every teacher."""
+
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the average: teacher = decay * teacher + (1 - decay) * student after each step."""
+    ema_warmup: bool = True
+    """The decay of the average's update t, from 0, is at most (1 + t) / (10 + t)."""
 
 
 class TeacherStudent(Strategy):
@@ -108,7 +133,10 @@ class TeacherStudent(Strategy):
         """What counts as true in the weak view, given the teacher's raw predictions of its clips."""
 
     def decay_at(self, progress: Progress) -> float | None:
-        """The decay of an averaged teacher after a step, for schedules; None: the one that it was built with."""
+        """The decay of an averaged teacher after a step, for schedules; None: the one that it was built with.
+
+        A teacher that is built with `warmup` bounds it.
+        """
         return None
 
     def start(self, student: Detector, info: TrainingInfo) -> None:
