@@ -561,8 +561,8 @@ class Needs:
         temporal: pairs of consecutive key frames are sampled and L_tmp is computed.
         unlabelled: unlabelled clips are sampled after the first stage.
         unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
-        extra_labelled: after the first stage the labelled batch grows by as many clips as `unlabelled` would take;
-            the clips that every strategy sees stay its first rows.
+        extra_labelled: after the first stage the labelled batch grows by as many clips, and partners, as
+            `unlabelled` would take; the clips that every strategy sees stay among its rows.
         labelled_weak: labelled clips come in the weak view too.
         weak_following: the partners of unlabelled clips come in the weak view too; goes with `temporal`.
         beta, delta: weights of L_frame on labelled (Eq. 6) and on unlabelled clips (L_u).

@@ -9,6 +9,7 @@ import pytest
 from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.spec import Cell, Reported, Row, TableSpec
+from ssldet.contracts import Needs, Strategy
 from ssldet.errors import UnknownName
 
 TABLES = ("2", "3", "4", "5", "6")
@@ -28,17 +29,56 @@ def trained(*, control: bool) -> list[Cell]:
     ]
 
 
-def test_the_tables_ask_for_44_runs_a_seed_and_10_controls() -> None:
-    cells = trained(control=False)
+def test_the_tables_ask_for_44_runs_a_seed_and_32_controls() -> None:
+    cells, controls = trained(control=False), trained(control=True)
     assert (len(cells), len(set(cells))) == (48, 44)  # Dual Guidance of Tables 5 and 6 is that of Table 2
-    assert len(set(trained(control=True))) == len(trained(control=True)) == 10
+    assert (len(controls), len(set(controls))) == (36, 32)  # and so is its control
 
 
-def test_every_supervised_row_has_its_control_and_every_baseline_its_rows() -> None:
+def needs(row: Row) -> Needs:
+    assert row.strategy
+    strategy: type[Strategy] = plugins.load("strategy", row.strategy)
+    return strategy(strategy.Config(**row.options)).needs
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_semi_supervised_row_has_a_control_with_its_heads_and_as_many_gradient_clips(name: str) -> None:
+    def matched(row: Row) -> tuple[bool, bool, bool, bool]:
+        """What decides the number of clips with gradients, and which heads are trained."""
+        need = needs(row)
+        return row.pretrained, need.frame_head, need.temporal, need.unlabelled or need.extra_labelled
+
+    rows = [row for row in benchmark.spec(name).rows if row.strategy and row.planned == "always"]
+    controls = {matched(row) for row in rows if row.control}
+    assert all(matched(row) in controls for row in rows if needs(row).unlabelled)
+    assert not any(needs(row).unlabelled for row in rows if row.control)
+
+
+def test_tables_of_strategies_have_the_frame_head_without_unlabelled_data() -> None:
     for table in map(benchmark.spec, ("2", "3", "4")):
-        plain = {row.pretrained for row in table.rows if row.strategy == table.baseline and not row.options}
-        assert {row.pretrained for row in table.rows if row.control} == plain
-    assert {benchmark.spec(name).baseline for name in TABLES} == {"supervised"}
+        starts = {row.pretrained for row in table.rows if row.strategy == "supervised" and not row.options}
+        assert {row.pretrained for row in table.rows if row.options == {"frame_head": True}} == starts
+
+
+def test_each_table_has_a_baseline_and_contrasts_with_dual_guidance() -> None:
+    baselines = {name: benchmark.spec(name).baseline for name in TABLES}
+    assert baselines == dict.fromkeys("234", "supervised") | dict.fromkeys("56", "dual_guidance")
+    for name in TABLES:
+        contrasts = benchmark.spec(name).contrasts
+        assert ("Dual Guidance", "Supervised + frame head, equal clips") in contrasts
+        assert {("Dual Guidance", "Mean-Teacher"), ("Dual Guidance", "FixMatch")} <= set(contrasts) or name in "56"
+
+
+def test_contrasts_name_rows() -> None:
+    with pytest.raises(ValueError, match="no rows: Nobody"):
+        TableSpec.model_validate({**benchmark.spec("3").model_dump(), "contrasts": [["Nobody", "Dual Guidance"]]})
+
+
+def test_the_second_reading_of_the_baselines_is_planned_on_request() -> None:
+    for name in ("2", "3", "4"):
+        rows = [row for row in benchmark.spec(name).rows if row.planned == "readings"]
+        assert {row.strategy for row in rows} == {"mean_teacher", "fixmatch"}
+        assert all(row.options == {"confidence": "objectness_class"} for row in rows)
 
 
 def test_our_own_run_with_all_labels_is_planned_on_request() -> None:

@@ -12,9 +12,10 @@ from helpers import FACTS, MULTILABEL, TinyDataset
 from ssldet.contracts import Needs, Truth
 from ssldet.data.batches import BatchSource, ClipOptions, ClipReader, to_input
 from ssldet.data.sampling import Sampling, ShuffledIndex, action_extent, key_frames, stream_seed
-from ssldet.data.targets import TruthTable
+from ssldet.data.targets import TruthTable, reorder_clips
 from ssldet.data.views import ViewOptions, change_colours, draw_colours, draw_photometry
 from ssldet.errors import DataError
+from ssldet.training.loop import gradient_clips
 
 CLIP = ClipOptions(frames=4, stride=1, size=32)
 
@@ -234,7 +235,7 @@ def test_the_action_extent_holds_no_boxes() -> None:
     assert action_extent(truth).tolist() == [3, 4, 5]
 
 
-def test_extra_labelled_clips_follow_those_that_every_strategy_sees() -> None:
+def test_extra_labelled_clips_join_those_that_every_strategy_sees() -> None:
     plain, control = source(), source()
     control.needs = Needs(unlabelled=False, extra_labelled=True)
     control.unlabelled = None
@@ -252,3 +253,30 @@ def test_extra_labelled_clips_follow_those_that_every_strategy_sees() -> None:
     assert len(targets.box_mask_b) == len(targets.frame_labels_b) == 8
     halves = [control.batch(3, part, 2, unlabelled=True)[0].labelled.clips_bcthw for part in range(2)]
     assert torch.equal(torch.cat([h[:2] for h in halves] + [h[2:] for h in halves]), mine.labelled.clips_bcthw)
+
+
+def test_extra_labelled_clips_have_partners_as_unlabelled_ones_do() -> None:
+    needs = Needs(frame_head=True, temporal=True, unlabelled=False, extra_labelled=True)
+    plain, control = source(), source()
+    control.needs, control.unlabelled = needs, None
+    matched, _ = control.batch(3, unlabelled=True)
+    semi_supervised, _ = plain.batch(3, unlabelled=True)
+    assert gradient_clips(matched) == gradient_clips(semi_supervised) == 4 + 2 + 4 + 2
+    labelled, shared = matched.labelled, semi_supervised.labelled
+    assert labelled.following is not None and shared.following is not None and len(labelled.following) == 4
+    assert torch.equal(labelled.following[:2], shared.following)  # partners of rows 0 and 1, and of two extra ones
+    assert torch.equal(labelled.clips_bcthw[[0, 1, 4, 5]], shared.clips_bcthw)
+
+
+def test_reordered_clips_keep_their_targets() -> None:
+    data = TinyDataset()
+    table = TruthTable(FACTS, {v.id: v for v in data.videos("train")}, data.truth, CLIP.size)
+    videos, frames = ["v0", "v1", "v2", "v0"], [3, 0, 4, 5]
+    order_b = torch.tensor([2, 0, 3, 1])
+    reordered = reorder_clips(table.targets(videos, frames), order_b)
+    expected = table.targets([videos[i] for i in order_b], [frames[i] for i in order_b])
+    rows = reordered.clip_n.argsort()
+    assert torch.equal(reordered.clip_n[rows], expected.clip_n)
+    assert torch.equal(reordered.boxes_n4[rows], expected.boxes_n4)
+    assert torch.equal(reordered.labels_nk[rows], expected.labels_nk)
+    assert torch.equal(reordered.frame_labels_b, expected.frame_labels_b)

@@ -34,9 +34,13 @@ def request(results: Path, tables: str = "6", **fields: Any) -> GridRequest:
     return GridRequest([benchmark.spec(name) for name in tables.split(",")], settings, **fields)
 
 
+FEW_CELLS = {"ratio": frozenset({"0.1"}), "strategy": frozenset({"dual_guidance"})}
+"""The two cells of Table 6 that are no controls."""
+
+
 def small(results: Path, **fields: Any) -> Grid:
     """Two cells with a first stage each."""
-    return plan_grid(request(results, only={"ratio": frozenset({"0.1"})}, **fields))
+    return plan_grid(request(results, only=FEW_CELLS, **fields))
 
 
 def command(results: Path, *arguments: str) -> list[str]:
@@ -51,12 +55,12 @@ def invoke(results: Path, *arguments: str) -> Result:
 # -------------------------------------------------------------------------------------------------- the plan
 
 
-def test_the_papers_tables_have_44_cells_a_seed_and_ten_controls(tmp_path: Path) -> None:
+def test_the_papers_tables_have_44_cells_a_seed_and_32_controls(tmp_path: Path) -> None:
     settings = Settings("smoke", machine={"results": tmp_path, "data_root": tmp_path})
     grid = plan_grid(GridRequest([benchmark.spec(name) for name in "23456"], settings))
     cells = grid.cells()
-    controls = [task for task in cells if task.cell["options"] == {"equal_clips": True}]
-    assert (len(cells) - len(controls), len(controls)) == (44, 10)
+    controls = [task for task in cells if task.cell["strategy"] == "supervised" and task.cell["options"]]
+    assert (len(cells) - len(controls), len(controls)) == (44, 32)
     assert {task.state for task in cells} == {"blocked"}  # there is no data
 
 
@@ -64,7 +68,7 @@ def test_cells_share_first_stages_and_initial_weights(tmp_path: Path) -> None:
     grid = plan_grid(request(tmp_path, "2,5,6", only={"ratio": frozenset({"0.1"})}))
     # from scratch with boxes alone, with the frame head, with the temporal term; the others follow the weights
     kinds = Counter(task.kind for task in grid.tasks.values())
-    assert kinds == {"first stage": 3, "pretraining": 1, "run": 12}
+    assert kinds == {"first stage": 3, "pretraining": 1, "run": 17}
     guided = next(
         task for task in grid.cells() if task.cell["strategy"] == "dual_guidance" and not task.cell["options"]
     )
@@ -75,9 +79,10 @@ def test_cells_share_first_stages_and_initial_weights(tmp_path: Path) -> None:
 def test_seeds_optional_rows_and_further_strategies_add_cells(tmp_path: Path) -> None:
     assert len(small(tmp_path, seeds=(0, 1, 2)).cells()) == 6
     only = {"pretrained": frozenset({"false"}), "ratio": frozenset({"0.1", "1"})}
-    assert len(plan_grid(request(tmp_path, "2", only=only)).cells()) == 5
+    assert len(plan_grid(request(tmp_path, "2", only=only)).cells()) == 7
+    assert len(plan_grid(request(tmp_path, "2", only=only, extra=("readings",))).cells()) == 9
     more = plan_grid(request(tmp_path, "2", only=only, strategies=("fixmatch", "nobody")))
-    assert Counter(task.state for task in more.cells()) == {"to run": 5, "blocked": 1}
+    assert Counter(task.state for task in more.cells()) == {"to run": 7, "blocked": 1}
     assert "unknown strategy 'nobody'" in next(task.reason for task in more.cells() if task.state == "blocked")
     full = {"approach": frozenset({"Supervised, all labels"})}
     (cell,) = plan_grid(request(tmp_path, "2", only=full, extra=("fully_supervised",))).cells()
@@ -86,7 +91,7 @@ def test_seeds_optional_rows_and_further_strategies_add_cells(tmp_path: Path) ->
 
 def test_a_sweep_shares_the_cells_that_it_has_in_common_with_a_table(tmp_path: Path) -> None:
     settings = Settings("nano", parse_dataset_map("ucf24=synthetic:ucf24"), FEW, {"results": tmp_path})
-    specs, only = [benchmark.spec("6"), benchmark.spec("figure4")], {"ratio": frozenset({"0.1"})}
+    specs, only = [benchmark.spec("6"), benchmark.spec("figure4")], FEW_CELLS
     grid = plan_grid(GridRequest(specs, settings, only=only))
     shared = [task for task in grid.cells() if len(task.tables) > 1]
     assert [task.tables for task in shared] == [("6", "figure4")]  # F_th 0.8 and O_th 0.4 are what the paper uses
@@ -99,7 +104,7 @@ def test_what_is_missing_blocks_a_cell_and_no_other(tmp_path: Path) -> None:
     only = {"ratio": frozenset({"0.1", "0.2", "0.3"})}
     grid = plan_grid(GridRequest([benchmark.spec("3"), benchmark.spec("6")], settings, only=only))
     states = Counter((task.cell["dataset"], task.cell["pretrained"], task.state) for task in grid.cells())
-    assert states == {("jhmdb", False, "blocked"): 10, ("jhmdb", True, "blocked"): 10, ("ucf24", False, "to run"): 2}
+    assert states == {("jhmdb", False, "blocked"): 14, ("jhmdb", True, "blocked"): 14, ("ucf24", False, "to run"): 4}
     reasons = {task.cell["pretrained"]: task.reason for task in grid.cells() if task.state == "blocked"}
     assert "jhmdb" in reasons[False]
     assert "yowo_nano has no pretrained weights for jhmdb" in reasons[True]
@@ -165,24 +170,24 @@ def test_bad_requests_exit_2(tmp_path: Path, arguments: list[str], said: str) ->
 def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
     shown = invoke(tmp_path / "r", "--tables", "6", "--dry-run")
     assert shown.exit_code == 0, shown.output
-    assert "4 cells: 2 to run, 2 blocked" in shown.stdout and "estimated:" in shown.stdout
+    assert "8 cells: 4 to run, 4 blocked" in shown.stdout and "estimated:" in shown.stdout
     assert "the smallest ratio that works" in shown.stdout  # 5 % of so few videos
     listed = json.loads(invoke(tmp_path / "r", "--tables", "6", "--dry-run", "--json").stdout)
-    assert listed["cells"] == {"to run": 2, "blocked": 2}
-    assert Counter(task["kind"] for task in listed["tasks"]) == {"run": 4, "first stage": 2}
+    assert listed["cells"] == {"to run": 4, "blocked": 4}
+    assert Counter(task["kind"] for task in listed["tasks"]) == {"run": 8, "first stage": 2}
     assert not (tmp_path / "r").exists()
 
 
 def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Path) -> None:
     """Pretrained rows: weights are made first, loaded for real, and shared."""
-    asked = ["--tables", "2", "--only", "pretrained=true", "--only", "strategy=supervised,fixmatch"]
-    asked += ["--only", "ratio=0.1", "--jobs", "2"]
+    asked = ["--tables", "2", "--only", "pretrained=true", "--only", "ratio=0.1", "--jobs", "2"]
+    asked += ["--only", "approach=Supervised,FixMatch,Supervised + frame head"]
     done = invoke(tmp_path, *asked, "--json")
     assert done.exit_code == 0, done.output
     tasks = json.loads(done.stdout)["tasks"]
     assert Counter((task["kind"], task["state"]) for task in tasks) == {
         ("pretraining", "done"): 1,
-        ("first stage", "done"): 1,
+        ("first stage", "done"): 2,
         ("run", "done"): 3,
     }
     records = [Record.read(path) for path in tmp_path.glob("*/record.json")]
@@ -190,7 +195,7 @@ def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Pa
     assert len(records) == 4 and len(started) == 3
     assert len({json.dumps(r.notes["weights"]) for r in started}) == 1
     assert started[0].notes["initial_weights"]["features"]["missing"] == []
-    assert len({r.notes["first_stage"] for r in started}) == 1
+    assert len({r.notes["first_stage"] for r in started}) == 2  # with the frame head, and without
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")}
     again = invoke(tmp_path, *asked)
     assert again.exit_code == 0
@@ -274,7 +279,7 @@ def wait_for(results: Path, pattern: str) -> None:
         time.sleep(0.05)
 
 
-ASKED = ("--tables", "6", "--only", "ratio=0.1", "--jobs", "2")
+ASKED = ("--tables", "6", "--only", "ratio=0.1", "--only", "strategy=dual_guidance", "--jobs", "2")
 
 
 def ends_as_a_whole_one(tmp_path: Path) -> None:
@@ -317,7 +322,7 @@ def test_a_grid_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path) -> None:
     """The signal reaches all processes of the group, as from a terminal."""
-    process = start(tmp_path, "--tables", "6", "--only", "ratio=0.1", "--set", "train.steps=4000")
+    process = start(tmp_path, *ASKED, "--set", "train.steps=4000")
     wait_for(tmp_path, "first_stages/*/checkpoint.safetensors")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)

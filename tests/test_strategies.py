@@ -167,6 +167,9 @@ def test_supervised_knows_boxes_only_unless_asked() -> None:
     framed = Supervised(Supervised.Config(frame_head=True))
     assert set(framed.losses(batch(), tiny_detector(), PROGRESS).terms) == {"box", "frame", "temporal"}
     assert not plain.needs.unlabelled and not framed.needs.unlabelled
+    timeless = Supervised(Supervised.Config(frame_head=True, temporal=False))
+    assert set(timeless.losses(batch(), tiny_detector(), PROGRESS).terms) == {"box", "frame"}
+    assert not timeless.needs.temporal and not plain.needs.temporal
 
 
 # ------------------------------------------------------------------------------------------ the guidance

@@ -1,7 +1,8 @@
 """Supervised: the labelled clips alone, for as many steps as every other strategy takes.
 
-`frame_head` adds L_frame and L_tmp on labelled clips, which separates the gain of the auxiliary head from the
-gain of the guidance.
+Its options make the controls of a comparison (docs/comparisons.md). `frame_head` adds L_frame and L_tmp on labelled
+clips, which tells what the auxiliary head does without any guidance; `equal_clips` takes as many clips with gradients as
+a semi-supervised strategy that needs the same heads.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ class Supervised(Strategy):
         """Options of `supervised`, beside those of L_tmp."""
 
         frame_head: bool = False
-        """Train F too, with L_frame and L_tmp."""
+        """Train F too, with L_frame, and with L_tmp unless `temporal` is off."""
+        temporal: bool = True
+        """Use L_tmp (Eq. 10), in both stages; without a frame head there is none."""
         equal_clips: bool = False
         """After the first stage take as many labelled clips a step as semi-supervised strategies take labelled and
-        unlabelled ones: the control for the number of clips that have gradients.
+        unlabelled ones, partners of the temporal term included: the control for the number of clips with gradients.
         """
         beta: float = Field(1.0, ge=0)
         """Weight of L_frame."""
@@ -34,7 +37,7 @@ class Supervised(Strategy):
         with_frame = self.config.frame_head
         return Needs(
             frame_head=with_frame,
-            temporal=with_frame,
+            temporal=with_frame and self.config.temporal,
             unlabelled=False,
             extra_labelled=self.config.equal_clips,
             beta=self.config.beta,

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ssldet.errors import UnknownName
 
@@ -42,7 +42,7 @@ class Row(_Part):
         strategy: plugin that trains it; None for a row that is reported only.
         options: of the strategy, beside those of the preset.
         ratio: overrides the table's ratios with a single one (1.0: all labels).
-        planned: "always", or the name to be given with `--with` ("fully_supervised").
+        planned: "always", or the name to be given with `--with` ("fully_supervised", "readings").
         control: a control of ours that the paper lacks.
     """
 
@@ -66,6 +66,7 @@ class TableSpec(_Part):
         columns: the metrics; a table has one column for each (metric, ratio).
         rows: in the order of the paper.
         baseline: the strategy to whose plain runs the others are compared; "" for none.
+        contrasts: pairs of approaches (A, B) with the same initial weights whose difference A - B is shown beside.
         note: what a reader must know (a sweep on test data, an inferred setting).
     """
 
@@ -76,7 +77,19 @@ class TableSpec(_Part):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     baseline: str = ""
+    contrasts: tuple[tuple[str, str], ...] = ()
     note: str = ""
+
+    @model_validator(mode="after")
+    def _contrasts_name_rows(self) -> Self:
+        approaches = {row.approach for row in self.rows}
+        if unknown := {name for pair in self.contrasts for name in pair} - approaches:
+            raise ValueError(f"contrasts name approaches that are no rows: {', '.join(sorted(unknown))}")
+        return self
+
+    def row(self, approach: str, *, pretrained: bool) -> Row | None:
+        """The row of an approach under one initialisation; None where there is none."""
+        return next((row for row in self.rows if (row.approach, row.pretrained) == (approach, pretrained)), None)
 
     def ratios_of(self, row: Row) -> tuple[float, ...]:
         return self.ratios if row.ratio is None else (row.ratio,)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssldet.contracts import Batch, LabelledBatch, Needs, Options, TrainingInfo, UnlabelledBatch
 from ssldet.data.sampling import ClipRefs, KeyFrames, Sampling, ShuffledIndex, stream_seed
-from ssldet.data.targets import TruthTable, concat_targets, in_strong_view
+from ssldet.data.targets import TruthTable, concat_targets, in_strong_view, reorder_clips
 from ssldet.data.views import (
     ViewOptions,
     WindowGeometry,
@@ -203,9 +203,23 @@ class _Part:
 
 
 def concat_labelled(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
-    """One batch of the clips of two. Partners stand for a batch's first clips, so those of `more` are left out."""
-    clips_bcthw = torch.cat((first.clips_bcthw, more.clips_bcthw))
-    weak = None
-    if first.weak_bcthw is not None and more.weak_bcthw is not None:
-        weak = torch.cat((first.weak_bcthw, more.weak_bcthw))
-    return LabelledBatch(clips_bcthw, concat_targets(first.targets, more.targets), first.following, weak)
+    """One batch of the clips of two. Those with a partner come first, since partners stand for a batch's first clips."""
+    order_b = _partners_first(first, more)
+    targets = reorder_clips(concat_targets(first.targets, more.targets), order_b)
+    clips_bcthw = torch.cat((first.clips_bcthw, more.clips_bcthw))[order_b]
+    following = _concat(first.following, more.following)
+    weak_bcthw = _concat(first.weak_bcthw, more.weak_bcthw)
+    return LabelledBatch(clips_bcthw, targets, following, None if weak_bcthw is None else weak_bcthw[order_b])
+
+
+def _partners_first(first: LabelledBatch, more: LabelledBatch) -> Tensor:
+    """(b,) the rows of two batches, one after the other: those with partners, then the others."""
+    rows = [torch.arange(len(batch.clips_bcthw)) for batch in (first, more)]
+    rows[1] += len(rows[0])
+    pairs = [0 if batch.following is None else len(batch.following) for batch in (first, more)]
+    paired, alone = zip(*(own.split([n, len(own) - n]) for own, n in zip(rows, pairs, strict=True)), strict=True)
+    return torch.cat((*paired, *alone)).to(first.clips_bcthw.device)
+
+
+def _concat(first: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return None if first is None or more is None else torch.cat((first, more))

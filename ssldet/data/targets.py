@@ -114,6 +114,17 @@ def in_strong_view(targets: Targets, geometry: Geometry, min_visible: float) -> 
     return carried
 
 
+def reorder_clips(targets: Targets, order_b: Tensor) -> Targets:
+    """The targets of the same clips in another order: clip i is what clip `order_b[i]` was. They have no weights."""
+    return replace(
+        targets,
+        clip_n=order_b.argsort()[targets.clip_n],
+        box_mask_b=targets.box_mask_b[order_b],
+        frame_labels_b=targets.frame_labels_b[order_b],
+        frame_mask_b=targets.frame_mask_b[order_b],
+    )
+
+
 def concat_targets(first: Targets, second: Targets) -> Targets:
     """The targets of the clips of two batches, those of `second` after those of `first`. Neither has weights."""
     b = len(first.box_mask_b)

@@ -79,7 +79,7 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
     extra = options.unlabelled if needs.extra_labelled else 0
     return {
         "first": options.batch * paired,
-        "second": (options.batch + unlabelled) * paired + extra,
+        "second": (options.batch + unlabelled + extra) * paired,
         "teacher": unlabelled,
     }
 
