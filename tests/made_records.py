@@ -54,7 +54,7 @@ def record_of(
         split=SplitSummary(hash="s", labelled=2, unlabelled=8, evaluated=4),
         data_fingerprint=data,
         metrics=metrics if by_key else {},
-        training=TrainingSummary(steps=10, gradient_clips=80),
+        training=TrainingSummary(steps=10, gradient_clips=80, teacher_clips=40, seconds={"train": 1800.0}),
         hardware={},
         provenance={"distributions": {"ssldet": {"version": version}, "torch": {"version": "2"}}},
         peak_memory_bytes=1,

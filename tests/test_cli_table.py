@@ -187,10 +187,10 @@ def test_json_has_everything(runs: Path) -> None:
     assert (ours["difference"], ours["difference_low"], ours["difference_note"]) == (
         40,
         None,
-        "no interval from one pair of seeds",
+        "no interval over seeds from one pair of seeds",
     )
     assert {found["reason"] for found in table["left_out"]} >= {HOSTILE, "detect.nms_iou 0.9 instead of None"}
-    assert len(table["entries"]) == 53 + 3 + 12 + 6  # the paper's, all labels, the controls, the plugin's
+    assert len(table["entries"]) == 53 + 36 + 6  # the paper's, the controls, the plugin's
 
 
 def test_all_that_a_template_puts_in_is_escaped() -> None:

@@ -17,18 +17,9 @@ from ssldet.benchmark.spec import Cell, specs
 from ssldet.config import RunConfig
 from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.report import cell_matching
+from ssldet.report.contrasts import Contrast, Difference, paired, with_holm
 from ssldet.report.run_selection import RunCollection, collect_runs
-from ssldet.report.tables import (
-    Difference,
-    Entry,
-    Table,
-    TableRequest,
-    build_table,
-    data_table,
-    names,
-    paired,
-    summarise,
-)
+from ssldet.report.tables import Entry, Table, TableRequest, build_table, data_table, names, summarise
 from ssldet.util.files import write_text
 
 SMOKE = Settings("smoke")
@@ -92,7 +83,7 @@ def test_interval_of_paired_differences() -> None:
 def test_differences_without_interval_say_why() -> None:
     one = paired({0: 3.0}, {0: 1.0})
     assert (one.mean, one.low, one.n) == (2.0, None, 1) and "one pair" in one.why
-    assert paired({0: 3.0}, {1: 1.0}) == Difference(why="no seed in common with the baseline")
+    assert paired({0: 3.0}, {1: 1.0}) == Difference(why="no seed in common")
     assert "has not been run" in paired({0: 3.0}, {}).why
 
 
@@ -111,6 +102,58 @@ def test_ours_stands_beside_the_paper_with_its_difference(tmp_path: Path) -> Non
     assert found.left_out == ()
 
 
+def test_p_value_of_paired_differences() -> None:
+    found = paired({0: 16.0, 1: 19.0, 2: 19.0}, {0: 10.0, 1: 12.0, 2: 14.0})
+    t = 6 * math.sqrt(3)  # of 6, 7, 5; with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)
+    assert found.p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+    assert paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1
+
+
+def test_holm_corrects_all_contrasts_of_a_table_together() -> None:
+    values = [0.01, 0.04, 0.03, None]
+    contrasts = [Contrast("a", "b", False, (Difference(1.0, p=p), None)) for p in values]
+    adjusted = [contrast.differences[0] and contrast.differences[0].adjusted_p for contrast in with_holm(contrasts)]
+    assert adjusted == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
+    assert with_holm([]) == ()
+
+
+def test_contrasts_pair_the_rows_that_a_table_names(tmp_path: Path) -> None:
+    for seed, (ours, teacher) in enumerate([(0.16, 0.10), (0.19, 0.12), (0.19, 0.14)]):
+        write_run(tmp_path, "Dual Guidance", ours, seed=seed)
+        write_run(tmp_path, "Mean-Teacher", teacher, seed=seed)
+    (contrast,) = table(tmp_path).contrasts
+    assert (contrast.title, contrast.pretrained) == ("Dual Guidance - Mean-Teacher", False)
+    by_column = dict(
+        zip([(c.metric.title, c.ratio) for c in table(tmp_path).columns], contrast.differences, strict=True)
+    )
+    difference = by_column["V@0.5", 0.2]
+    assert difference and difference.mean == pytest.approx(6) and difference.n == 3
+    assert difference.adjusted_p == pytest.approx(3 * (difference.p or 0))  # three columns with the same numbers
+    assert by_column["V@0.5", 0.3] is not None and by_column["V@0.5", 0.3].mean is None
+
+
+def test_optional_rows_are_shown_on_request_or_when_they_were_run(tmp_path: Path) -> None:
+    reading = "FixMatch, objectness x class"
+
+    def approaches(**request: Any) -> set[str]:
+        return {line.row.approach for line in table(tmp_path, **request).lines}
+
+    assert reading not in approaches() and "Supervised, all labels" not in approaches()
+    assert reading in approaches(extra=("readings",))
+    write_run(tmp_path, reading)
+    assert reading in approaches() and "Mean-Teacher, objectness x class" not in approaches()
+
+
+def test_costs_are_means_over_the_runs_of_a_cell(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "FixMatch", seed=seed)
+    shown = table(tmp_path, cost=True)
+    assert table(tmp_path).costs == {}
+    ((place, cost),) = shown.costs.items()
+    assert shown.lines[place[0]].row.approach == "FixMatch" and place[1] == 0.2
+    assert (cost.gradient_clips, cost.teacher_clips, cost.hours) == (80, 40, pytest.approx(0.5))
+
+
 def test_each_column_reads_its_own_number(tmp_path: Path) -> None:
     write_run(tmp_path, value={"0.1": 0.3, "0.2": 0.2, "0.5": 0.1})
     found = table(tmp_path)
@@ -120,7 +163,7 @@ def test_each_column_reads_its_own_number(tmp_path: Path) -> None:
 
 def test_ablations_are_compared_with_the_baseline_of_table_2(tmp_path: Path) -> None:
     for seed in (0, 1):
-        write_run(tmp_path, "Supervised", 0.1, table="2", ratio=0.1, seed=seed)
+        write_run(tmp_path, "Dual Guidance", 0.1, table="2", ratio=0.1, seed=seed)
         write_run(tmp_path, "w/o temporal", 0.15, table="6", ratio=0.1, seed=seed)
     found = entry(table(tmp_path, "6"), "w/o temporal", ratio=0.1).difference
     assert found and (found.mean, found.n) == (pytest.approx(5), 2)
@@ -242,12 +285,12 @@ def test_a_damaged_record_is_damaged_under_any_settings(tmp_path: Path) -> None:
 def test_other_settings_are_listed_with_what_differs(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, "Dual Guidance", seed=1, settings=Settings("nano", assignments=("train.steps=100",)))
-    options = config_of().experiment.strategy_options | {"frame_head": True}
+    options = config_of().experiment.strategy_options | {"beta": 0.5}
     write_record(tmp_path, record_of(config_of(strategy_options=options)))
     write_run(tmp_path, "FixMatch", settings=SMOKE)
     found = table(tmp_path)
-    steps, head, preset = sorted(left_out(found)["other settings"], key=len)
-    assert (steps, head) == ("train.steps 100 instead of 700", "strategy.frame_head True instead of False")
+    steps, beta, preset = sorted(left_out(found)["other settings"], key=len)
+    assert (steps, beta) == ("train.steps 100 instead of 700", "strategy.beta 0.5 instead of 1.0")
     assert re.match(r"preset smoke: .*train\.steps \d+ instead of 700", preset)
     assert (found.seeds, entry(found).n) == ((0,), 1)
 
@@ -288,7 +331,7 @@ def test_the_baseline_on_other_data_is_no_baseline(tmp_path: Path) -> None:
     write_run(tmp_path, data="first")
     write_run(tmp_path, "Dual Guidance", data="second")
     found = entry(table(tmp_path), "Dual Guidance").difference
-    assert found == Difference(why="the baseline was run on other data")
+    assert found == Difference(why="the two were run on other data")
 
 
 # ------------------------------------------------------------------------------------------------- settings

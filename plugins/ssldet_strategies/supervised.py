@@ -1,8 +1,8 @@
 """Supervised: the labelled clips alone, for as many steps as every other strategy takes.
 
 Its options make the controls of a comparison (docs/comparisons.md). `frame_head` adds L_frame and L_tmp on labelled
-clips, which tells what the auxiliary head does without any guidance; `equal_clips` takes as many clips with gradients as
-a semi-supervised strategy that needs the same heads.
+clips, which tells what the auxiliary head does without any guidance; `equal_clips` takes as many clips with gradients
+as a semi-supervised strategy that needs the same heads.
 """
 
 from __future__ import annotations

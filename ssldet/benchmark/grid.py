@@ -329,10 +329,9 @@ def _rows_of(table: TableSpec, strategies: Sequence[str]) -> list[Row]:
 
 
 def _check_extra(request: GridRequest) -> None:
-    known = {row.planned for spec in benchmark.specs().values() for row in spec.rows} - {"always"}
     for name in request.extra:
-        if name not in known:
-            raise UnknownName("optional row", name, known)
+        if name not in benchmark.optional_rows():
+            raise UnknownName("optional row", name, benchmark.optional_rows())
     for name in request.only:
         if name not in FILTERS:
             raise UnknownName("filter", name, FILTERS)

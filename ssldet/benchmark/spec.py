@@ -173,6 +173,12 @@ def spec(name: str) -> TableSpec:
     return specs()[name]
 
 
+def optional_rows() -> list[str]:
+    """The names under which optional rows are asked for, of all tables."""
+    rows = [row for table in specs().values() for row in table.rows]
+    return sorted({row.planned for row in rows} - {"always"})
+
+
 @cache
 def paper() -> Paper:
     """The numbers that the paper reports."""

@@ -12,6 +12,7 @@ from ssldet.cli.options import (
     data_root,
     dataset_map,
     json_flag,
+    optional_rows,
     plugin_option,
     preset_option,
     results_folder,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--splits", default="1", show_default=True, help="Official splits.")
 @preset_option("Settings of all runs: paper, nano or smoke.  [default: paper]")
 @dataset_map
-@click.option("--with", "extra", multiple=True, help="An optional row that is wanted too: fully_supervised.")
+@optional_rows("Optional rows that are wanted too")
 @plugin_option("strategy", "--strategy", "A further strategy, beside Supervised in every table.", multiple=True)
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
 @run_settings("One setting of all runs.")

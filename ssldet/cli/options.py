@@ -62,6 +62,12 @@ def plugin_option(kind: str, flag: str, help_text: str, **more: Any) -> Callable
     return click.option(flag, help=help_text, shell_complete=complete_plugins(kind), **more)
 
 
+def optional_rows(what: str) -> Callable[[F], F]:
+    """The option `--with` of verbs that know tables: names of optional rows."""
+    names = "fully_supervised (all labels), readings (the other reading of the baselines' confidence)"
+    return click.option("--with", "extra", multiple=True, metavar="NAME", help=f"{what}: {names}.")
+
+
 def run_settings(help_text: str) -> Callable[[F], F]:
     """`--set KEY=VALUE` of runs, whose keys the shell completes."""
     return click.option(

@@ -9,7 +9,15 @@ from pathlib import Path
 import click
 
 from ssldet.cli.completion import complete_tables
-from ssldet.cli.options import data_root, dataset_map, json_flag, preset_option, results_folders, run_settings
+from ssldet.cli.options import (
+    data_root,
+    dataset_map,
+    json_flag,
+    optional_rows,
+    preset_option,
+    results_folders,
+    run_settings,
+)
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
 
@@ -47,6 +55,14 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
     show_default=True,
     help="Official splits; of several, their mean too.",
 )
+@optional_rows("Optional rows that are shown even if nothing of them was run")
+@click.option(
+    "--columns",
+    "more_columns",
+    type=click.Choice(("cost",)),
+    multiple=True,
+    help="Further columns: cost adds gradient clips, teacher clips and hours of each row.",
+)
 @results_folders
 @data_root
 def command(
@@ -59,10 +75,12 @@ def command(
     assignments: tuple[str, ...],
     seeds: tuple[int, ...] | None,
     splits: tuple[int, ...],
+    extra: tuple[str, ...],
+    more_columns: tuple[str, ...],
     results: tuple[Path, ...],
     data_root: Path | None,
 ) -> None:
-    """Print the paper's tables: our mean and deviation over seeds beside the paper's numbers, and their differences.
+    """Print the paper's tables: our mean and deviation over seeds beside the paper's numbers, differences, contrasts.
 
     Without --preset and --dataset-map each table shows the settings that fill most of its cells. What is not run,
     failed or was left out is said. Table 1 is counted from the data. --json is --format json.
@@ -75,7 +93,7 @@ def command(
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
     form = "json" if as_json else form or format_of(out)
-    request = table_request(preset, dataset_map, assignments, seeds, splits)
+    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns)
     shown = documents(names, request, results=results or None, data_root=data_root)
     if out:
         write_text(out, render(shown, form))

@@ -203,7 +203,7 @@ class _Part:
 
 
 def concat_labelled(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
-    """One batch of the clips of two. Those with a partner come first, since partners stand for a batch's first clips."""
+    """One batch of the clips of two. Those with partners come first: partners stand for a batch's first clips."""
     order_b = _partners_first(first, more)
     targets = reorder_clips(concat_targets(first.targets, more.targets), order_b)
     clips_bcthw = torch.cat((first.clips_bcthw, more.clips_bcthw))[order_b]

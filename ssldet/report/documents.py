@@ -15,8 +15,9 @@ from typing import Any
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings
 from ssldet.benchmark.spec import Reported, ratio_key
+from ssldet.report.contrasts import CONFIDENCE, Difference
 from ssldet.report.run_selection import LeftOut
-from ssldet.report.tables import CONFIDENCE, TABLE_1, Column, DataRow, Difference, Entry, Line, Table
+from ssldet.report.tables import TABLE_1, Column, Cost, DataRow, Entry, Line, Table
 
 SYMBOLS = {
     "other preset": ("†", "made with another preset than the paper's settings"),
@@ -89,6 +90,7 @@ class Document:
     Attributes:
         caption: how it was made; notes: what must be known to read it.
         entries: one flat object a number; `left_out`: every run that is not in it, with the reason.
+        contrasts, costs: one flat object a difference between two rows, and a row and ratio.
         facts: settings and seeds.
     """
 
@@ -100,6 +102,8 @@ class Document:
     entries: tuple[dict[str, Any], ...]
     left_out: tuple[LeftOut, ...]
     facts: dict[str, Any]
+    contrasts: tuple[dict[str, Any], ...] = ()
+    costs: tuple[dict[str, Any], ...] = ()
 
 
 def of_table(table: Table) -> Document:
@@ -109,6 +113,10 @@ def of_table(table: Table) -> Document:
     blocks = [_numbers(table, footnotes)]
     if any(entry and entry.difference for row in table.entries for entry in row):
         blocks.append(_differences(table))
+    if table.contrasts:
+        blocks.append(_contrasts(table))
+    if table.costs:
+        blocks.append(_costs(table))
     return Document(
         name=spec.name,
         title=f"Table {spec.name}. {spec.title}",
@@ -118,6 +126,8 @@ def of_table(table: Table) -> Document:
         entries=tuple(_flat(table)),
         left_out=table.left_out,
         facts=_facts(table),
+        contrasts=tuple(_flat_contrasts(table)),
+        costs=tuple(_flat_costs(table)),
     )
 
 
@@ -200,10 +210,49 @@ def _gain(difference: Difference | None, digits: int) -> tuple[str, ...]:
         return ()
     if difference.mean is None:
         return ("none",)
-    if difference.low is None:
-        return f"{difference.mean:+.{digits}f}", f"n = {difference.n}"
-    interval = f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
-    return f"{difference.mean:+.{digits}f}", interval
+    seeds = _interval("s", difference.low, difference.high, digits) or f"n = {difference.n}"
+    videos = _interval("v", difference.video_low, difference.video_high, digits)
+    p = "" if difference.adjusted_p is None else f"p {difference.p:.2g}, Holm {difference.adjusted_p:.2g}"
+    return tuple(filter(None, (f"{difference.mean:+.{digits}f}", seeds, videos, p)))
+
+
+def _interval(sign: str, low: float | None, high: float | None, digits: int) -> str:
+    return "" if low is None or high is None else f"{sign} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _contrasts(table: Table) -> Block:
+    """Rows against each other, by initial weights."""
+    digits = _digits(table)
+    columns = [i for i in range(len(table.columns)) if any(c.differences[i] for c in table.contrasts)]
+    headings = _headings(table)
+    rows: dict[str, list[TextRow]] = {}
+    for contrast in table.contrasts:
+        cells = tuple(_gain(contrast.differences[i], digits[table.columns[i].metric.title]) for i in columns)
+        rows.setdefault(_start(contrast.pretrained), []).append(TextRow(contrast.title, cells))
+    sections = tuple(Section(title, tuple(of_start)) for title, of_start in rows.items())
+    return Block("Contrasts", tuple(headings[i] for i in columns), sections)
+
+
+COST_COLUMNS = ("gradient clips", "teacher clips", "hours")
+
+
+def _costs(table: Table) -> Block:
+    """What each row took, ratio by ratio."""
+    ratios = sorted({ratio for _, ratio in table.costs})
+
+    def cells(index: int) -> tuple[tuple[str, ...], ...]:
+        costs = [_cost_cells(table.costs.get((index, ratio))) for ratio in ratios]
+        return tuple(cost[part] for part in range(len(COST_COLUMNS)) for cost in costs)
+
+    columns = tuple((title, f"{100 * ratio:g} %") for title in COST_COLUMNS for ratio in ratios)
+    lines = [index for index in range(len(table.lines)) if any(place == index for place, _ in table.costs)]
+    return Block("Cost", columns, _sections(table, cells, lines))
+
+
+def _cost_cells(cost: Cost | None) -> tuple[tuple[str, ...], ...]:
+    if cost is None:
+        return ((),) * len(COST_COLUMNS)
+    return (f"{cost.gradient_clips:,.0f}",), (f"{cost.teacher_clips:,.0f}",), (f"{cost.hours:.2f}",)
 
 
 def _headings(table: Table) -> tuple[tuple[str, str], ...]:
@@ -231,8 +280,12 @@ def _sections(table: Table, cells: Any, indices: Iterable[int]) -> tuple[Section
 
 
 def _section_title(line: Line) -> str:
-    start = "pretrained" if line.row.pretrained else "from scratch"
-    return f"Further strategies, {start}" if line.kind == "plugin" else start.capitalize()
+    start = _start(line.row.pretrained)
+    return f"Further strategies, {start.lower()}" if line.kind == "plugin" else start
+
+
+def _start(pretrained: bool) -> str:
+    return "Pretrained" if pretrained else "From scratch"
 
 
 def _baseline_title(table: Table) -> str:
@@ -289,6 +342,11 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
         yield "n/N: n of N expected seeds"
     yield from (f"[{number}] {text}" for number, text in enumerate(footnotes.texts, start=1))
     yield from _difference_notes(table, entries)
+    if table.costs:
+        yield (
+            "Cost: means over the runs of a cell, first stage included; gradient clips go through the student with "
+            "gradients, teacher clips through a teacher without; hours of training on the machines of the records"
+        )
     if table.spec.note:
         yield table.spec.note
     name = f"Table {table.spec.name}"
@@ -297,13 +355,19 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
 
 def _difference_notes(table: Table, entries: Sequence[Entry]) -> Iterator[str]:
     differences = [entry.difference for entry in entries if entry.difference]
-    if differences:
-        baseline = _baseline_title(table)
+    contrasts = [difference for contrast in table.contrasts for difference in contrast.differences if difference]
+    if differences or contrasts:
         yield (
-            f"Difference: mean over common seeds of ours - {baseline} with the same data, ratio and initial weights; "
-            f"in brackets its {100 * CONFIDENCE:g} % confidence interval (Student's t)"
+            "Difference, contrast: mean over common seeds, with the same data, ratio and initial weights; in brackets "
+            f"its {100 * CONFIDENCE:g} % confidence interval: s over seeds (Student's t of paired differences), "
+            "v over test videos (bootstrap, groups drawn together)"
         )
-    yield from dict.fromkeys(f"Difference: {difference.why}" for difference in differences if difference.why)
+    if tested := sum(difference.p is not None for difference in contrasts):
+        yield f"p: of the t test over seeds; Holm: the same, corrected for the {tested} contrasts of this table"
+    reasons = [difference.why for difference in (*differences, *contrasts) if difference.why]
+    yield from dict.fromkeys(f"Difference: {why}" for why in reasons)
+    if any(difference.n == 1 for difference in (*differences, *contrasts)):
+        yield "With n = 1 nothing is ordered: the noise of the seed is in every difference, and no interval holds it"
 
 
 # ----------------------------------------------------------------------------------------------------- data
@@ -326,6 +390,20 @@ def _flat(table: Table) -> Iterator[dict[str, Any]]:
         for column, entry in zip(table.columns, row, strict=True):
             if entry:
                 yield {"table": table.spec.name, **_of_line(line), **_of_column(column), **_of_entry(entry)}
+
+
+def _flat_contrasts(table: Table) -> Iterator[dict[str, Any]]:
+    for contrast in table.contrasts:
+        for column, difference in zip(table.columns, contrast.differences, strict=True):
+            if difference:
+                about = {"approach": contrast.approach, "other": contrast.other, "pretrained": contrast.pretrained}
+                yield {"table": table.spec.name, **about, **_of_column(column), **asdict(difference)}
+
+
+def _flat_costs(table: Table) -> Iterator[dict[str, Any]]:
+    for (index, ratio), cost in table.costs.items():
+        about = {"table": table.spec.name, **_of_line(table.lines[index]), "ratio": ratio_key(ratio)}
+        yield {**about, **asdict(cost)}
 
 
 def _of_line(line: Line) -> dict[str, Any]:
@@ -368,6 +446,8 @@ def _of_entry(entry: Entry) -> dict[str, Any]:
         "difference_low": difference.low,
         "difference_high": difference.high,
         "difference_n": difference.n,
+        "difference_video_low": difference.video_low,
+        "difference_video_high": difference.video_high,
         "difference_note": difference.why,
         "marks": list(entry.marks),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ssldet.benchmark import spec as benchmark
 from ssldet.errors import UnknownName
 from ssldet.report import tables
 from ssldet.report.cell_matching import requested_settings
@@ -32,6 +33,8 @@ def table(
     assignments: Sequence[str] = (),
     seeds: Iterable[int] | None = None,
     splits: Iterable[int] = (1,),
+    extra: Iterable[str] = (),
+    cost: bool = False,
     data_root: str | Path | None = None,
 ) -> str:
     """The paper's tables from the records of runs, our numbers beside the paper's, as text.
@@ -49,6 +52,8 @@ def table(
         assignments: settings that the runs were given, "KEY=VALUE" as `--set` takes them.
         seeds: the seeds that each cell should have; None takes all that are found.
         splits: official splits; of several, a column shows their mean.
+        extra: optional rows that are shown even if nothing of them was run, such as "readings".
+        cost: whether to show what each row cost: gradient clips, teacher clips, hours.
         data_root: the folder of the data, for Table 1, which is counted from annotation.
 
     Returns:
@@ -66,7 +71,7 @@ def table(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    request = table_request(preset, dataset_map, assignments, seeds, splits)
+    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost)
     return render(documents(numbers, request, results=results, data_root=data_root), format)
 
 
@@ -76,10 +81,17 @@ def table_request(
     assignments: Sequence[str] = (),
     seeds: Iterable[int] | None = None,
     splits: Iterable[int] = (1,),
+    extra: Iterable[str] = (),
+    cost: bool = False,
 ) -> TableRequest:
-    """What tables show, out of the arguments of `table`. Raises ConfigError."""
+    """What tables show, out of the arguments of `table`. Raises ConfigError, or UnknownName of an optional row."""
     settings = requested_settings(preset, dataset_map, assignments)
-    return TableRequest(settings, tuple(assignments), None if seeds is None else tuple(seeds), tuple(splits))
+    wanted = tuple(extra)
+    for name in wanted:
+        if name not in benchmark.optional_rows():
+            raise UnknownName("optional row", name, benchmark.optional_rows())
+    chosen_seeds = None if seeds is None else tuple(seeds)
+    return TableRequest(settings, tuple(assignments), chosen_seeds, tuple(splits), wanted, cost)
 
 
 def documents(

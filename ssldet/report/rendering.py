@@ -287,7 +287,7 @@ def _latex_text(value: Any) -> str:
 
 
 def as_csv(documents: Sequence[Document]) -> str:
-    """One line a number ("number"), then one a run left out ("left out"); lists are joined with ";"."""
+    """One line a number, a contrast, a cost and a run left out, its `kind`; lists are joined with ";"."""
     import pandas
 
     rows = [row for document in documents for row in _csv_rows(document)]
@@ -298,7 +298,8 @@ def as_csv(documents: Sequence[Document]) -> str:
 
 
 def _csv_rows(document: Document) -> Iterator[dict[str, Any]]:
-    yield from ({"kind": "number", **entry} for entry in document.entries)
+    kinds = {"number": document.entries, "contrast": document.contrasts, "cost": document.costs}
+    yield from ({"kind": kind, **row} for kind, rows in kinds.items() for row in rows)
     for run in document.left_out:
         yield {"kind": "left out", "table": document.name, **_renamed(as_dict(run))}
 
@@ -325,6 +326,8 @@ def as_json(documents: Sequence[Document]) -> str:
             **document.facts,
             "caption": document.caption,
             "entries": document.entries,
+            "contrasts": document.contrasts,
+            "costs": document.costs,
             "left_out": [as_dict(run) for run in document.left_out],
             "notes": document.notes,
         }

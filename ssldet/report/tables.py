@@ -9,14 +9,11 @@ would run for it (`cells.run_config`), seed and split apart.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
-
-from scipy.special import stdtrit  # scipy.stats has the same and takes a second to import
 
 from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
@@ -28,22 +25,28 @@ from ssldet.data.datasets import load_dataset
 from ssldet.errors import ConfigError, SsldetError
 from ssldet.report import cell_matching
 from ssldet.report.cell_matching import CellMatcher, SettingsOption
+from ssldet.report.contrasts import Contrast, Difference, paired, with_holm
 from ssldet.report.run_selection import LeftOut, Run, RunCollection, RunSelection, leave_out, select_runs
 
 TABLE_1 = "1"
-CONFIDENCE = 0.95
 
 Ratio = float | Literal["all"]
 
 
 @dataclass(frozen=True, slots=True)
 class TableRequest:
-    """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found."""
+    """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found.
+
+    `extra` names optional rows that are shown even if nothing of them was run ("readings"); `cost` adds what each row
+    cost.
+    """
 
     settings: Settings | None = None
     assignments: Sequence[str] = ()
     seeds: tuple[int, ...] | None = None
     splits: tuple[int, ...] = (1,)
+    extra: tuple[str, ...] = ()
+    cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,6 @@ class Line:
 
     row: Row
     kind: Literal["both", "reported", "ours", "plugin"]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Mean of ours - baseline over n common seeds, and its confidence interval; `why` says what is missing."""
-
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +91,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What the runs behind one line took at one ratio, each a mean over them.
+
+    Attributes:
+        gradient_clips: clips that went through the student with gradients, first stage included.
+        teacher_clips: clips that went through a teacher without.
+        hours: of training, wall-clock, on the machines that the records name.
+    """
+
+    gradient_clips: float
+    teacher_clips: float
+    hours: float
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table as data. `entries` has one row per line and one place per column, None where there is no such cell.
 
+    `contrasts` are those of the table's rows that have numbers; `costs` is by (line, ratio), where it was asked for.
     `best` is set when the settings were not asked for but chosen, as those that fill most cells; `others` could be.
     `no_splits` were asked for, and the data do not have them.
     """
@@ -113,6 +121,8 @@ class Table:
     lines: tuple[Line, ...]
     entries: tuple[tuple[Entry | None, ...], ...]
     left_out: tuple[LeftOut, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    costs: Mapping[tuple[int, float], Cost] = field(default_factory=dict)
     best: SettingsOption | None = None
     others: tuple[SettingsOption, ...] = ()
     no_splits: tuple[int, ...] = ()
@@ -178,18 +188,6 @@ def summarise(values: Mapping[int, Mapping[int, float]]) -> tuple[float | None, 
     return mean, stdev(by_seed.values()) if len(by_seed) > 1 else None, by_seed
 
 
-def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Ours - baseline over the seeds that both have, with Student's confidence interval of the mean."""
-    gains = [ours[seed] - baseline[seed] for seed in sorted(ours.keys() & baseline.keys())]
-    if not gains:
-        return Difference(why="no seed in common with the baseline" if baseline else "the baseline has not been run")
-    mean = fmean(gains)
-    if len(gains) < 2:
-        return Difference(mean, n=1, why="no interval from one pair of seeds")
-    half = float(stdtrit(len(gains) - 1, (1 + CONFIDENCE) / 2)) * stdev(gains) / math.sqrt(len(gains))
-    return Difference(mean, mean - half, mean + half, len(gains))
-
-
 # ------------------------------------------------------------------------------------------------- building
 
 
@@ -210,16 +208,23 @@ class _TableBuilder:
     def table(self) -> Table:
         columns = tuple(self._columns())
         entries = tuple(tuple(self._entry(i, column) for column in columns) for i in range(len(self.lines)))
+        contrasts = with_holm(list(self._contrasts(columns)))
+        costs = dict(self._costs()) if self.request.cost else {}
         self._leave_out_others()
         left_out = tuple({(item.folder, item.kind): item for item in self.left_out}.values())
-        return Table(self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out)
+        return Table(
+            self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out, contrasts, costs
+        )
 
     def _add_rows(self) -> None:
         for row in self.spec.rows:
+            cells = {ratio: self.matcher.runs(row, ratio) for ratio in self.spec.ratios_of(row) if row.strategy}
+            if row.planned not in ("always", *self.request.extra) and not any(cells.values()):
+                continue
             ours = row.control or row.planned != "always"
             self.lines.append(Line(row, "reported" if row.strategy is None else "ours" if ours else "both"))
-            for ratio in self.spec.ratios_of(row) if row.strategy else ():
-                self._add_cell(len(self.lines) - 1, ratio, self.matcher.runs(row, ratio))
+            for ratio, runs in cells.items():
+                self._add_cell(len(self.lines) - 1, ratio, runs)
 
     def _add_plugins(self) -> None:
         """Rows of strategies that the paper does not know, in the order of their titles."""
@@ -274,7 +279,7 @@ class _TableBuilder:
         runs = [run for (split, _), run in sorted(selection.runs.items()) if split in column.splits]
         mean, std, by_seed = summarise(self._values(selection, column))
         failed = [place for place in selection.failed if place[0] in column.splits]
-        compared = mean is not None and not cell_matching.is_baseline(self.spec, row)
+        compared = mean is not None and self.spec.baseline and not cell_matching.is_baseline(self.spec, row)
         return Entry(
             mean=mean,
             std=std,
@@ -283,7 +288,7 @@ class _TableBuilder:
             seeds=tuple(by_seed),
             runs=tuple(run.entry.id for run in runs),
             paper=paper,
-            difference=self._difference(row, ratio, column, selection, by_seed) if compared else None,
+            difference=self._difference(selection, self._baseline(row, ratio), column) if compared else None,
             marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), selection.mixed, column)),
         )
 
@@ -318,15 +323,42 @@ class _TableBuilder:
         if mixed:
             yield "mixed versions"
 
-    def _difference(
-        self, row: Row, ratio: float, column: Column, selection: RunSelection, by_seed: Mapping[int, float]
-    ) -> Difference | None:
-        if not self.spec.baseline:
-            return None
-        baseline = self._baseline(row, ratio)
-        if baseline.runs and baseline.data != selection.data:
-            return Difference(why="the baseline was run on other data")
-        return paired(by_seed, summarise(self._values(baseline, column))[2])
+    def _difference(self, ours: RunSelection, other: RunSelection, column: Column) -> Difference:
+        if ours.runs and other.runs and ours.data != other.data:
+            return Difference(why="the two were run on other data")
+        by_seed, others = (summarise(self._values(selection, column))[2] for selection in (ours, other))
+        return paired(by_seed, others)
+
+    def _contrasts(self, columns: Sequence[Column]) -> Iterator[Contrast]:
+        """Those of the table's contrasts of which anything can be said."""
+        for pretrained in (False, True):
+            for names in self.spec.contrasts:
+                lines = [self._line_of(approach, pretrained) for approach in names]
+                differences = tuple(self._contrast(lines, column) for column in columns)
+                if any(difference and difference.mean is not None for difference in differences):
+                    yield Contrast(*names, pretrained, differences)
+
+    def _contrast(self, lines: Sequence[int | None], column: Column) -> Difference | None:
+        cells = [self.cells.get((line, column.ratio)) for line in lines if line is not None and column.ratio != "all"]
+        pair = [cell for cell in cells if cell is not None]
+        return self._difference(pair[0], pair[1], column) if len(pair) == 2 else None
+
+    def _line_of(self, approach: str, pretrained: bool) -> int | None:
+        rows = [(line.row.approach, line.row.pretrained) for line in self.lines]
+        return rows.index((approach, pretrained)) if (approach, pretrained) in rows else None
+
+    def _costs(self) -> Iterator[tuple[tuple[int, float], Cost]]:
+        for place, selection in self.cells.items():
+            trainings = [run.record.training for run in selection.runs.values()]
+            if trainings:
+                yield (
+                    place,
+                    Cost(
+                        fmean(training.gradient_clips for training in trainings),
+                        fmean(training.teacher_clips for training in trainings),
+                        fmean(training.seconds.get("train", 0.0) for training in trainings) / 3600,
+                    ),
+                )
 
     def _baseline(self, row: Row, ratio: float) -> RunSelection:
         key = (row.pretrained, ratio)
