@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the command line reads this page without paying for torch
 else:
     Module = object  # which is why the class of a detector names nn.Module itself
 
-API_VERSION = "2.0"
+API_VERSION = "2.1"
 """`major.minor` of this page. A plugin written for another major version is listed as incompatible."""
 
 Subset = Literal["train", "test"]
@@ -720,6 +720,62 @@ class MetricResult:
         return self.numbers[key]
 
 
+@dataclass(frozen=True, slots=True)
+class PrecisionRule:
+    """How a metric's average precision follows from hits in rank order; the forms are those of `ssldet.ops`.
+
+    Attributes:
+        form: the area below the envelope at every point, or below the bare curve by the trapezoid rule.
+        epsilon: added to recall's denominator.
+        skip_empty: a class without truth has no AP and leaves the mean, rather than 0.
+    """
+
+    form: Literal["every_point", "trapezoid"] = "every_point"
+    epsilon: float = 0.0
+    skip_empty: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankedDetections:
+    """The detections of one class over all videos, in rank order: by falling score.
+
+    Attributes:
+        videos_n: int64, the place of each one's video in `Matches.videos`.
+        outcomes_n: unsigned, bit b is set where it is a hit at `Matches.thresholds[b]`.
+        counts_n: int64 >= 1, how many detections of the same video and outcome stand there one after the other.
+    """
+
+    videos_n: np.ndarray
+    outcomes_n: np.ndarray
+    counts_n: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.videos_n)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """Which detection of which video was a hit: all that an average precision follows from, video by video.
+
+    Detections are matched within their video, so that these numbers can be computed over other sets of the same videos.
+
+    Attributes:
+        videos: ids of the videos taken in.
+        thresholds: of IoU, at most 64.
+        columns: key of the metric's result -> the thresholds, by place, whose AP it is the mean of.
+        rule: how AP follows.
+        truths_vk: int64, how many truths each video has of each of the k classes.
+        ranked: label -> its detections, for every class that is scored.
+    """
+
+    videos: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    columns: Mapping[str, tuple[int, ...]]
+    rule: PrecisionRule
+    truths_vk: np.ndarray
+    ranked: Mapping[int, RankedDetections]
+
+
 class Metric(ABC):
     """Detections and truth of one video at a time -> numbers. Memory must not grow with the frames of all videos.
 
@@ -743,3 +799,10 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> MetricResult:
         """The numbers over all videos taken in."""
+
+    def matches(self) -> Matches | None:
+        """What `compute` makes its thresholds' numbers of, video by video; None where it has no such form.
+
+        Comparisons of runs draw test videos again from it. A run keeps it for every metric that gives it.
+        """
+        return None

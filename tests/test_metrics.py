@@ -10,7 +10,6 @@ from made_detections import FACTS, detections, perfect, random_boxes, shuffled, 
 
 from ssldet.contracts import Truth, VideoDetections
 from ssldet.errors import ConfigError, UnknownName
-from ssldet.ops.average_precision import trapezoid
 from ssldet_metrics.errors import KINDS, Errors
 from ssldet_metrics.frame_map import FrameMAP
 from ssldet_metrics.protocols import THRESHOLDS
@@ -316,7 +315,8 @@ def test_shares_add_up_and_the_correct_one_is_the_trapezoid_ap(seed, protocol):
     found, own = random_case(seed)
     areas = errors(found, own, protocol)
     trapezoid_map = FrameMAP(FACTS, protocol)
-    trapezoid_map.rules = dataclasses.replace(trapezoid_map.rules, average_precision=trapezoid)
+    by_trapezoid = dataclasses.replace(trapezoid_map.rules.precision, form="trapezoid")
+    trapezoid_map.rules = dataclasses.replace(trapezoid_map.rules, precision=by_trapezoid)
     expected = at(trapezoid_map, (found, own)).per_class
     for name in FACTS.classes:
         if areas["correct"].per_class[name] is not None:

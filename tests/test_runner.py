@@ -68,6 +68,7 @@ def test_a_run_leaves_its_files_and_no_checkpoint(finished: tuple[Path, Record])
         "split.json",
         "log.jsonl",
         "detections.parquet",
+        "per_video.parquet",
         "weights.safetensors",
         "record.json",
     }

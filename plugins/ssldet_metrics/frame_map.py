@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Matches, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet_metrics.frame_matching import match_frames
 from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, counted, frame_rules
 
@@ -39,3 +39,6 @@ class FrameMAP(Metric):
 
     def compute(self) -> MetricResult:
         return self.ranking.result(self.protocol, self.rules)
+
+    def matches(self) -> Matches:
+        return self.ranking.matches(self.rules)

@@ -14,21 +14,32 @@ AVA is matched as its own evaluation does (PASCAL: a box whose best truth is tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ssldet.contracts import DatasetFacts, MetricResult, MetricValue, Truth, VideoDetections
+from ssldet.contracts import (
+    DatasetFacts,
+    Matches,
+    MetricResult,
+    MetricValue,
+    PrecisionRule,
+    RankedDetections,
+    Truth,
+    VideoDetections,
+)
 from ssldet.errors import UnknownName
 from ssldet.evaluation.detection_rows import in_content_order
-from ssldet.ops.average_precision import every_point, trapezoid
+from ssldet.ops.average_precision import FORMS
 
 COCO = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 THRESHOLDS = tuple(sorted({0.1, 0.2, 0.3, *COCO}))
 REPORTED = ("0.1", "0.2", "0.3", "0.5", "0.75", "0.5:0.95")
+
+_ENVELOPE = PrecisionRule()
+_ACT = PrecisionRule("trapezoid", skip_empty=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +48,13 @@ class Protocol:
 
     Attributes:
         plus_one: a box from x1 to x2 is x2 - x1 + 1 wide.
-        average_precision: AP of (hits in rank order, number of truths).
-        skip_empty: a class without truth has no AP, rather than 0.
+        precision: how AP follows from hits in rank order, and what becomes of a class without truth.
         annotated_only: only frames with a truth box count.
         pascal: a detection whose best truth is taken is a miss, rather than taking the next best.
     """
 
     plus_one: bool
-    average_precision: Callable[[np.ndarray, int], float] = every_point
-    skip_empty: bool = True
+    precision: PrecisionRule = _ENVELOPE
     annotated_only: bool = False
     pascal: bool = False
 
@@ -53,12 +62,12 @@ class Protocol:
 FRAME = {
     "standard": Protocol(plus_one=False),
     "yowo": Protocol(plus_one=True, annotated_only=True, pascal=True),
-    "act": Protocol(plus_one=True, average_precision=trapezoid, skip_empty=False),
+    "act": Protocol(plus_one=True, precision=_ACT),
 }
 VIDEO = {
     "standard": Protocol(plus_one=False),
-    "yowo": Protocol(plus_one=True, average_precision=partial(every_point, epsilon=1e-5), skip_empty=False),
-    "act": Protocol(plus_one=True, average_precision=trapezoid, skip_empty=False),
+    "yowo": Protocol(plus_one=True, precision=PrecisionRule(epsilon=1e-5, skip_empty=False)),
+    "act": Protocol(plus_one=True, precision=_ACT),
 }
 
 
@@ -108,10 +117,12 @@ class Ranking:
         self.truths_k = np.zeros(facts.num_classes, np.int64)
         self.without_truth: list[str] = []
         self._videos: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._truths: dict[str, np.ndarray] = {}
 
     def add(self, video_id: str, scores_nk: np.ndarray, outcomes_nk: np.ndarray, truths_k: np.ndarray) -> None:
         """Take in a video: scores (NaN: no detection), what came of each (`THRESHOLDS` bits), truths per class."""
         self._videos[video_id] = (scores_nk.astype(np.float32), outcomes_nk)
+        self._truths[video_id] = np.asarray(truths_k)
         self.truths_k += truths_k
         if not truths_k.any():
             self.without_truth.append(video_id)
@@ -123,12 +134,29 @@ class Ranking:
         thresholds = {key: self._value(table, _columns_of(key), rules) for key in REPORTED}
         return MetricResult(protocol, thresholds, notes=self.notes())
 
+    def matches(self, rules: Protocol) -> Matches:
+        """The same for comparisons: which detection of which video was a hit."""
+        videos = tuple(sorted(self._videos))
+        return Matches(
+            videos,
+            THRESHOLDS,
+            {key: tuple(_columns_of(key)) for key in REPORTED},
+            rules.precision,
+            np.array([self._truths[video_id] for video_id in videos], np.int64).reshape(len(videos), -1),
+            {label: self._ranked_with_videos(label) for label in evaluated_labels(self.facts)},
+        )
+
     def ranked(self, label: int) -> np.ndarray:
         """What was added for each detection of a class, in order of falling score."""
+        return self._ranked_with_videos(label).outcomes_n
+
+    def _ranked_with_videos(self, label: int) -> RankedDetections:
         blocks = [self._videos[video_id] for video_id in sorted(self._videos)]
-        scores_n = np.concatenate([scores_nk[:, label] for scores_nk, _ in blocks])
-        outcomes_n = np.concatenate([outcomes_nk[:, label] for _, outcomes_nk in blocks])
-        return outcomes_n[np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]]
+        scores_n = np.concatenate([np.zeros(0, np.float32), *(scores_nk[:, label] for scores_nk, _ in blocks)])
+        outcomes_n = np.concatenate([np.zeros(0, np.uint16), *(outcomes_nk[:, label] for _, outcomes_nk in blocks)])
+        videos_n = np.repeat(np.arange(len(blocks)), [len(scores_nk) for scores_nk, _ in blocks])
+        order_n = np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]
+        return RankedDetections(videos_n[order_n], outcomes_n[order_n], np.ones(len(order_n), np.int64))
 
     def notes(self) -> dict[str, list[str]]:
         """Which videos and which of the scored classes had no truth, where there are any."""
@@ -142,13 +170,18 @@ class Ranking:
         truths = int(self.truths_k[label])
         if not truths:
             return np.zeros(len(THRESHOLDS))
-        ranked_n = self.ranked(label)
-        return np.array([rules.average_precision((ranked_n >> bit) & 1 == 1, truths) for bit in range(len(THRESHOLDS))])
+        ranked_n, form = self.ranked(label), FORMS[rules.precision.form]
+        return np.array(
+            [
+                form((ranked_n >> bit) & 1 == 1, truths, epsilon=rules.precision.epsilon)
+                for bit in range(len(THRESHOLDS))
+            ]
+        )
 
     def _value(self, table: Mapping[int, np.ndarray], columns: Sequence[int], rules: Protocol) -> MetricValue:
         per_class = {
             self.facts.classes[label]: None
-            if rules.skip_empty and not self.truths_k[label]
+            if rules.precision.skip_empty and not self.truths_k[label]
             else float(precisions[list(columns)].mean())
             for label, precisions in table.items()
         }

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ssldet.contracts import DatasetFacts, Metric, MetricResult, Truth, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Matches, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError
 from ssldet.evaluation.detection_rows import in_content_order
 from ssldet.ops.tubes import Tube, link_greedily, link_paths, tube_iou, tube_nms
@@ -46,6 +46,9 @@ class VideoMAP(Metric):
 
     def compute(self) -> MetricResult:
         return self.ranking.result(self.protocol, self.rules)
+
+    def matches(self) -> Matches:
+        return self.ranking.matches(self.rules)
 
     def _link(self, video: Video, detections: VideoDetections) -> list[Tube]:
         """The tubes of one video after NMS, by class and falling score."""

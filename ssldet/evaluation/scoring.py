@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ssldet import plugins
-from ssldet.contracts import DatasetFacts, Metric, Truth, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Matches, Metric, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError, PluginError
 from ssldet.evaluation.detection_rows import empty, in_content_order
 from ssldet.evaluation.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Numbers, and what they follow from video by video: metric -> protocol -> matches, where a metric gives them."""
+
+    results: Results
+    matches: Mapping[str, Mapping[str, Matches]]
 
 
 def score(
@@ -31,16 +40,31 @@ def score(
         UnknownName: no such metric, or a protocol that a metric does not know.
         ConfigError: a metric does not apply to the data set.
     """
+    return score_videos(facts, videos, truth, detections, metrics).results
+
+
+def score_videos(
+    facts: DatasetFacts,
+    videos: Iterable[Video],
+    truth: Callable[[str], Truth],
+    detections: Mapping[str, VideoDetections],
+    metrics: Mapping[str, Sequence[str]],
+) -> Scored:
+    """As `score`, with the matches of every video, which comparisons need."""
     meters = build_meters(facts, metrics)
     for video in videos:
         annotation, detected = truth(video.id), in_content_order(detections.get(video.id) or empty(facts))
         for by_protocol in meters.values():
             for meter in by_protocol.values():
                 meter.update(video, detected, annotation)
-    return {
-        name: {protocol: meter.compute() for protocol, meter in by_protocol.items()}
-        for name, by_protocol in meters.items()
-    }
+    results = {name: {protocol: meter.compute() for protocol, meter in of.items()} for name, of in meters.items()}
+    return Scored(results, {name: found for name, of in meters.items() if (found := _matches(of))})
+
+
+def _matches(meters: Mapping[str, Metric]) -> dict[str, Matches]:
+    """Protocol -> matches, for the protocols that have them."""
+    found = {protocol: meter.matches() for protocol, meter in meters.items()}
+    return {protocol: matches for protocol, matches in found.items() if matches is not None}
 
 
 def applicable(facts: DatasetFacts) -> tuple[dict[str, Sequence[str]], dict[str, str]]:

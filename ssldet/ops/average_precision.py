@@ -6,6 +6,9 @@ Hits 1, 0, 1 of 2 truths score 0.8333 (every point) and 0.7917 (trapezoid).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 
 
@@ -32,3 +35,13 @@ def trapezoid(hits_n: np.ndarray, truths: int, *, epsilon: float = 0.0) -> float
 
 def _ratio(area: float, truths: int, epsilon: float) -> float:
     return float(area / (truths + epsilon)) if truths else 0.0
+
+
+class PrecisionForm(Protocol):
+    """Average precision of hits in rank order."""
+
+    def __call__(self, hits_n: np.ndarray, truths: int, *, epsilon: float = 0.0) -> float: ...
+
+
+FORMS: Mapping[str, PrecisionForm] = {"every_point": every_point, "trapezoid": trapezoid}
+"""The forms by name."""

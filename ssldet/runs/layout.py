@@ -24,10 +24,13 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 DETECTIONS = "detections.parquet"
 
+PER_VIDEO = "per_video.parquet"
+"""Which detection of which video was a hit: what comparisons read, small enough to be committed."""
+
 LOCK = ".lock"
 """Held by the process that carries out a run or trains a first stage."""
 
-KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, WEIGHTS)
+KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, PER_VIDEO, WEIGHTS)
 """What a finished run keeps beside its record, which holds their hashes."""
 
 RUN_FILES = (RECORD, *KEPT, CHECKPOINT, LOCK)

@@ -28,6 +28,7 @@ from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
 from ssldet.evaluation.inference import detect_videos
+from ssldet.evaluation.per_video import per_video, write_per_video
 from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
@@ -289,14 +290,18 @@ class _Run:
                 self._advance(done)
 
     def _score(self, videos: Sequence[Video]) -> Results:
-        """All metrics that apply, under all their protocols, from the file just written."""
+        """All metrics that apply, under all their protocols, from the file just written; keeps their matches."""
         plan = self.plan
         wanted, left_out = scoring.applicable(plan.dataset.facts)
         if left_out:
             self.notes["metrics_left_out"] = left_out
         self.reporter.phase("score", len(wanted), "metrics")
         detections = read_detections(plan.folder / layout.DETECTIONS, plan.dataset.facts, videos)
-        return scoring.score(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted)
+        scored = scoring.score_videos(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted)
+        if scored.matches:
+            kept = per_video(plan.dataset.facts, plan.config.experiment.split, videos, scored.matches)
+            write_per_video(plan.folder / layout.PER_VIDEO, kept)
+        return scored.results
 
     def _finish(self, detector: Detector, metrics: Results) -> Record:
         """Keep inference weights only, then write the record, last."""

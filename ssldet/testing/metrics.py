@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ssldet.contracts import DatasetFacts, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Matches, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
 from ssldet.errors import ConfigError, RequestError
 from ssldet.evaluation.results import is_threshold
+from ssldet.ops.average_precision import FORMS
 from ssldet.testing.base import Contract
 from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL
 
@@ -105,6 +107,23 @@ class MetricContract(Contract):
             meter = build()
             first, second = score(meter, facts, displaced).numbers, meter.compute().numbers
             assert all(_same(first[key], second.get(key)) for key in first), "a second compute() gives other numbers"
+
+    def test_its_matches_give_its_numbers(self) -> None:
+        """Where it gives `matches`, the AP that follows from them is what `compute` says, class by class."""
+        for protocol in self.plugin.protocols:
+            for build, facts in self.meters(protocol):
+                meter = build()
+                result, matches = score(meter, facts, displaced), meter.matches()
+                if matches is None:
+                    continue
+                for key, label in itertools.product(matches.columns, matches.ranked):
+                    assert key in result.thresholds, f"matches promise a threshold {key!r}, and the result has none"
+                    name, follows = facts.classes[label], _follows(matches, label, key)
+                    given = result.thresholds[key].per_class.get(name)
+                    assert _same(given, follows), (
+                        f"{key!r} of class {name!r} is {given}, and {follows} by its matches (protocol {protocol!r}, "
+                        f"{facts.name} data)"
+                    )
 
     def test_videos_without_truth_are_no_obstacle(self) -> None:
         """A video without any box, with detections and without; and no video at all."""
@@ -219,6 +238,16 @@ def _same(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _follows(matches: Matches, label: int, key: str) -> float | None:
+    """What a class's AP is by a metric's matches; None where it has none."""
+    ranked, truths = matches.ranked[label], int(matches.truths_vk[:, label].sum())
+    if not truths and matches.rule.skip_empty:
+        return None
+    outcomes_n = np.repeat(ranked.outcomes_n, ranked.counts_n)
+    form, bits = FORMS[matches.rule.form], matches.columns[key]
+    return sum(form((outcomes_n >> bit & 1) == 1, truths, epsilon=matches.rule.epsilon) for bit in bits) / len(bits)
 
 
 def _check_finite(result: MetricResult) -> None:
