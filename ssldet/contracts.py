@@ -560,7 +560,8 @@ class Needs:
         frame_head: F is built and trained with L_frame.
         temporal: pairs of consecutive key frames are sampled and L_tmp is computed.
         unlabelled: unlabelled clips are sampled after the first stage.
-        unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent.
+        unlabelled_extent: "video" samples the whole untrimmed video, "action" only its action's temporal extent:
+            no clip shows a frame outside.
         extra_labelled: after the first stage the labelled batch grows by as many clips, and partners, as
             `unlabelled` would take; the clips that every strategy sees stay among its rows.
         labelled_weak: labelled clips come in the weak view too.

@@ -7,15 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import FACTS, MULTILABEL, TinyDataset
+from helpers import FACTS, MULTILABEL, TinyDataset, tiny_detector
 
-from ssldet.contracts import Needs, Truth
+from ssldet.config import Experiment, TrainOptions
+from ssldet.contracts import Needs, Truth, Video
 from ssldet.data.batches import BatchSource, ClipOptions, ClipReader, to_input
 from ssldet.data.sampling import Sampling, ShuffledIndex, action_extent, key_frames, stream_seed
 from ssldet.data.targets import TruthTable, reorder_clips
 from ssldet.data.views import ViewOptions, change_colours, draw_colours, draw_photometry
 from ssldet.errors import DataError
+from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import gradient_clips
+from ssldet_strategies.dual_guidance import DualGuidance
 
 CLIP = ClipOptions(frames=4, stride=1, size=32)
 
@@ -233,6 +236,45 @@ def test_the_action_extent_holds_no_boxes() -> None:
         np.array([3, 5]), np.zeros((2, 4), np.float32), np.ones((2, 3), bool), np.zeros(2, np.int64), np.arange(9)
     )
     assert action_extent(truth).tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize(("negative_sampling", "first"), [(False, 4), (True, 0)])
+def test_without_negative_sampling_no_clip_leaves_the_action(negative_sampling: bool, first: int) -> None:
+    """Frames show their own number: the action of each unlabelled video is at frames 4 to 6 of 10."""
+    kept, shown = [], np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
+    truth = Truth(
+        np.array([4, 6]),
+        np.tile(np.array([[10, 10, 40, 50]], np.float32), (2, 1)),
+        np.eye(3, dtype=bool)[[0, 0]],
+        np.zeros(2, np.int64),
+        np.arange(10),
+    )
+    strategy = DualGuidance(DualGuidance.Config(negative_sampling=negative_sampling))
+    train = TrainOptions(batch=6, micro_batch=6, unlabelled_batch=6, steps=4, pair_share=1.0)
+    fields = {"strategy": "dual_guidance", "dataset": "tiny", "ratio": 0.5, "clip": CLIP, "train": train}
+    run = assemble_training(
+        Experiment(**fields, views=ViewOptions(flip=0, scale=(1, 1), crop=0)),
+        strategy,
+        tiny_detector(),
+        facts=FACTS,
+        videos={name: Video(name, 10, 64, 64, (0,)) for name in ("a", "b")},
+        truth_of=lambda video: truth,
+        reader=ClipReader(lambda video: shown, CLIP),
+        labelled=["a"],
+        unlabelled=["b"],
+    )
+    for step in range(4):
+        batch, refs = run.source.batch(step, unlabelled=True)
+        assert batch.unlabelled and batch.unlabelled.following is not None and refs
+        weak, partners = (
+            (clips[:, 0, :, 0, 0] * 255).round().int()
+            for clips in (batch.unlabelled.weak_bcthw, batch.unlabelled.following)
+        )
+        for frame, clip in zip(refs.frames, weak.tolist(), strict=True):
+            assert clip == [max(first, frame - back) for back in (3, 2, 1, 0)]
+        kept += [*weak.flatten().tolist(), *partners.flatten().tolist()]
+        assert batch.labelled.clips_bcthw.min() == 0  # labelled clips read on to the first frame
+    assert min(kept) == first and max(kept) == (9 if negative_sampling else 6)
 
 
 def test_extra_labelled_clips_join_those_that_every_strategy_sees() -> None:

@@ -248,6 +248,21 @@ def test_boxes_that_leave_the_crop_take_their_clips_box_loss_along() -> None:
     assert strong.frame_mask_b.tolist() == [True, True]
 
 
+def test_parts_of_a_box_that_the_weak_view_does_not_show_are_not_lost() -> None:
+    """A box half outside the weak view, in two strong views that are twice as wide: of its columns 0 to 16 the first
+    shows all, the second, which begins outside the weak view, half. A box wholly outside is nothing.
+    """
+    found = candidates([(0, 0), (1, 0), (1, 0)])
+    found.boxes_n4 = torch.tensor([[-16.0, 8, 16, 24], [-16, 8, 16, 24], [-8, 8, -2, 24]])
+    pseudo = _guide(found, torch.eye(4)[[0, 0]], 0.5)
+    views = WindowGeometry(torch.tensor([[0, 0, 16, 32], [-8, 0, 8, 32]]), torch.tensor([False, False]), 32)
+    strong = carry_to_strong(pseudo, views, min_visible=0.5)
+    assert strong.clip_n.tolist() == [0, 1] and strong.box_mask_b.tolist() == [True, True]
+    assert strong.boxes_n4.tolist() == [[0, 8, 32, 24], [16, 8, 32, 24]]
+    assert carry_to_strong(pseudo, views, min_visible=0.6).clip_n.tolist() == [0]
+    assert pseudo.boxes_n4.tolist() == found.boxes_n4.tolist()  # what the diagnostics see stays
+
+
 @pytest.mark.parametrize("facts", [FACTS, MULTILABEL])
 def test_multilabel_runs_through_every_term(facts: DatasetFacts) -> None:
     student = tiny_detector(facts).train()

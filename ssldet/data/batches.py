@@ -46,16 +46,25 @@ class ClipReader:
         self.frames_of, self.options = frames_of, options
         self._offsets = (np.arange(options.frames) - options.frames + 1) * options.stride
 
-    def indices(self, frame: int | np.ndarray, num_frames: int) -> np.ndarray:
-        """The frames of the clip that ends at `frame`, clamped to the video: (..., t)."""
-        return np.clip(np.asarray(frame)[..., None] + self._offsets, 0, num_frames - 1)
+    def indices(self, frame: int | np.ndarray, num_frames: int, extent: tuple[int, int] | None = None) -> np.ndarray:
+        """The frames of the clip that ends at `frame`, clamped to the video, or to `extent` inside it: (..., t)."""
+        first, last = extent or (0, num_frames - 1)
+        return np.clip(np.asarray(frame)[..., None] + self._offsets, first, min(last, num_frames - 1))
 
-    def read(self, videos: Sequence[str], frames: Sequence[int]) -> Tensor:
-        """Clips as uint8 (b, t, h, w, 3)."""
+    def read(
+        self, videos: Sequence[str], frames: Sequence[int], extents: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
+        """Clips as uint8 (b, t, h, w, 3).
+
+        Args:
+            videos, frames: the key frame that each clip ends at.
+            extents: first and last frame that each clip may show; None means the whole video.
+        """
         clips = []
-        for video, frame in zip(videos, frames, strict=True):
+        bounds: Sequence[tuple[int, int] | None] = extents or [None] * len(frames)
+        for video, frame, extent in zip(videos, frames, bounds, strict=True):
             stored = self.frames_of(video)
-            clips.append(stored[self.indices(int(frame), len(stored))])
+            clips.append(stored[self.indices(int(frame), len(stored), extent)])
         return torch.from_numpy(np.stack(clips))
 
 
@@ -142,7 +151,7 @@ class BatchSource:
         count = self.sampling.unlabelled
         rows, geometry = self._draw(self._unlabelled_order, count, part, strong=True)
         videos, frames = table.at(rows)
-        weak = self.reader.read(videos, frames)
+        weak = self.reader.read(videos, frames, table.extents(rows))
         strong, following = self._input(geometry.apply(weak)), self._following(table, rows, geometry)
         if self.views.photometric:
             photometry = draw_photometry(count, self.views, self._generator("unlabelled", "photometry", part.step))
@@ -178,7 +187,8 @@ class BatchSource:
         if not self.needs.temporal or share == 0:
             return None
         pairs = max(1, round(len(rows) * share))  # a small part of a step must not lose the temporal term
-        weak = self.reader.read(*table.following(rows[:pairs]))
+        rows = rows[:pairs]
+        weak = self.reader.read(*table.following(rows), table.extents(rows))
         return self._input(weak if geometry is None else geometry.part(slice(pairs)).apply(weak))
 
     def _generator(self, *stream: object) -> torch.Generator:

@@ -21,13 +21,15 @@ class KeyFrames:
     """The key frames of some videos: row i is frame `frame_n[i]` of video `videos[video_n[i]]`.
 
     `following_n` is the next key frame of the same video; for a video's last one, the one before it (the temporal
-    term is symmetric), and the frame itself where a video has no other.
+    term is symmetric), and the frame itself where a video has no other. `extent_v2` is the first and the last frame
+    of each video that a clip may show; None means all.
     """
 
     videos: tuple[str, ...]
     video_n: np.ndarray
     frame_n: np.ndarray
     following_n: np.ndarray
+    extent_v2: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.frame_n)
@@ -40,9 +42,22 @@ class KeyFrames:
         """The videos and frames of their partners."""
         return [self.videos[v] for v in self.video_n[rows]], self.following_n[rows].tolist()
 
+    def extents(self, rows: np.ndarray) -> list[tuple[int, int]] | None:
+        """The first and last frame that the clips of some rows, and their partners, may show; None means all."""
+        if self.extent_v2 is None:
+            return None
+        return [(int(first), int(last)) for first, last in self.extent_v2[self.video_n[rows]]]
 
-def key_frames(videos: Sequence[str], frames_of: Callable[[str], np.ndarray]) -> KeyFrames:
-    """The table of all key frames of `videos`; `frames_of` gives a video's key frames, sorted.
+
+def key_frames(
+    videos: Sequence[str], frames_of: Callable[[str], np.ndarray], *, clips_inside: bool = False
+) -> KeyFrames:
+    """The table of all key frames of some videos.
+
+    Args:
+        videos: their ids.
+        frames_of: gives a video's key frames, sorted.
+        clips_inside: whether clips show nothing before a video's first key frame and nothing after its last.
 
     Raises:
         DataError: no video has a key frame.
@@ -55,6 +70,7 @@ def key_frames(videos: Sequence[str], frames_of: Callable[[str], np.ndarray]) ->
         video_n=np.repeat(np.arange(len(videos)), [len(f) for f in frames]),
         frame_n=np.concatenate(frames),
         following_n=np.concatenate([_following(f) for f in frames]),
+        extent_v2=np.array([(f[0], f[-1]) if len(f) else (0, 0) for f in frames]) if clips_inside else None,
     )
 
 

@@ -93,5 +93,5 @@ def _unlabelled_key_frames(
     unlabelled: Sequence[str],
 ) -> KeyFrames:
     if strategy.needs.unlabelled_extent == "action":  # the ablation that reads hidden extents; the record says so
-        return key_frames(unlabelled, lambda video: action_extent(truth_of(video)))
+        return key_frames(unlabelled, lambda video: action_extent(truth_of(video)), clips_inside=True)
     return key_frames(unlabelled, lambda video: sampled_frames(facts, videos[video]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ class CandidateOptions(Options):
     nms_iou: float = Field(0.4, gt=0, le=1)
     """IoU from which a pseudo-box suppresses a lesser one."""
     min_visible: float = Field(0.25, ge=0, le=1)
-    """A pseudo-box is dropped when less than this share of it stays in the strong view."""
+    """A pseudo-box is dropped when less than this share of its part in the weak view stays in the strong view."""
 
 
 def candidate_boxes(
@@ -67,9 +68,11 @@ def confident_boxes(found: BoxRecords, clips: int, facts: DatasetFacts) -> Pseud
 def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:
     """Pseudo-labels of the weak view as targets of the strong view; see `in_strong_view`.
 
+    Predicted boxes are cut to the weak view first: what nobody could see there is no part that the strong view lost.
     A clip that keeps no box loses its box loss, but not its frame label.
     """
-    strong = in_strong_view(pseudo, geometry, min_visible)
+    cut = replace(pseudo, boxes_n4=pseudo.boxes_n4.clamp(0, geometry.size))
+    strong = in_strong_view(cut, geometry, min_visible)
     strong.box_mask_b = torch.zeros_like(pseudo.box_mask_b)
     strong.box_mask_b[strong.clip_n] = True
     return strong
