@@ -73,6 +73,26 @@ def oracle(request: pytest.FixtureRequest, oracles: Path) -> tuple[DatasetFacts,
     return facts, data, replace(targets, boxes_n4=xyxy_from_cxcywh(truth[:, 2:]) * SIZE, labels_nk=labels)
 
 
+@pytest.mark.parametrize("facts", [UCF24, AVA], ids=["ucf24", "ava"])
+def test_per_clip_is_the_mean_of_the_published_loss_of_each_clip_alone(facts: DatasetFacts) -> None:
+    """The first clip has two boxes, the second one, the third none, the fourth is masked."""
+    boxes = [[40.0, 40, 100, 150], [120.0, 60, 200, 210], [30.0, 90, 60, 180], [30.0, 90, 60, 180]]
+    targets = targets_of(
+        4, [(clip, label, box) for clip, label, box in zip((0, 0, 1, 3), range(4), boxes, strict=True)], facts
+    )
+    targets.box_mask_b[3] = False
+    grid, rest = random_grid(4, facts), {"facts": facts, "anchors": facts.anchors, "stride": STRIDE, "options": YOWO}
+    found = region_loss(grid, targets, **rest, per_clip=True)
+    alone = []
+    for clip in range(4):
+        own = [row for row, each in enumerate((0, 0, 1, 3)) if each == clip]
+        one = targets_of(1, [(0, row, boxes[row]) for row in own], facts)
+        one.box_mask_b[0] = clip != 3
+        alone.append(region_loss(grid[clip : clip + 1], one, **rest))
+    for name, term in found.items():
+        torch.testing.assert_close(term, sum(each[name] for each in alone) / 4)
+
+
 # ------------------------------------------------------------------------------------------ published numbers
 
 

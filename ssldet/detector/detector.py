@@ -90,7 +90,7 @@ class GridDetector(Detector, nn.Module):
     def losses(
         self, predictions: Predictions, targets: Targets, *, details: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """As the contract has it; `RegionOptions.form` `yowo` sums over clips instead of averaging."""
+        """As the contract has it: every form of the box loss is a mean over clips."""
         terms = region_loss(
             _grid(predictions),
             targets,
@@ -98,6 +98,7 @@ class GridDetector(Detector, nn.Module):
             anchors=self.anchors,
             stride=self.stride,
             options=self.region,
+            per_clip=True,
         )
         losses = {"box": terms.pop("total")}
         if details is not None:

@@ -220,13 +220,15 @@ def region_loss(
     anchors: Sequence[tuple[float, float]],
     stride: int,
     options: RegionOptions,
+    per_clip: bool = False,
 ) -> dict[str, Tensor]:
     """The box loss L_bou of a batch, by named terms.
 
     Forms (`options.form`):
 
     `yowo`: the published code's sums over the batch, not divided by anything (on multi-label data the class term is a
-    mean over assigned cells), so its scale grows with the batch. Terms x, y, w, h, conf, cls.
+    mean over assigned cells), so its scale grows with the batch; with `per_clip` the mean over clips of what it is for
+    each clip alone. Terms x, y, w, h, conf, cls.
 
     `paper`: Eqs. 1-4, alpha * (L_x + L_y + L_w + L_h + L_conf) + L_focal, with these deviations from the print, which
     leaves much open (docs/paper-map.md has the same list):
@@ -256,6 +258,7 @@ def region_loss(
         anchors: pairs (w, h) in cells of a 7 x 7 grid over the frame.
         stride: pixels a cell.
         options: see `RegionOptions`.
+        per_clip: whether `yowo` is a mean over clips, as the other forms always are.
 
     Returns:
         Weighted scalar terms, and `total`, their sum.
@@ -264,18 +267,23 @@ def region_loss(
     found = assign(cells, targets, stride=stride, ignore_iou=options.ignore_iou)
     labels_mk = targets.labels_nk[found.row_m].to(cells.classes_bnk)
     build = _giou_terms if options.form == "giou" else _squared_terms
-    terms = build(cells, found, labels_mk, _Weights(targets, found.row_m), facts, options)
-    if options.form != "yowo":
+    terms = build(cells, found, labels_mk, _Weights(targets, found, per_clip=per_clip), facts, options)
+    if per_clip or options.form != "yowo":
         terms = {name: term / grid.shape[0] for name, term in terms.items()}
     return terms | {"total": torch.stack(tuple(terms.values())).sum()}
 
 
 class _Weights:
-    """The weights of targets at the m assigned cells; where there are none nothing is multiplied."""
+    """The weights of targets at the m assigned cells; where there are none nothing is multiplied.
 
-    def __init__(self, targets: Targets, row_m: Tensor) -> None:
+    `share_m` makes a sum over cells a mean: over those of the batch, or over those of each clip.
+    """
+
+    def __init__(self, targets: Targets, found: Assignment, *, per_clip: bool) -> None:
         self.mask_b, self.background_bn = targets.box_mask_b, targets.background_weights_bn
-        self.parts_m3 = None if targets.weights_n3 is None else targets.weights_n3[row_m]
+        self.parts_m3 = None if targets.weights_n3 is None else targets.weights_n3[found.row_m]
+        clip_m = found.clip_m if per_clip else torch.zeros_like(found.clip_m)
+        self.share_m = 1 / clip_m.bincount()[clip_m]
 
     def box(self, terms_m: Tensor) -> Tensor:
         """(m, ...) coordinate terms, weighted."""
@@ -370,7 +378,7 @@ def _focal(
     if options.form == "yowo" and facts.multilabel:
         probabilities_mk = class_probabilities(logits_mk, facts)
         terms_mk = _weighted_binary_focal(probabilities_mk, labels_mk, gamma, facts.class_ratios)
-        return weights.classes(terms_mk).sum() / max(1, len(terms_mk))
+        return (weights.classes(terms_mk).sum(dim=1) * weights.share_m.to(terms_mk)).sum()
     if not facts.multilabel and (options.form == "yowo" or options.class_form == "softmax"):
         log_p = logits_mk.log_softmax(-1)
         return -weights.classes(labels_mk * (1 - log_p.exp()).pow(gamma) * log_p).sum()
