@@ -19,11 +19,11 @@ Case = tuple[Video, VideoDetections, Truth]
 
 
 def made_videos(
-    seed: int, *, facts: DatasetFacts = FACTS, videos: int = 6, groups: int = 4, skill: float = 1.0
+    seed: int, *, facts: DatasetFacts = FACTS, videos: int = 6, groups: int = 4, slip: float = 1.0
 ) -> list[Case]:
-    """Videos of one class each, the last without a box; detections near the truth and elsewhere, no two scores alike.
+    """Videos of one class each, the last without a box; detections near the truth, and elsewhere, with distinct scores.
 
-    `skill` scales how far boxes lie off; the same seed gives the same truth under every skill.
+    `slip` scales how far boxes lie off; the same seed gives the same truth under every slip.
     """
     cases = []
     for place in range(videos):
@@ -32,7 +32,7 @@ def made_videos(
         truth = _truth(rng, facts, label, boxes=place < videos - 1 or videos == 1)
         group = f"g{place % groups}" if place else ""
         cases.append(
-            (Video(f"v{place}", FRAMES, 320, 240, (label,), group), _detections(rng, facts, truth, skill), truth)
+            (Video(f"v{place}", FRAMES, 320, 240, (label,), group), _detections(rng, facts, truth, slip), truth)
         )
     return cases
 
@@ -50,16 +50,17 @@ def _truth(rng: np.random.Generator, facts: DatasetFacts, label: int, boxes: boo
     return Truth(frames_n, boxes_n4, labels_nk, tubes_n, np.arange(FRAMES))
 
 
-def _detections(rng: np.random.Generator, facts: DatasetFacts, truth: Truth, skill: float) -> VideoDetections:
+def _detections(rng: np.random.Generator, facts: DatasetFacts, truth: Truth, slip: float) -> VideoDetections:
     n = 2 * FRAMES
     frames_n = np.repeat(np.arange(FRAMES), 2)
     boxes_n4 = np.tile(np.array([100.0, 80.0, 150.0, 140.0]), (n, 1)) + rng.uniform(-60, 60, (n, 1))
+    slip *= rng.uniform(0.2, 2)
     for row, (frame, box) in enumerate(zip(truth.frames_n, truth.boxes_n4, strict=True)):
         at = 2 * frame + row % 2
-        boxes_n4[at] = box + rng.uniform(-14, 14, 4) * skill
+        boxes_n4[at] = box + rng.uniform(-14, 14, 4) * slip
     confidence_n, scores_nk = rng.uniform(0.2, 1, n), rng.uniform(0.05, 0.6, (n, facts.num_classes))
     if len(truth.frames_n):
-        scores_nk[:, truth.labels_nk[0]] += 0.3
+        scores_nk[:, truth.labels_nk[0]] += 0.15
     return VideoDetections(
         frames_n, boxes_n4.astype(np.float32), confidence_n.astype(np.float32), scores_nk.astype(np.float32)
     )
