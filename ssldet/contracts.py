@@ -311,6 +311,9 @@ class Targets:
             means there are none.
         background_weights_bn: float >= 0, what each of the detector's cells weighs in the no-object part, in the order
             of `Detector.cells`; None means 1.
+        label_mask_nk: bool, on multi-label data: the classes of each box whose label counts; None means all.
+        frame_label_mask_bk: bool, on multi-label data: the classes of each clip whose frame label counts; None means
+            all. What does not count adds exactly 0, and means over classes stay means over all k.
     """
 
     clip_n: Tensor
@@ -323,6 +326,8 @@ class Targets:
     ignored_clip_m: Tensor | None = None
     ignored_boxes_m4: Tensor | None = None
     background_weights_bn: Tensor | None = None
+    label_mask_nk: Tensor | None = None
+    frame_label_mask_bk: Tensor | None = None
 
     def to(self, device: device) -> Targets:
         """The same targets on a device."""

@@ -113,7 +113,10 @@ class CentreDetector(Detector, nn.Module):
     def _class_entropy(self, logits_mk: Tensor, targets: Targets, rows: Tensor) -> Tensor:
         wanted_mk = targets.labels_nk[rows].to(logits_mk)
         if self.facts.multilabel:
-            return F.binary_cross_entropy_with_logits(logits_mk, wanted_mk, reduction="none").sum(dim=1)
+            entropy_mk = F.binary_cross_entropy_with_logits(logits_mk, wanted_mk, reduction="none")
+            if targets.label_mask_nk is not None:
+                entropy_mk = entropy_mk * targets.label_mask_nk[rows]
+            return entropy_mk.sum(dim=1)
         return F.cross_entropy(logits_mk, wanted_mk, reduction="none")
 
     def _objectness(self, cells: Cells, targets: Targets, clip_m: Tensor, cell_m: Tensor, weight_m: Tensor) -> Tensor:

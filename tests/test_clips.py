@@ -13,7 +13,7 @@ from ssldet.config import Experiment, TrainOptions
 from ssldet.contracts import Needs, Truth, Video
 from ssldet.data.batches import BatchSource, ClipOptions, ClipReader, to_input
 from ssldet.data.sampling import Sampling, ShuffledIndex, action_extent, key_frames, stream_seed
-from ssldet.data.targets import TruthTable, reorder_clips
+from ssldet.data.targets import TruthTable, concat_targets, reorder_clips
 from ssldet.data.views import ViewOptions, change_colours, draw_colours, draw_photometry
 from ssldet.errors import DataError
 from ssldet.training.assembly import assemble_training
@@ -236,6 +236,20 @@ def test_the_action_extent_holds_no_boxes() -> None:
         np.array([3, 5]), np.zeros((2, 4), np.float32), np.ones((2, 3), bool), np.zeros(2, np.int64), np.arange(9)
     )
     assert action_extent(truth).tolist() == [3, 4, 5]
+
+
+def test_masks_of_classes_go_with_their_boxes_and_clips() -> None:
+    targets = source(labelled=2).batch(0, unlabelled=False)[0].labelled.targets
+    n, b = len(targets.clip_n), len(targets.box_mask_b)
+    targets.frame_labels_b = torch.zeros(b, 3)
+    masked = replace(targets, label_mask_nk=torch.zeros(n, 3).bool(), frame_label_mask_bk=torch.eye(b, 3).bool())
+    assert concat_targets(targets, targets).label_mask_nk is None
+    both = concat_targets(targets, masked)
+    assert both.label_mask_nk is not None and both.frame_label_mask_bk is not None
+    assert both.label_mask_nk.tolist() == [[True] * 3] * n + [[False] * 3] * n
+    assert both.frame_label_mask_bk.tolist() == [[True] * 3] * b + torch.eye(b, 3).bool().tolist()
+    swapped = reorder_clips(masked, torch.tensor([1, 0])).frame_label_mask_bk
+    assert swapped is not None and swapped.tolist() == torch.eye(b, 3).bool().flip(0).tolist()
 
 
 @pytest.mark.parametrize(("negative_sampling", "first"), [(False, 4), (True, 0)])

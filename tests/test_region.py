@@ -203,6 +203,24 @@ def test_the_ignore_rule_spares_only_cells_that_overlap() -> None:
     assert found.ignored_bn[1].any() and not found.ignored_bn[0].any()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_classes_outside_the_mask_add_exactly_nothing(form: str) -> None:
+    """The mask of three boxes has one class, a sigmoid: the class term moves its logits and no others."""
+    targets, grid = some_targets(AVA), random_grid(3, AVA)
+    mask_nk = torch.zeros(3, 80, dtype=torch.bool)
+    mask_nk[:, 50] = True
+    found = loss(grid, replace(targets, label_mask_nk=mask_nk), AVA, form=form)
+    (gradient,) = torch.autograd.grad(found["cls"], grid)
+    classes = gradient.view(3, 5, 85, 49)[:, :, 5:].abs().sum(dim=(0, 1, 3))
+    assert (classes > 0).nonzero()[:, 0].tolist() == [50]
+    plain = loss(grid, targets, AVA, form=form)
+    every = loss(grid, replace(targets, label_mask_nk=torch.ones_like(mask_nk)), AVA, form=form)
+    for name, term in plain.items():
+        torch.testing.assert_close(every[name], term)
+        if name not in ("cls", "total"):
+            assert torch.equal(found[name], term)
+
+
 # --------------------------------------------------------------------------------------------------- the forms
 
 

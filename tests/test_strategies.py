@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from ssldet.contracts import Batch, DatasetFacts, Decoded, Progress, StepLosses, Targets, TemporalReduction
 from ssldet.data.views import WindowGeometry
 from ssldet.detector.detector import GridDetector, GridPredictions
+from ssldet.detector.heads import FrameHead
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.testing.tiny import TINY_INFO
 from ssldet.training.objectives import temporal_term
@@ -232,11 +234,50 @@ def test_thresholds_are_strict() -> None:
 def test_multilabel_guidance() -> None:
     probabilities = torch.tensor([[0.9, 0.85, 0.1], [0.2, 0.2, 0.2]])
     found = candidates([(0, 0), (0, 2), (1, 0)])
-    targets = _guide_multilabel(found, probabilities, 0.8)
+    targets = _guide_multilabel(found, probabilities, 0.8, mask_unsure=False)
     assert targets.clip_n.tolist() == [0]
     assert targets.labels_nk.tolist() == [[1, 0, 0]]
     assert targets.frame_labels_b.tolist() == [[1, 1, 0], [0, 0, 0]]
     assert targets.frame_mask_b.tolist() == [True, False]
+    assert targets.frame_label_mask_bk is None and targets.label_mask_nk is None
+
+
+def test_classes_that_the_teacher_is_unsure_of_count_neither_way() -> None:
+    """Clip 0: sure of two classes, unsure of one, sure against one; clip 1: sure of nothing but an absence."""
+    probabilities = torch.tensor([[0.9, 0.85, 0.5, 0.1], [0.5, 0.6, 0.7, 0.05]])
+    found = candidates([(0, 0), (0, 2), (1, 0)], classes=4)
+    found.scores_nk[0] = torch.tensor([0.9, 0.3, 0.8, 0.7])
+    targets = _guide_multilabel(found, probabilities, 0.8, mask_unsure=True)
+    assert targets.clip_n.tolist() == [0]
+    assert targets.labels_nk.tolist() == [[1, 0, 0, 0]]  # class 1 is the frame's, and the box denies it
+    assert targets.label_mask_nk is not None and targets.frame_label_mask_bk is not None
+    assert targets.label_mask_nk.tolist() == [[True, True, False, True]]
+    assert targets.frame_labels_b.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert targets.frame_label_mask_bk.tolist() == [[True, True, False, True], [False, False, False, True]]
+    assert targets.frame_mask_b.tolist() == [True, False]
+    views = WindowGeometry(torch.tensor([[0, 0, 32, 32]] * 2), torch.tensor([False, False]), 32)
+    strong = carry_to_strong(targets, views, 0.25)
+    assert strong.label_mask_nk is not None and strong.label_mask_nk.tolist() == targets.label_mask_nk.tolist()
+    assert strong.frame_label_mask_bk is targets.frame_label_mask_bk
+    away = replace(views, window_b4=views.window_b4 + 40)
+    dropped = carry_to_strong(targets, away, 0.25).label_mask_nk
+    assert dropped is not None and dropped.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("mask_unsure", "moves"), [(True, False), (False, True)])
+def test_no_gradient_comes_of_a_class_that_the_teacher_is_unsure_of(mask_unsure: bool, moves: bool) -> None:
+    """The frame head says class 0 with 0.99, classes 1 and 2 with 0.5: their logits stay where they are."""
+    student = tiny_detector(MULTILABEL).train()
+    clips = batch()
+    clips.labelled.targets.frame_labels_b = torch.zeros(len(clips.labelled.clips_bcthw), 3)
+    assert isinstance(student.frame_head, FrameHead) and isinstance(student.frame_head.classifier, torch.nn.Linear)
+    with torch.no_grad():
+        student.frame_head.classifier.weight.mul_(0.01)
+        student.frame_head.classifier.bias.copy_(torch.tensor([5.0, 0, 0]))
+    terms = losses(student, clips, f_th=0.8, o_th=1.0, mask_unsure=mask_unsure).terms
+    (gradient,) = torch.autograd.grad(terms["frame_u"], student.frame_head.classifier.bias)
+    assert gradient[0] != 0
+    assert bool(gradient[1:].any()) == moves
 
 
 def test_boxes_that_leave_the_crop_take_their_clips_box_loss_along() -> None:

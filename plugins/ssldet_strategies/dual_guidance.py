@@ -30,6 +30,10 @@ class DualGuidance(TeacherStudent):
         """Weight of L_frame on labelled clips."""
         delta: float = Field(1.0, ge=0)
         """Weight of L_frame on unlabelled clips."""
+        mask_unsure: bool = True
+        """Multi-label data: classes that the teacher is unsure of (between 1 - F_th and F_th) count neither as present
+        nor as absent; without it they are absent.
+        """
         teacher: TeacherKind = "ema"
         """The teacher: a moving average of the student, the student itself, or a copy that stays as it was."""
         temporal: bool = True
@@ -61,8 +65,13 @@ class DualGuidance(TeacherStudent):
         found, multilabel = self.candidates(predictions), self.teacher.network.facts.multilabel
         assert predictions.frame_logits is not None
         probabilities = frame_probabilities(predictions.frame_logits, multilabel)
-        guide = _guide_multilabel if multilabel else _guide
-        return PseudoLabels(guide(found, probabilities, self.config.f_th), candidates=len(found))
+        f_th, mask_unsure = self.config.f_th, self.config.mask_unsure
+        targets = (
+            _guide_multilabel(found, probabilities, f_th, mask_unsure)
+            if multilabel
+            else _guide(found, probabilities, f_th)
+        )
+        return PseudoLabels(targets, candidates=len(found))
 
 
 def _guide(found: BoxRecords, probabilities: Tensor, f_th: float) -> Targets:
@@ -75,11 +84,11 @@ def _guide(found: BoxRecords, probabilities: Tensor, f_th: float) -> Targets:
     return box_targets(agreed, labels_nk, frame_labels, accepted)
 
 
-def _guide_multilabel(found: BoxRecords, probabilities: Tensor, f_th: float) -> Targets:
+def _guide_multilabel(found: BoxRecords, probabilities: Tensor, f_th: float, mask_unsure: bool) -> Targets:
     """Multi-label data, where the paper gives no form: classes above F_th are pseudo-positives of the frame.
 
     A box is kept if its best class is one of them; its labels are those of them that it scores above 1/2 itself,
-    its best class always among them.
+    its best class always among them. `mask_unsure` leaves classes between 1 - F_th and F_th out of both.
     """
     positive_bk = probabilities > f_th
     best = found.scores_nk.argmax(dim=1)
@@ -87,4 +96,8 @@ def _guide_multilabel(found: BoxRecords, probabilities: Tensor, f_th: float) -> 
     agreed = found[agreed_n]
     labels_nk = positive_bk[agreed.clip_n] & (agreed.scores_nk > 0.5)
     labels_nk[torch.arange(len(agreed), device=best.device), best[agreed_n]] = True
-    return box_targets(agreed, labels_nk.float(), positive_bk.float(), positive_bk.any(dim=1))
+    targets = box_targets(agreed, labels_nk.float(), positive_bk.float(), positive_bk.any(dim=1))
+    if mask_unsure:
+        sure_bk = positive_bk | (probabilities < 1 - f_th)
+        targets.frame_label_mask_bk, targets.label_mask_nk = sure_bk, sure_bk[agreed.clip_n]
+    return targets

@@ -86,8 +86,9 @@ def frame_labels(targets: Targets, multilabel: bool) -> Tensor:
 def in_strong_view(targets: Targets, geometry: Geometry, min_visible: float) -> Targets:
     """Targets of the weak view carried to the strong one, labelled or pseudo-labelled.
 
-    Boxes that the crop pushed out are dropped, with their weights. All masks stay, and the frame labels: the actor is
-    in the clip's frame. Weights of cells belong to one view's cells and cannot be carried: give them in the strong one.
+    Boxes that the crop pushed out are dropped, with their weights and masks. The masks of clips stay, and the
+    frame labels: the actor is in the clip's frame. Weights of cells belong to one view's cells and cannot be carried:
+    give them in the strong one.
 
     Args:
         targets: boxes in pixels of the weak view.
@@ -106,6 +107,7 @@ def in_strong_view(targets: Targets, geometry: Geometry, min_visible: float) -> 
         boxes_n4=boxes[keep],
         labels_nk=targets.labels_nk[keep],
         weights_n3=None if targets.weights_n3 is None else targets.weights_n3[keep],
+        label_mask_nk=None if targets.label_mask_nk is None else targets.label_mask_nk[keep],
     )
     if targets.ignored_boxes_m4 is not None and targets.ignored_clip_m is not None:
         strong = geometry.to_strong(targets.ignored_boxes_m4, targets.ignored_clip_m)
@@ -122,6 +124,7 @@ def reorder_clips(targets: Targets, order_b: Tensor) -> Targets:
         box_mask_b=targets.box_mask_b[order_b],
         frame_labels_b=targets.frame_labels_b[order_b],
         frame_mask_b=targets.frame_mask_b[order_b],
+        frame_label_mask_bk=None if targets.frame_label_mask_bk is None else targets.frame_label_mask_bk[order_b],
     )
 
 
@@ -135,4 +138,15 @@ def concat_targets(first: Targets, second: Targets) -> Targets:
         box_mask_b=torch.cat((first.box_mask_b, second.box_mask_b)),
         frame_labels_b=torch.cat((first.frame_labels_b, second.frame_labels_b)),
         frame_mask_b=torch.cat((first.frame_mask_b, second.frame_mask_b)),
+        label_mask_nk=_concat_masks((first.label_mask_nk, first.labels_nk), (second.label_mask_nk, second.labels_nk)),
+        frame_label_mask_bk=_concat_masks(
+            (first.frame_label_mask_bk, first.frame_labels_b), (second.frame_label_mask_bk, second.frame_labels_b)
+        ),
     )
+
+
+def _concat_masks(*parts: tuple[Tensor | None, Tensor]) -> Tensor | None:
+    """The masks of labels one after another, from (mask, labels); None, which means that all count, if all are None."""
+    if all(mask is None for mask, _ in parts):
+        return None
+    return torch.cat([torch.ones_like(labels, dtype=torch.bool) if mask is None else mask for mask, labels in parts])

@@ -250,6 +250,7 @@ def region_loss(
 
     A clip outside `targets.box_mask_b` contributes exactly 0, its no-object part included. A box's weights multiply its
     coordinates, the confidence of its cell, and its class term; background weights the confidence of all other cells.
+    Classes outside `targets.label_mask_nk` add exactly 0 to the class term on multi-label data.
 
     Args:
         grid: (b, a * (5 + k), h, w) raw; half precision is computed in float32.
@@ -274,16 +275,13 @@ def region_loss(
 
 
 class _Weights:
-    """The weights of targets at the m assigned cells; where there are none nothing is multiplied.
-
-    `share_m` makes a sum over cells a mean: over those of the batch, or over those of each clip.
-    """
+    """The weights of targets at the m assigned cells; where there are none nothing is multiplied."""
 
     def __init__(self, targets: Targets, found: Assignment, *, per_clip: bool) -> None:
         self.mask_b, self.background_bn = targets.box_mask_b, targets.background_weights_bn
         self.parts_m3 = None if targets.weights_n3 is None else targets.weights_n3[found.row_m]
-        clip_m = found.clip_m if per_clip else torch.zeros_like(found.clip_m)
-        self.share_m = 1 / clip_m.bincount()[clip_m]
+        self.labels_mk = None if targets.label_mask_nk is None else targets.label_mask_nk[found.row_m]
+        self._clip_m, self._per_clip = found.clip_m, per_clip
 
     def box(self, terms_m: Tensor) -> Tensor:
         """(m, ...) coordinate terms, weighted."""
@@ -293,7 +291,15 @@ class _Weights:
         return self._times(1, terms_m)
 
     def classes(self, terms_m: Tensor) -> Tensor:
+        """(m,) class terms, weighted; (m, k) ones also masked by class."""
+        if self.labels_mk is not None and terms_m.ndim == 2:
+            terms_m = torch.where(self.labels_mk, terms_m, 0)
         return self._times(2, terms_m)
+
+    def mean(self, terms_m: Tensor) -> Tensor:
+        """The mean over all assigned cells; or the sum over clips of the mean over each one's cells."""
+        clip_m = self._clip_m if self._per_clip else torch.zeros_like(self._clip_m)
+        return (terms_m / clip_m.bincount()[clip_m]).sum()
 
     def _times(self, part: int, terms_m: Tensor) -> Tensor:
         if self.parts_m3 is None:
@@ -349,7 +355,7 @@ def _giou_terms(
 def _class_entropy(logits_mk: Tensor, labels_mk: Tensor, weights: _Weights, facts: DatasetFacts) -> Tensor:
     """The summed cross-entropies of assigned cells, binary ones on multi-label data."""
     entropy = F.binary_cross_entropy_with_logits if facts.multilabel else F.cross_entropy
-    if weights.parts_m3 is None:
+    if weights.parts_m3 is None and weights.labels_mk is None:
         return entropy(logits_mk, labels_mk, reduction="sum")
     return weights.classes(entropy(logits_mk, labels_mk, reduction="none")).sum()
 
@@ -378,7 +384,7 @@ def _focal(
     if options.form == "yowo" and facts.multilabel:
         probabilities_mk = class_probabilities(logits_mk, facts)
         terms_mk = _weighted_binary_focal(probabilities_mk, labels_mk, gamma, facts.class_ratios)
-        return (weights.classes(terms_mk).sum(dim=1) * weights.share_m.to(terms_mk)).sum()
+        return weights.mean(weights.classes(terms_mk).sum(dim=1))
     if not facts.multilabel and (options.form == "yowo" or options.class_form == "softmax"):
         log_p = logits_mk.log_softmax(-1)
         return -weights.classes(labels_mk * (1 - log_p.exp()).pow(gamma) * log_p).sum()

@@ -81,6 +81,24 @@ class BackboneContract(ConfiguredContract):
         zeros = detector.losses(predictions, replace(targets, weights_n3=torch.zeros(2, 3)))["box"]
         assert zeros < plain, "weights_n3 of 0 leave the box loss as it is"
 
+    def test_masks_of_classes_count(self) -> None:
+        """Multi-label data: the labels of classes outside the masks change no loss, and those inside do."""
+        detector = self.detector(MULTI_LABEL, frame_head=True).train()
+        targets = tiny_targets(MULTI_LABEL, 2)
+        predictions = detector(self.input(*self.clips[0]))
+        labels = {"labels_nk": 1 - targets.labels_nk, "frame_labels_b": 1 - targets.frame_labels_b}
+        other = replace(targets, **labels)
+        for count, name in ((False, "outside"), (True, "inside")):
+            masks = {
+                "label_mask_nk": torch.full_like(targets.labels_nk, count, dtype=torch.bool),
+                "frame_label_mask_bk": torch.full_like(targets.frame_labels_b, count, dtype=torch.bool),
+            }
+            one, two = (detector.losses(predictions, replace(each, **masks)) for each in (targets, other))
+            for term, value in one.items():
+                equal = bool(torch.isclose(value, two[term]))
+                verb = "change" if count else "leave"
+                assert equal != count, f"labels of classes {name} the masks should {verb} the loss {term!r}"
+
     def test_the_frame_head_is_built_where_it_is_asked_for(self) -> None:
         """Logits are (b, k + 1), or (b, k) on multi-label data; without a frame head there are none."""
         for facts, wanted in ((SINGLE_LABEL, SINGLE_LABEL.num_classes + 1), (MULTI_LABEL, MULTI_LABEL.num_classes)):

@@ -295,6 +295,12 @@ def _check_targets(targets: Any, clips: int, facts: DatasetFacts) -> None:
             f"pseudo-labels' {name} is {_form(tensor)}, expected {dtype} {shape}"
         )
         assert not tensor.requires_grad, f"pseudo-labels' {name} carries a gradient"
+    for name, shape in {"label_mask_nk": (n, k), "frame_label_mask_bk": (b, k)}.items():
+        mask = getattr(targets, name)
+        assert mask is None or facts.multilabel, f"pseudo-labels have {name}, which is for multi-label data"
+        assert mask is None or (mask.dtype, tuple(mask.shape)) == (torch.bool, shape), (
+            f"pseudo-labels' {name} is {_form(mask)}, expected {torch.bool} {shape}"
+        )
     assert n == 0 or 0 <= int(targets.clip_n.min()) <= int(targets.clip_n.max()) < b, "clip_n points outside the batch"
 
 
