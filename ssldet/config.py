@@ -333,7 +333,8 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
     """Check all layers together, so that every mistake is named at once."""
     known = [*Experiment.model_fields, *Machine.model_fields]
     mistakes += [_unknown_setting(key, known, merged) for key in merged if key not in known]
-    mistakes += _other_revision(merged)
+    if problem := revision_problem(merged.get("revision", REVISION)):
+        mistakes.append(problem)
     spelled = _plugin_options({**merged, "revision": REVISION}, proposed, mistakes)
     parts: dict[str, Any] = {}
     for name, model in (("experiment", Experiment), ("machine", Machine)):
@@ -347,14 +348,14 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
     return RunConfig(**parts)
 
 
-def _other_revision(merged: Mapping[str, Any]) -> list[Mistake]:
-    made_under = merged.get("revision", REVISION)
-    if made_under == REVISION:
-        return []
-    return [
-        f"made under revision {made_under}; this ssldet computes revision {REVISION}, and docs/moved-numbers.md says "
-        "what changed: leave revision out to run these settings under it, or use the ssldet that made them"
-    ]
+def revision_problem(revision: Any) -> str | None:
+    """Why settings of a revision cannot be run here; None where they can."""
+    if revision == REVISION:
+        return None
+    return (
+        f"made under revision {revision}; this ssldet computes revision {REVISION}, and docs/moved-numbers.md says "
+        f"what changed: give revision {REVISION} to run these settings under it, or use the ssldet that made them"
+    )
 
 
 def _plugin_options(

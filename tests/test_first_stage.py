@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_runner import StopAt, config
 
 from ssldet.data.batches import BatchSource
-from ssldet.errors import TrainingError
+from ssldet.errors import ConfigError, TrainingError
 from ssldet.report.run_selection import collect_runs, select_runs
 from ssldet.runs import runner
 from ssldet.runs.first_stage import FirstStage, first_stage
@@ -49,6 +49,8 @@ def test_a_first_stage_belongs_to_a_revision(tmp_path: Path) -> None:
     plan.config = plan.config.model_copy(update={"experiment": experiment})
     before = first_stage(plan)
     assert now and before and now.key != before.key and now.identity["revision"] == 2
+    with pytest.raises(ConfigError, match="made under revision 1; this ssldet computes revision 2"):
+        runner.plan(plan.config)
 
 
 def test_three_different_first_stages(tmp_path: Path) -> None:

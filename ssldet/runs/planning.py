@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 
-from ssldet.config import Experiment, Machine, RunConfig
+from ssldet.config import Experiment, Machine, RunConfig, revision_problem
 from ssldet.contracts import Backbone, Dataset, Detector, Needs, Problem, Strategy, Subset, Video
 from ssldet.data import splits
 from ssldet.data.datasets import load_dataset
@@ -103,6 +103,8 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
         RequestError: whatever makes the run impossible, before anything is trained.
     """
     experiment, machine = config.experiment, config.machine
+    if problem := revision_problem(experiment.revision):
+        raise ConfigError(problem)
     device = choose_device(machine.device)
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
