@@ -516,11 +516,19 @@ class PseudoLabels:
 
 @dataclass(slots=True)
 class StepLosses:
-    """Named, weighted loss terms, each averaged over clips; the loop sums and back-propagates them once."""
+    """Named, weighted loss terms, each averaged over clips; the loop sums and back-propagates them once.
+
+    Attributes:
+        terms: by name. Names of terms of unlabelled clips end in `_u`: the log sets their sum against the others'.
+        pseudo_labels: what was taken for true, where something was.
+        teacher_clips: clips that a teacher saw.
+        details: for the log alone: detached parts of terms, as `box/conf`, which add up to their term `box`.
+    """
 
     terms: dict[str, Tensor]
     pseudo_labels: PseudoLabels | None = None
     teacher_clips: int = 0
+    details: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

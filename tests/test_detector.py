@@ -126,6 +126,13 @@ def test_losses_have_the_contract_names_and_details() -> None:
     assert not any(term.requires_grad for term in details.values())
 
 
+def test_coordinates_are_detailed_as_centre_and_size() -> None:
+    detector, details = tiny(form="paper"), dict[str, Tensor]()
+    losses = detector.losses(detector(clips()), some_targets(FACTS), details=details)
+    assert set(details) == {"box/xy", "box/wh", "box/conf", "box/cls"}
+    torch.testing.assert_close(sum(details.values()), losses["box"].detach())
+
+
 @pytest.mark.parametrize("facts", [FACTS, MULTILABEL], ids=["single", "multi"])
 def test_every_parameter_learns_from_the_losses(facts: DatasetFacts) -> None:
     detector = tiny(facts)

@@ -9,7 +9,7 @@ from helpers import FACTS, MULTILABEL
 from ssldet.contracts import DatasetFacts, PseudoLabels, Targets, Truth, Video
 from ssldet.data.sampling import ClipRefs
 from ssldet.data.targets import TruthTable
-from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter, Watch, unlabelled_ratio
 
 TRUE_BOX = [10.0, 10, 40, 50]
 
@@ -78,3 +78,39 @@ def test_multilabel_frames_are_right_when_all_labels_given_are() -> None:
     labels.targets.frame_labels_b = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
     meter.update(labels, ClipRefs(("known", "known"), (1, 1)))
     assert meter.compute()["frame_precision"] == 1 / 2
+
+
+def test_the_ratio_sets_terms_of_unlabelled_clips_against_the_others() -> None:
+    assert unlabelled_ratio({"box": 2.0, "frame": 1.0, "box_u": 4.0, "temporal_u": 2.0}) == 2
+    assert unlabelled_ratio({"box": 2.0}) is None
+    assert unlabelled_ratio({"box": 0.0, "box_u": 4.0}) is None
+
+
+ACCEPTED = {"clips": 8, "boxes": 0, "frame_labels": 1}
+NOTHING = {"clips": 8, "boxes": 0, "frame_labels": 0}
+
+
+def test_a_high_ratio_is_warned_of_once_and_only_when_it_lasts_an_epoch() -> None:
+    watch = Watch(epoch=10)
+    assert [watch.look(5, ratio, ACCEPTED) for ratio in (11.0, 10.0, 11.0)] == [[], [], []]  # 10 is not above 10
+    assert watch.look(5, 11.0, ACCEPTED) == [WARNINGS["unlabelled_ratio"]]
+    assert watch.look(50, 11.0, ACCEPTED) == []
+
+
+def test_an_epoch_without_a_pseudo_label_is_warned_of() -> None:
+    watch = Watch(epoch=10)
+    assert watch.look(20, None, None) == []  # a first stage has none, and needs none
+    assert watch.look(9, 1.0, NOTHING) == []
+    assert watch.look(9, 1.0, ACCEPTED) == []
+    assert watch.look(9, 1.0, NOTHING) == []
+    assert watch.look(1, 1.0, NOTHING) == [WARNINGS["pseudo_labels"]]
+
+
+def test_a_watch_goes_on_from_its_state() -> None:
+    first, second = Watch(epoch=10), Watch(epoch=10)
+    first.look(5, 11.0, NOTHING)
+    second.restore(first.state())
+    assert len(second.look(5, 11.0, NOTHING)) == 2
+    third = Watch(epoch=10)
+    third.restore(second.state())
+    assert third.look(10, 11.0, NOTHING) == []

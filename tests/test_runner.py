@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import ssldet
 from ssldet.cli import main
+from ssldet.cli.progress import ProgressReporter
 from ssldet.config import RunConfig, resolve
 from ssldet.contracts import Problem
 from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
@@ -105,6 +106,21 @@ def test_the_log_has_losses_and_pseudo_labels(finished: tuple[Path, Record]) -> 
     assert lines[-1]["step"] == 16
     assert {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"} == set(lines[-1]["losses"])
     assert lines[-1]["pseudo_labels"]["frame_labels"] > 0
+
+
+def test_the_log_has_parts_of_box_terms(finished: tuple[Path, Record]) -> None:
+    parts = read_log(finished[0] / "log.jsonl")[-1]["parts"]
+    assert {"box/conf", "box/cls", "box_u/conf", "box_u/cls"} <= set(parts)
+
+
+def test_warnings_of_training_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressReporter(lambda: False) as reporter:
+        record = runner.execute(runner.plan(config(tmp_path, sets=("strategy.f_th=1.0",))), reporter)
+    (warning,) = record.notes["warnings"]
+    assert "no pseudo-label was accepted for an epoch" in warning and warning.startswith("step ")
+    assert f"warning: {warning}" in capsys.readouterr().err
+    (line,) = [line for line in read_log(next(tmp_path.glob("synthetic-*/log.jsonl"))) if line["warnings"]]
+    assert warning.endswith(line["warnings"][0])
 
 
 def test_the_same_request_reads_the_finished_record(finished: tuple[Path, Record]) -> None:

@@ -28,7 +28,7 @@ from ssldet.contracts import (
 from ssldet.data.targets import TruthTable
 from ssldet.errors import CheckpointError, TrainingError
 from ssldet.testing.tiny import TINY_INFO
-from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter
 from ssldet.training.loop import Training
 from ssldet.training.objectives import ramp_up
 from ssldet.training.pseudo_labels import confident_boxes
@@ -105,6 +105,39 @@ def test_stages_and_what_they_log() -> None:
     assert run.counts.teacher_clips == 4 * 4
 
 
+@pytest.mark.parametrize("micro_batch", [2, 4])
+def test_the_parts_of_box_terms_are_logged_apart_and_add_up(micro_batch: int) -> None:
+    lines: list[dict[str, Any]] = []
+    strategy = dual_guidance(unlabelled_weight=0.5)
+    training(strategy, OPTIONS.model_copy(update={"micro_batch": micro_batch}), log=lines.append).run()
+    names = ("box", "conf", "cls")
+    assert set(lines[0]["parts"]) == {f"box/{name}" for name in names}
+    assert set(lines[-1]["parts"]) == {f"{term}/{name}" for term in ("box", "box_u") for name in names}
+    for line in lines:
+        for term in {"box", "box_u"} & line["losses"].keys():
+            parts = [value for name, value in line["parts"].items() if name.startswith(f"{term}/")]
+            assert sum(parts) == pytest.approx(line["losses"][term], rel=1e-5)
+
+
+def test_terms_of_unlabelled_clips_are_set_against_the_others() -> None:
+    lines: list[dict[str, Any]] = []
+    training(dual_guidance(), log=lines.append).run()
+    assert lines[0]["unlabelled_ratio"] is None
+    losses = lines[-1]["losses"]
+    unlabelled, others = (sum(v for n, v in losses.items() if n.endswith("_u") == which) for which in (True, False))
+    assert lines[-1]["unlabelled_ratio"] == pytest.approx(unlabelled / others)
+
+
+@pytest.mark.parametrize(
+    ("options", "topic"), [({"unlabelled_weight": 1e4}, "unlabelled_ratio"), ({"f_th": 1.0}, "pseudo_labels")]
+)
+def test_a_second_stage_that_goes_wrong_is_warned_of_once(options: dict[str, Any], topic: str) -> None:
+    lines: list[dict[str, Any]] = []
+    strategy = DualGuidance(DualGuidance.Config(**{"f_th": 0.0, "o_th": 0.0, **options}))
+    training(strategy, log=lines.append).run()
+    assert [line["warnings"] for line in lines] == [[], [], [WARNINGS[topic]], []]
+
+
 @pytest.mark.parametrize("strategy", ["supervised", "dual_guidance"])
 @pytest.mark.parametrize("stop_at", [2, 5, 7])
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, strategy: str, stop_at: int) -> None:
@@ -125,19 +158,22 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, strategy: str,
     assert second.counts.gradient_clips == whole.counts.gradient_clips
 
 
-@pytest.mark.parametrize("stop_at", [3, 5])
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
 def test_the_log_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
     """Stopped between two lines, one every second step: the line that follows must speak of both steps."""
 
     def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
+    options = OPTIONS.model_copy(update={"epochs": 2, "log_every": 2})  # a warning after two lines
+    strategy = {"unlabelled_weight": 1e4}
     whole: list[dict[str, Any]] = []
-    training(dual_guidance(), log=whole.append).run()
+    training(dual_guidance(**strategy), options, log=whole.append).run()
+    assert [len(line["warnings"]) for line in whole] == [0, 0, 0, 1]
     cut: list[dict[str, Any]] = []
-    first = training(dual_guidance(), log=cut.append)
+    first = training(dual_guidance(**strategy), options, log=cut.append)
     first.run(tmp_path / "c", stop=lambda: first.counts.step == stop_at)
-    second = training(dual_guidance(), log=cut.append)
+    second = training(dual_guidance(**strategy), options, log=cut.append)
     second.resume(tmp_path / "c")
     second.run(tmp_path / "c")
     assert untimed(cut) == untimed(whole)

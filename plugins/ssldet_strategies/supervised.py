@@ -8,6 +8,7 @@ as a semi-supervised strategy that needs the same heads.
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, Needs, Progress, StepLosses, Strategy
 from ssldet.training.objectives import TemporalOptions, supervised_terms
@@ -46,4 +47,5 @@ class Supervised(Strategy):
         )
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
-        return StepLosses(supervised_terms(student, batch.labelled, self.needs))
+        details: dict[str, Tensor] = {}
+        return StepLosses(supervised_terms(student, batch.labelled, self.needs, details=details), details=details)

@@ -61,5 +61,8 @@ class ProgressReporter(Reporter):
         losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
         self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
 
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
     def stop(self) -> bool:
         return self.stopping()

@@ -102,7 +102,7 @@ class GridDetector(Detector, nn.Module):
         )
         losses = {"box": terms.pop("total")}
         if details is not None:
-            details.update({f"box/{name}": term.detach() for name, term in terms.items()})
+            details.update({f"box/{name}": term.detach() for name, term in _in_pairs(terms).items()})
         if predictions.frame_logits is not None:
             losses["frame"] = frame_loss(predictions.frame_logits, targets, self.facts)
         return losses
@@ -114,6 +114,14 @@ class GridDetector(Detector, nn.Module):
         cells = open_grid(_grid(predictions), self.facts, self.anchors)
         shape = (len(self.anchors), cells.height, cells.width)
         return Cells(cells.confidence_bn, cells.classes_bnk, cells.boxes_bn4 * self.stride, (shape,))
+
+
+def _in_pairs(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of the box loss as one looks at them: coordinates as centre (xy) and size (wh)."""
+    if "x" not in terms:
+        return terms
+    pairs = {"xy": terms["x"] + terms["y"], "wh": terms["w"] + terms["h"]}
+    return pairs | {name: term for name, term in terms.items() if name not in "xywh"}
 
 
 def _grid(predictions: Predictions) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,9 @@ class Reporter:
 
     def step(self, report: StepReport) -> None:
         """A training step is done."""
+
+    def warn(self, text: str) -> None:
+        """Training goes on, and somebody should look at it."""
 
     def stop(self) -> bool:
         """Whether the run should stop after this step, leaving a checkpoint."""
@@ -169,7 +173,7 @@ class _Run:
             self._load_or_train(stage, training)
             write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))
         with RunLog(plan.folder / layout.LOG, keep_until=training.counts.step) as log:
-            training.log = lambda line: log.append(**line)
+            training.log = partial(self._log, log)
             self._train(training)
         evaluated = [video for video in plan.evaluated if video.id not in self.skipped]
         with self._timed("detect"):
@@ -269,6 +273,11 @@ class _Run:
         if not done or self.reporter.stop():
             raise Interrupted(self._stopped(training))
 
+    def _log(self, log: RunLog, line: dict[str, Any]) -> None:
+        log.append(**line)
+        for warning in line["warnings"]:
+            self.reporter.warn(f"step {line['step']}: {warning}")
+
     def _stopped(self, training: Training) -> str:
         return f"stopped after step {training.counts.step} of {self.plan.steps}; the same command resumes it"
 
@@ -357,12 +366,20 @@ class _Run:
         if listed := plan.config.experiment.videos:
             sizes = {"train": len(plan.train), "evaluated": len(plan.evaluated)}
             notes["subset"] = {"listed": len(listed), **sizes}
+        if warnings := training_warnings(plan.folder / layout.LOG):
+            notes["warnings"] = warnings
         if plan.needs.unlabelled:
             notes["hidden_truth"] = "read by the pseudo-label diagnostics in the log; never by training"
             notes["pseudo_labels"] = pseudo_label_totals(plan.folder / layout.LOG)
         if plan.needs.unlabelled and plan.needs.unlabelled_extent == "action":
             notes["hidden_extents"] = "unlabelled videos were trimmed to their hidden action extent (ablation)"
         return notes
+
+
+def training_warnings(log: Path) -> list[str]:
+    """What the log of a run warns of, with the step."""
+    lines = read_log(log) if log.exists() else []
+    return [f"step {line['step']}: {warning}" for line in lines for warning in line.get("warnings", ())]
 
 
 def pseudo_label_totals(log: Path) -> dict[str, int]:

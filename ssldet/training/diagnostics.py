@@ -1,8 +1,15 @@
-"""How good pseudo-labels are, against the hidden truth: for the log alone, never fed back into training."""
+"""What the log says of training beside its loss terms; nothing of it is fed back.
+
+PseudoLabelMeter    how good pseudo-labels are, against the hidden truth
+unlabelled_ratio    the terms of unlabelled clips beside the others
+Watch               warns when unlabelled clips drown the labelled ones, or teach nothing
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +77,71 @@ class PseudoLabelMeter:
         }
         self.counts = Counter()
         return values
+
+
+MAX_UNLABELLED_RATIO = 10.0
+"""Terms of unlabelled clips, as a multiple of the others, above which labels hardly count any more."""
+
+WARNINGS = {
+    "unlabelled_ratio": (
+        f"the loss terms of unlabelled clips stayed above {MAX_UNLABELLED_RATIO:g} times the others for an epoch; "
+        "lower their weight (strategy.unlabelled_weight) or let it rise slowly (strategy.unlabelled_ramp)"
+    ),
+    "pseudo_labels": (
+        "no pseudo-label was accepted for an epoch, so unlabelled clips taught nothing; lower the strategy's "
+        "thresholds, or train the first stage longer (train.burn_in)"
+    ),
+}
+
+
+def unlabelled_ratio(terms: Mapping[str, float]) -> float | None:
+    """The sum of the terms of unlabelled clips (`..._u`) over that of the others; None where one is missing.
+
+    Args:
+        terms: weighted loss terms by name.
+    """
+    unlabelled = [value for name, value in terms.items() if name.endswith("_u")]
+    others = sum(value for name, value in terms.items() if not name.endswith("_u"))
+    return sum(unlabelled) / others if unlabelled and others > 0 else None
+
+
+class Watch:
+    """Gives each of `WARNINGS` once a run, when what it speaks of has lasted; it hears of every line of the log.
+
+    Args:
+        epoch: the steps for which it must last.
+    """
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+        self.lasted: Counter[str] = Counter()
+        self.said: set[str] = set()
+
+    def look(self, steps: int, ratio: float | None, pseudo_labels: Mapping[str, Any] | None) -> list[str]:
+        """The warnings that a line of the log calls for.
+
+        Args:
+            steps: how many steps of the second stage the line speaks of.
+            ratio: see `unlabelled_ratio`.
+            pseudo_labels: what `PseudoLabelMeter.compute` gave; None where there are none.
+        """
+        labels = pseudo_labels or {}
+        lasts = {
+            "unlabelled_ratio": ratio is not None and ratio > MAX_UNLABELLED_RATIO,
+            "pseudo_labels": bool(labels.get("clips")) and not (labels["boxes"] or labels["frame_labels"]),
+        }
+        self.lasted = Counter({topic: self.lasted[topic] + steps for topic, still in lasts.items() if still})
+        news = [topic for topic, lasted in self.lasted.items() if lasted >= self.epoch and topic not in self.said]
+        self.said |= set(news)
+        return [WARNINGS[topic] for topic in news]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run warns when an uninterrupted one would."""
+        return {"lasted": dict(self.lasted), "said": sorted(self.said)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.lasted, self.said = Counter(state["lasted"]), set(state["said"])
 
 
 def _frames_agree(found: Targets, truth: Targets) -> Tensor:

@@ -26,7 +26,7 @@ from ssldet.data.batches import BatchSource
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import TrainingError
 from ssldet.training import checkpoints
-from ssldet.training.diagnostics import PseudoLabelMeter
+from ssldet.training.diagnostics import PseudoLabelMeter, Watch, unlabelled_ratio
 from ssldet.training.objectives import supervised_terms
 
 
@@ -57,7 +57,7 @@ class Meters:
     terms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     seen: Counter[str] = field(default_factory=Counter)
 
-    def add(self, terms: dict[str, float]) -> None:
+    def add(self, terms: Mapping[str, float]) -> None:
         for name, value in terms.items():
             self.terms[name] += value
             self.seen[name] += 1
@@ -130,7 +130,8 @@ class Training:
         self.log_every = options.log_every or max(1, steps // options.epochs)
         self.optimizer = build_optimizer(student, options)
         self.counts = Counts()
-        self.meters = Meters()
+        self.meters, self.part_meters = Meters(), Meters()
+        self.watch = Watch(epoch=max(1, steps // options.epochs))
         self.modules: dict[str, nn.Module] = {}
         self.started = False
 
@@ -194,16 +195,18 @@ class Training:
             group["lr"] = self.options.rate(step, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
+        details: dict[str, float] = defaultdict(float)
         clips = 0
         for part in range(self.options.parts):
-            terms, count = self._accumulate(step, part)
+            result, count = self._accumulate(step, part)
             clips += count
-            for name, value in terms.items():
-                sums[name] += value
+            self._add_share(sums, result.terms)
+            self._add_share(details, result.details)
         self._move(sums)
         self.counts.step += 1
         self.counts.gradient_clips += clips
         self.meters.add(sums)
+        self.part_meters.add(details)
         return dict(sums), clips
 
     def _start(self) -> None:
@@ -218,8 +221,8 @@ class Training:
     def _progress(self, step: int) -> Progress:
         return Progress(step, self.steps, self.burn_in, step * self.options.epochs / self.steps)
 
-    def _accumulate(self, step: int, part: int) -> tuple[dict[str, float], int]:
-        """Back-propagate one part of the step's clips; terms are means over the whole step's clips."""
+    def _accumulate(self, step: int, part: int) -> tuple[StepLosses, int]:
+        """Back-propagate one part of the step's clips: its losses, and how many clips had gradients."""
         parts, second_stage = self.options.parts, step >= self.burn_in
         batch, refs = self.source.batch(step, part, parts, unlabelled=second_stage)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
@@ -233,11 +236,19 @@ class Training:
         self.counts.teacher_clips += result.teacher_clips
         if self.meter and result.pseudo_labels and refs:
             self.meter.update(result.pseudo_labels, refs)
-        return {name: float(term.detach()) for name, term in terms.items()}, gradient_clips(batch)
+        return result, gradient_clips(batch)
+
+    def _add_share(self, sums: dict[str, float], of_part: Mapping[str, Tensor]) -> None:
+        """Add a part's values to those of the step, whose means run over the whole step's clips."""
+        shares = [term.detach().to(self.device, torch.float64) / self.options.parts for term in of_part.values()]
+        for name, value in zip(of_part, torch.stack(shares).tolist() if shares else [], strict=True):
+            sums[name] += value  # read in one transfer: each waits for the device
 
     def _losses(self, batch: Batch, step: int) -> StepLosses:
         if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
-            return StepLosses(supervised_terms(self.student, batch.labelled, self.strategy.needs))
+            details: dict[str, Tensor] = {}
+            terms = supervised_terms(self.student, batch.labelled, self.strategy.needs, details=details)
+            return StepLosses(terms, details=details)
         return self.strategy.losses(batch, self.student, self._progress(step))
 
     def _move(self, terms: dict[str, float]) -> None:
@@ -258,18 +269,24 @@ class Training:
         )
 
     def _line(self) -> dict[str, Any]:
+        second_stage_steps = max(0, min(self.meters.seen["gradient_norm"], self.counts.step - self.burn_in))
         means = self.meters.flush()
         norm = means.pop("gradient_norm")
         second_stage = self.counts.step > self.burn_in
+        pseudo_labels = self.meter.compute() if self.meter and second_stage else None
+        ratio = unlabelled_ratio(means)
         return {
             "step": self.counts.step,
             "epoch": self.counts.step * self.options.epochs / self.steps,
             "stage": 2 if second_stage else 1,
             "lr": self.options.rate(self.counts.step - 1, self.steps),
             "losses": means,
+            "parts": self.part_meters.flush(),
+            "unlabelled_ratio": ratio,
             "gradient_norm": norm,
             "seconds": round(self.counts.seconds, 3),
-            "pseudo_labels": self.meter.compute() if self.meter and second_stage else None,
+            "pseudo_labels": pseudo_labels,
+            "warnings": self.watch.look(second_stage_steps, ratio, pseudo_labels),
         }
 
     # --------------------------------------------------------------------------------------- checkpoints
@@ -284,7 +301,11 @@ class Training:
             for name, module in self.modules.items():
                 tensors |= checkpoints.prefixed(f"modules/{name}", module.state_dict())
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
-        meters = self.meters.state() | {"pseudo_labels": dict(self.meter.counts) if self.meter else {}}
+        meters = self.meters.state() | {
+            "parts": self.part_meters.state(),
+            "pseudo_labels": dict(self.meter.counts) if self.meter else {},
+            "watch": self.watch.state(),
+        }
         about = {"run_id": run_id or self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
         try:
             checkpoints.save(path, tensors, about)
@@ -304,6 +325,8 @@ class Training:
         checkpoints.restore_optimizer(self.optimizer, checkpoints.part(tensors, "optimizer"), meta["optimizer"])
         if meters := meta.get("meters"):  # checkpoints of earlier versions have none
             self.meters.restore(meters)
+            self.part_meters.restore(meters["parts"])
+            self.watch.restore(meters["watch"])
             if self.meter:
                 self.meter.counts = Counter(meters["pseudo_labels"])
 

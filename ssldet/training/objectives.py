@@ -37,10 +37,15 @@ class TemporalOptions(Options):
     """
 
 
-def supervised_terms(student: Detector, labelled: LabelledBatch, needs: Needs) -> dict[str, Tensor]:
-    """The terms of labelled clips: "box" (L_bou), and with a frame head beta * "frame" and "temporal"."""
+def supervised_terms(
+    student: Detector, labelled: LabelledBatch, needs: Needs, *, details: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The terms of labelled clips: "box" (L_bou), and with a frame head beta * "frame" and "temporal".
+
+    `details`: if given, the parts of "box" are written here, as `Detector.losses` has it.
+    """
     predictions, following = forward_pair(student, labelled.clips_bcthw, labelled.following)
-    terms = _weighted(student.losses(predictions, labelled.targets), needs, needs.beta)
+    terms = _weighted(student.losses(predictions, labelled.targets, details=details), needs, needs.beta)
     if needs.temporal and following is not None:
         terms["temporal"] = _temporal(predictions, following, student.facts.multilabel, needs)
     return terms
@@ -52,16 +57,20 @@ def unlabelled_terms(
     following: Tensor | None,
     pseudo: Targets,
     needs: Needs,
+    *,
+    details: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The terms of unlabelled clips in the strong view: "box_u", delta * "frame_u" and "temporal_u".
 
     `pseudo` holds pseudo-labels in the strong view. Clips outside its masks add exactly 0 to box_u and frame_u;
-    the temporal term needs no pseudo-label.
+    the temporal term needs no pseudo-label. `details`: as in `supervised_terms`, with names such as "box_u/conf".
     """
     predictions, after = forward_pair(student, strong_bcthw, following)
-    terms = {
-        f"{name}_u": term for name, term in _weighted(student.losses(predictions, pseudo), needs, needs.delta).items()
-    }
+    parts: dict[str, Tensor] | None = None if details is None else {}
+    losses = student.losses(predictions, pseudo, details=parts)
+    terms = {f"{name}_u": term for name, term in _weighted(losses, needs, needs.delta).items()}
+    if details is not None and parts is not None:
+        details.update({name.replace("/", "_u/", 1): part for name, part in parts.items()})
     if needs.temporal and after is not None:
         terms["temporal_u"] = _temporal(predictions, after, student.facts.multilabel, needs)
     return terms

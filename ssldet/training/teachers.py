@@ -149,11 +149,15 @@ class TeacherStudent(Strategy):
         self.progress = progress
         pseudo = self.pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
         strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
-        terms = supervised_terms(student, batch.labelled, self.needs)
-        terms |= self._weighted(
-            unlabelled_terms(student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs), progress
+        details: dict[str, Tensor] = {}
+        terms = supervised_terms(student, batch.labelled, self.needs, details=details)
+        parts: dict[str, Tensor] = {}
+        terms_u = unlabelled_terms(
+            student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs, details=parts
         )
-        return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw))
+        terms |= self._weighted(terms_u, progress)
+        details |= self._weighted(parts, progress)
+        return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw), details=details)
 
     def _weighted(self, terms: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
