@@ -50,6 +50,7 @@ def test_key_frames_are_seconds_that_are_not_excluded(root: Path) -> None:
 
 def test_classes_of_a_film_are_ordered_by_boxes(root: Path) -> None:
     (film_a, film_b) = AVA(root.parent).videos("test")
+    assert (film_a.group, film_b.group) == (film_a.id, film_b.id)  # a film is one recording
     assert film_a.classes == (78, 11, 79)
     assert film_b.classes == ()
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ssldet.data.splits import draw
 from ssldet.data.video import read_frames
 from ssldet.errors import DataError
-from ssldet_datasets.jhmdb import JHMDB, load_index, mask_extents, read_mask, save_index
+from ssldet_datasets.jhmdb import JHMDB, load_index, mask_extents, read_mask, save_index, source_of
 
 ODD = "Odd & (name)!_#1'@+_catch_u_cm_np1"
 BOXES = [(3, 4, 20, 30), (5, 6, 22, 32), (0, 0, 64, 48)]
@@ -234,3 +234,29 @@ def test_the_real_split_is_frozen_for_ever(real: JHMDB) -> None:
     assert split.hash == "579071f4cfe997e5f68480d36b1ec54abe3481a43e9d7411c082311043704201"
     larger = draw("jhmdb", real.videos("train"), real.facts.classes, split=1, ratio=0.3, seed=0)
     assert set(split.labelled) < set(larger.labelled)
+
+
+@pytest.mark.parametrize(
+    ("video_id", "source"),
+    [
+        (
+            "catch/Seldin_Lipovic_-_Willi_Weber__Torwarttraining__catch_f_cm_np1_le_bad_4",
+            "Seldin_Lipovic_-_Willi_Weber__Torwarttraining_",
+        ),
+        ("stand/A_Beautiful_Mind_6_stand_u_cm_np1_fr_med_3", "A_Beautiful_Mind_6"),
+        ("shoot_bow/ArcheryFastShooting_shoot_bow_u_nm_np1_fr_med_20", "ArcheryFastShooting"),
+        ("catch/somebody_else_0", ""),
+    ],
+)
+def test_the_group_of_a_clip_is_its_source(video_id: str, source: str) -> None:
+    assert source_of(video_id) == source
+
+
+@pytest.mark.real
+def test_no_class_has_a_source_in_both_parts_of_a_split(real: JHMDB) -> None:
+    groups = {video.group for video in (*real.videos("train"), *real.videos("test"))}
+    assert len(groups) == 336 and "" not in groups
+    for split in real.splits:
+        train = {(video.classes[0], video.group) for video in real.videos("train", split)}
+        test = {(video.classes[0], video.group) for video in real.videos("test", split)}
+        assert not train & test

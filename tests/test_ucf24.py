@@ -14,7 +14,7 @@ from made_videos import write_video
 from ssldet.contracts import Subset
 from ssldet.errors import DataError
 from ssldet.util.safe_pickle import load
-from ssldet_datasets.ucf24 import UCF24
+from ssldet_datasets.ucf24 import UCF24, recording_group
 
 LONG = "Diving/v_Diving_g01_c01"
 
@@ -160,3 +160,8 @@ def test_the_published_labelled_list_ends_inclusively_and_fits_the_annotation(sh
             inside = [truth.tubes_n[(truth.frames_n == start) & (truth.boxes_n4 == corners[0]).all(1)]]
             agreeing += any(np.array_equal(truth.boxes_n4[truth.tubes_n == t], corners) for t in inside[0])
     assert agreeing == sum(len(tubes) for _, tubes in rows)
+
+
+def test_the_group_of_a_video_is_its_recording() -> None:
+    assert recording_group(LONG) == "v_Diving_g01"
+    assert recording_group("Diving/another") == ""

@@ -215,7 +215,7 @@ class AVA(PublishedDataset):
     def _video(self, video_id: str, film: Film) -> Video:
         boxes = Counter(label for labels in film.rows.values() for label in labels)
         classes = sorted(boxes, key=lambda label: (-boxes[label], label))
-        return Video(video_id, film.num_frames, *self._size(video_id), tuple(classes))
+        return Video(video_id, film.num_frames, *self._size(video_id), tuple(classes), group=video_id)
 
     def _size(self, video_id: str) -> tuple[int, int]:
         """Width and height of a film's frames; (1, 1) without them."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -128,7 +129,8 @@ class JHMDB(PublishedDataset):
     # ------------------------------------------------------------------------------------------------ reading
 
     def _video(self, video_id: str, mask: MaskBoxes) -> Video:
-        return Video(video_id, len(mask.boxes_t4), mask.width, mask.height, (self._label(video_id),))
+        label = self._label(video_id)
+        return Video(video_id, len(mask.boxes_t4), mask.width, mask.height, (label,), source_of(video_id))
 
     def _label(self, video_id: str) -> int:
         name = video_id.partition("/")[0]
@@ -308,6 +310,20 @@ class JHMDB(PublishedDataset):
 
 
 # -------------------------------------------------------------------------------------------------------- files
+
+
+_ATTRIBUTES = r"_[a-z]_[a-z]{2}_np\d_[a-z]{2}_[a-z]{3}_\d+"
+"""Behind the class in a clip's name: visible part, camera motion, people, viewpoint, quality, number."""
+
+
+def source_of(video_id: str) -> str:
+    """The film or web video that a clip was cut from: its name up to the class; "" of names of another form.
+
+    No official split has clips of one class and source in both parts. Films have clips of several classes.
+    """
+    label, _, name = video_id.partition("/")
+    named = re.fullmatch(f"(.+)_{re.escape(label)}{_ATTRIBUTES}", name)
+    return named[1] if named else ""
 
 
 def read_split_file(path: Path, class_name: str) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ which is what the train list names, less nine videos in it without annotation.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +148,7 @@ class UCF24(PublishedDataset):
             raise DataError(f"UCF24 has no annotation of a video {video_id}")
         num_frames = self._annotation.num_frames(video_id)
         width, height = self._annotation.size(video_id) or (WIDTH, HEIGHT)
-        return Video(video_id, num_frames, width, height, (self._label(video_id),))
+        return Video(video_id, num_frames, width, height, (self._label(video_id),), recording_group(video_id))
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -216,3 +217,9 @@ class UCF24(PublishedDataset):
         if not has_frames:
             expected = f"{self.layouts[0].expected(video_id)}"
             yield Problem(f"no frames of {video_id}", expected, "unpack UCF101.rar again", video_id)
+
+
+def recording_group(video_id: str) -> str:
+    """The clips recorded together: "v_Biking_g01" of "Biking/v_Biking_g01_c02"; "" of names of other forms."""
+    named = re.fullmatch(r"(.+_g\d+)_c\d+", video_id.rpartition("/")[2])
+    return named[1] if named else ""
