@@ -21,9 +21,11 @@ from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.cli.table import FORMATS
 from ssldet.errors import UnknownName
 from ssldet.report import rendering
-from ssldet.report.documents import Block, Document, Section, TextRow, of_table
+from ssldet.report.document import Block, Document, Section, TextRow
+from ssldet.report.documents import of_table
 from ssldet.report.run_selection import LeftOut, collect_runs
-from ssldet.report.tables import TableRequest, build_table
+from ssldet.report.table_data import TableRequest
+from ssldet.report.tables import build_table
 
 HOSTILE = '=<script>alert("1")</script> & \\input{x} | `_*$%#@name'
 

@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from made_matches import FACTS as MADE
+from made_matches import made_videos, scored
 from made_records import NANO, config_of, record_of, write_interrupted, write_record, write_run
 
 from ssldet.benchmark import spec as benchmark
@@ -16,10 +19,14 @@ from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.benchmark.spec import Cell, specs
 from ssldet.config import RunConfig
 from ssldet.errors import ConfigError, PluginError, UnknownName
+from ssldet.evaluation.per_video import ScoredVideo, per_video, read_per_video, write_per_video
 from ssldet.report import cell_matching
 from ssldet.report.contrasts import Contrast, Difference, paired, with_holm
+from ssldet.report.data_table import data_table
+from ssldet.report.resampling import draw_videos, mean_scores
 from ssldet.report.run_selection import RunCollection, collect_runs
-from ssldet.report.tables import Entry, Table, TableRequest, build_table, data_table, names, summarise
+from ssldet.report.table_data import Entry, Table, TableRequest
+from ssldet.report.tables import build_table, names, summarise
 from ssldet.util.files import write_text
 
 SMOKE = Settings("smoke")
@@ -130,6 +137,53 @@ def test_contrasts_pair_the_rows_that_a_table_names(tmp_path: Path) -> None:
     assert difference and difference.mean == pytest.approx(6) and difference.n == 3
     assert difference.adjusted_p == pytest.approx(3 * (difference.p or 0))  # three columns with the same numbers
     assert by_column["V@0.5", 0.3] is not None and by_column["V@0.5", 0.3].mean is None
+
+
+def write_tested(root: Path, approach: str, slip: float, **options: Any) -> None:
+    """A run with the scores and matches of a small made-up test set; boxes lie off by `slip`."""
+    cases = made_videos(1, videos=9, slip=slip)
+    ours = scored(cases, metrics={"video_map": ["yowo"]})
+    key = {key: value.mean for key, value in ours.results["video_map"]["yowo"].thresholds.items()}
+    run = write_run(root, approach, key, **options)
+    (folder,) = root.glob(f"*-{run}")
+    write_per_video(folder / "per_video.parquet", per_video(MADE, 1, [video for video, _, _ in cases], ours.matches))
+
+
+def test_differences_have_an_interval_over_test_videos(tmp_path: Path) -> None:
+    write_tested(tmp_path, "Supervised", 1.5)
+    write_tested(tmp_path, "Dual Guidance", 0.5)
+    difference = entry(table(tmp_path), "Dual Guidance").difference
+    assert difference and difference.mean and difference.video_low is not None and difference.video_high is not None
+    assert (difference.low, difference.video_why) == (None, "")  # one seed has no interval over seeds
+    kept = {p.parent.name.split("-")[1]: read_per_video(p).matches for p in tmp_path.glob("*/per_video.parquet")}
+    weights = draw_videos([ScoredVideo(v.id, v.group, v.classes) for v, _, _ in made_videos(1, videos=9)]).weights_dv
+    matches = [kept[name]["video_map"]["yowo"] for name in ("dual_guidance", "supervised")]
+    ours, base = (mean_scores(of_run, "0.5", weights) for of_run in matches)
+    low, high = np.quantile(100 * 2 / 3 * (ours - base), [0.025, 0.975])  # a third class has no truth and counts as 0
+    assert (difference.video_low, difference.video_high) == (pytest.approx(low), pytest.approx(high))
+    assert difference.video_low <= difference.mean <= difference.video_high
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    write_tested(tmp_path, "Supervised", 1.5)
+    run = write_run(tmp_path, "Dual Guidance")
+    difference = entry(table(tmp_path), "Dual Guidance").difference
+    assert difference and difference.video_low is None and difference.mean is not None
+    assert difference.video_why == f"run {run} has no per_video.parquet"
+
+
+def test_ranks_are_means_over_columns_with_an_interval_over_test_videos(tmp_path: Path) -> None:
+    for ratio in (0.2, 0.3):
+        write_tested(tmp_path, "Supervised", 1.5, ratio=ratio)
+        write_tested(tmp_path, "Dual Guidance", 0.2, ratio=ratio)
+    write_run(tmp_path, "FixMatch", 0.9)  # has no number at 30 %, and no rank
+    shown = table(tmp_path)
+    ties_at_low_overlap = {"Supervised": pytest.approx(5 / 3), "Dual Guidance": pytest.approx(4 / 3)}
+    ranks = {shown.lines[rank.line].row.approach: rank for rank in shown.ranks}
+    assert {name: rank.rank for name, rank in ranks.items()} == ties_at_low_overlap
+    assert {rank.cells for rank in ranks.values()} == {6}
+    interval = ranks["Dual Guidance"].interval
+    assert interval and 1 <= interval.low <= interval.high <= 2
 
 
 def test_optional_rows_are_shown_on_request_or_when_they_were_run(tmp_path: Path) -> None:

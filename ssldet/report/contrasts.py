@@ -24,7 +24,8 @@ class Difference:
         low, high: confidence interval over seeds: Student's t of the paired differences.
         p: of the same test, two-sided, that the mean difference is 0.
         adjusted_p: the same after Holm's correction for all contrasts of the table.
-        video_low, video_high: confidence interval over test videos: bootstrap, clustered by group.
+        video_low, video_high: confidence interval over test videos: bootstrap, clustered by group; `video_why` says
+            why there is none.
     """
 
     mean: float | None = None
@@ -36,6 +37,7 @@ class Difference:
     adjusted_p: float | None = None
     video_low: float | None = None
     video_high: float | None = None
+    video_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

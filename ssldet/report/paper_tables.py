@@ -14,10 +14,12 @@ from ssldet.benchmark import spec as benchmark
 from ssldet.errors import UnknownName
 from ssldet.report import tables
 from ssldet.report.cell_matching import requested_settings
-from ssldet.report.documents import Document, of_data, of_table
+from ssldet.report.data_table import TABLE_1, data_table
+from ssldet.report.document import Document
+from ssldet.report.documents import of_data, of_table
 from ssldet.report.rendering import FORMATS, render
 from ssldet.report.run_selection import Folders, RunCollection, collect_runs, result_folders
-from ssldet.report.tables import TableRequest
+from ssldet.report.table_data import TableRequest
 
 Numbers = int | str | Iterable[int | str] | None
 """Which tables: one, several, or None for all."""
@@ -100,10 +102,10 @@ def documents(
     """Tables in words, each once. Raises as `table` does."""
     names = _table_names(numbers)
     folders = result_folders(results)
-    collection = collect_runs(folders) if names != [tables.TABLE_1] else RunCollection()
+    collection = collect_runs(folders) if names != [TABLE_1] else RunCollection()
     return [
-        of_data(tables.data_table(Path(data_root) if data_root else None))
-        if name == tables.TABLE_1
+        of_data(data_table(Path(data_root) if data_root else None))
+        if name == TABLE_1
         else of_table(tables.build_table(name, collection, request))
         for name in names
     ]

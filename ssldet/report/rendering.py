@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssldet.errors import UnknownName
-from ssldet.report.documents import Block, ColumnGroup, Document, as_dict
+from ssldet.report.document import Block, ColumnGroup, Document
+from ssldet.report.flat_rows import as_dict
 from ssldet.util.files import plain
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def _latex_text(value: Any) -> str:
 
 
 def as_csv(documents: Sequence[Document]) -> str:
-    """One line a number, a contrast, a cost and a run left out, its `kind`; lists are joined with ";"."""
+    """One line a number, contrast, rank, cost and run left out, which its `kind` says; lists are joined with ";"."""
     import pandas
 
     rows = [row for document in documents for row in _csv_rows(document)]
@@ -298,7 +299,7 @@ def as_csv(documents: Sequence[Document]) -> str:
 
 
 def _csv_rows(document: Document) -> Iterator[dict[str, Any]]:
-    kinds = {"number": document.entries, "contrast": document.contrasts, "cost": document.costs}
+    kinds = {"number": document.entries, "contrast": document.contrasts, "rank": document.ranks, "cost": document.costs}
     yield from ({"kind": kind, **row} for kind, rows in kinds.items() for row in rows)
     for run in document.left_out:
         yield {"kind": "left out", "table": document.name, **_renamed(as_dict(run))}
@@ -327,6 +328,7 @@ def as_json(documents: Sequence[Document]) -> str:
             "caption": document.caption,
             "entries": document.entries,
             "contrasts": document.contrasts,
+            "ranks": document.ranks,
             "costs": document.costs,
             "left_out": [as_dict(run) for run in document.left_out],
             "notes": document.notes,

@@ -1,7 +1,6 @@
 """The paper's tables from records: ours beside theirs, what is missing and why, and what was left out.
 
-    build_table(name, collection, request)      Tables 2 to 6 as plain data; `rendering` makes text of it
-    data_table(data_root)               Table 1: what annotation holds, beside what the paper says
+    build_table(name, collection, request)      Tables 2 to 6 as plain data; `documents` makes words of it
 
 Numbers come from records alone, in percent. A record belongs to a cell if its settings are exactly those that the grid
 would run for it (`cells.run_config`), seed and split apart.
@@ -10,122 +9,22 @@ would run for it (`cells.run_config`), seed and split apart.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean, stdev
-from typing import Any, Literal
 
 from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings
-from ssldet.benchmark.spec import Reported, ReportedDataset, Row, TableSpec
+from ssldet.benchmark.spec import Reported, Row, TableSpec
 from ssldet.config import DEFAULT_PRESET
-from ssldet.data import statistics
-from ssldet.data.datasets import load_dataset
-from ssldet.errors import ConfigError, SsldetError
-from ssldet.report import cell_matching
+from ssldet.errors import ConfigError
+from ssldet.report import cell_matching, table_comparisons
 from ssldet.report.cell_matching import CellMatcher, SettingsOption
-from ssldet.report.contrasts import Contrast, Difference, paired, with_holm
-from ssldet.report.run_selection import LeftOut, Run, RunCollection, RunSelection, leave_out, select_runs
-
-TABLE_1 = "1"
-
-Ratio = float | Literal["all"]
-
-
-@dataclass(frozen=True, slots=True)
-class TableRequest:
-    """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found.
-
-    `extra` names optional rows that are shown even if nothing of them was run ("readings"); `cost` adds what each row
-    cost.
-    """
-
-    settings: Settings | None = None
-    assignments: Sequence[str] = ()
-    seeds: tuple[int, ...] | None = None
-    splits: tuple[int, ...] = (1,)
-    extra: tuple[str, ...] = ()
-    cost: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A metric at a ratio; `splits` are those whose mean it is, or the one that it shows."""
-
-    metric: benchmark.Column
-    ratio: Ratio
-    splits: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row of a table and what it is: the paper's and ours, the paper's alone, ours alone, or a further plugin's."""
-
-    row: Row
-    kind: Literal["both", "reported", "ours", "plugin"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One number of a table, in percent.
-
-    Attributes:
-        mean, std: over `n` of `expected` seeds; std with n - 1, None for one seed.
-        runs: ids of the runs behind it.
-        paper: what the paper prints.
-        difference: to the baseline; None where there is nothing to compare.
-        marks: "not run", "failed", "not scored", "split missing", "partial", "other preset", "other data" and
-            "mixed versions".
-    """
-
-    mean: float | None = None
-    std: float | None = None
-    n: int = 0
-    expected: int = 0
-    seeds: tuple[int, ...] = ()
-    runs: tuple[str, ...] = ()
-    paper: Reported | None = None
-    difference: Difference | None = None
-    marks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the runs behind one line took at one ratio, each a mean over them.
-
-    Attributes:
-        gradient_clips: clips that went through the student with gradients, first stage included.
-        teacher_clips: clips that went through a teacher without.
-        hours: of training, wall-clock, on the machines that the records name.
-    """
-
-    gradient_clips: float
-    teacher_clips: float
-    hours: float
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table as data. `entries` has one row per line and one place per column, None where there is no such cell.
-
-    `contrasts` are those of the table's rows that have numbers; `costs` is by (line, ratio), where it was asked for.
-    `best` is set when the settings were not asked for but chosen, as those that fill most cells; `others` could be.
-    `no_splits` were asked for, and the data do not have them.
-    """
-
-    spec: TableSpec
-    settings: Settings
-    seeds: tuple[int, ...]
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    entries: tuple[tuple[Entry | None, ...], ...]
-    left_out: tuple[LeftOut, ...]
-    contrasts: tuple[Contrast, ...] = ()
-    costs: Mapping[tuple[int, float], Cost] = field(default_factory=dict)
-    best: SettingsOption | None = None
-    others: tuple[SettingsOption, ...] = ()
-    no_splits: tuple[int, ...] = ()
+from ssldet.report.contrasts import with_holm
+from ssldet.report.data_table import TABLE_1
+from ssldet.report.run_selection import Run, RunCollection, RunSelection, leave_out, select_runs
+from ssldet.report.table_comparisons import TableComparisons
+from ssldet.report.table_data import Column, Entry, Line, Ratio, Table, TableRequest
 
 
 def names() -> list[str]:
@@ -203,17 +102,27 @@ class _TableBuilder:
         self._baselines: dict[tuple[bool, float], RunSelection] = {}
         self._add_rows()
         self._add_plugins()
+        self.comparisons = TableComparisons(spec, self.lines, self.cells, self._by_seed)
         self.seeds = request.seeds or self._seeds_found()
 
     def table(self) -> Table:
         columns = tuple(self._columns())
         entries = tuple(tuple(self._entry(i, column) for column in columns) for i in range(len(self.lines)))
-        contrasts = with_holm(list(self._contrasts(columns)))
-        costs = dict(self._costs()) if self.request.cost else {}
+        contrasts = with_holm(list(self.comparisons.contrasts(columns)))
+        costs = dict(table_comparisons.costs(self.cells)) if self.request.cost else {}
         self._leave_out_others()
         left_out = tuple({(item.folder, item.kind): item for item in self.left_out}.values())
         return Table(
-            self.spec, self.settings, self.seeds, columns, tuple(self.lines), entries, left_out, contrasts, costs
+            self.spec,
+            self.settings,
+            self.seeds,
+            columns,
+            tuple(self.lines),
+            entries,
+            left_out,
+            contrasts,
+            costs,
+            tuple(self.comparisons.ranks(columns, entries)),
         )
 
     def _add_rows(self) -> None:
@@ -288,9 +197,12 @@ class _TableBuilder:
             seeds=tuple(by_seed),
             runs=tuple(run.entry.id for run in runs),
             paper=paper,
-            difference=self._difference(selection, self._baseline(row, ratio), column) if compared else None,
+            difference=self.comparisons.difference(selection, self._baseline(row, ratio), column) if compared else None,
             marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), selection.mixed, column)),
         )
+
+    def _by_seed(self, selection: RunSelection, column: Column) -> dict[int, float]:
+        return summarise(self._values(selection, column))[2]
 
     def _values(self, selection: RunSelection, column: Column) -> dict[int, dict[int, float]]:
         """Split -> seed -> number in percent, of the runs that were scored so."""
@@ -323,43 +235,6 @@ class _TableBuilder:
         if mixed:
             yield "mixed versions"
 
-    def _difference(self, ours: RunSelection, other: RunSelection, column: Column) -> Difference:
-        if ours.runs and other.runs and ours.data != other.data:
-            return Difference(why="the two were run on other data")
-        by_seed, others = (summarise(self._values(selection, column))[2] for selection in (ours, other))
-        return paired(by_seed, others)
-
-    def _contrasts(self, columns: Sequence[Column]) -> Iterator[Contrast]:
-        """Those of the table's contrasts of which anything can be said."""
-        for pretrained in (False, True):
-            for names in self.spec.contrasts:
-                lines = [self._line_of(approach, pretrained) for approach in names]
-                differences = tuple(self._contrast(lines, column) for column in columns)
-                if any(difference and difference.mean is not None for difference in differences):
-                    yield Contrast(*names, pretrained, differences)
-
-    def _contrast(self, lines: Sequence[int | None], column: Column) -> Difference | None:
-        cells = [self.cells.get((line, column.ratio)) for line in lines if line is not None and column.ratio != "all"]
-        pair = [cell for cell in cells if cell is not None]
-        return self._difference(pair[0], pair[1], column) if len(pair) == 2 else None
-
-    def _line_of(self, approach: str, pretrained: bool) -> int | None:
-        rows = [(line.row.approach, line.row.pretrained) for line in self.lines]
-        return rows.index((approach, pretrained)) if (approach, pretrained) in rows else None
-
-    def _costs(self) -> Iterator[tuple[tuple[int, float], Cost]]:
-        for place, selection in self.cells.items():
-            trainings = [run.record.training for run in selection.runs.values()]
-            if trainings:
-                yield (
-                    place,
-                    Cost(
-                        fmean(training.gradient_clips for training in trainings),
-                        fmean(training.teacher_clips for training in trainings),
-                        fmean(training.seconds.get("train", 0.0) for training in trainings) / 3600,
-                    ),
-                )
-
     def _baseline(self, row: Row, ratio: float) -> RunSelection:
         key = (row.pretrained, ratio)
         if key not in self._baselines:
@@ -381,31 +256,3 @@ class _TableBuilder:
         else:
             preset = f"preset {run.preset}: " if run.preset != self.settings.preset else ""
             self.left_out.append(leave_out(run.entry, preset + "; ".join(keys), "other settings"))
-
-
-# -------------------------------------------------------------------------------------------------- Table 1
-
-
-@dataclass(frozen=True, slots=True)
-class DataRow:
-    """A data set of Table 1: what its annotation says, column by column as `statistics.table_1` has it; or why not."""
-
-    name: str
-    title: str
-    columns: tuple[dict[str, Any], ...]
-    absent: str = ""
-
-
-def data_table(data_root: Path | None) -> tuple[DataRow, ...]:
-    """Table 1. A data set that is not below `data_root` has the paper's words alone."""
-    return tuple(_data_row(name, reported, data_root) for name, reported in benchmark.paper().datasets.items())
-
-
-def _data_row(name: str, reported: ReportedDataset, data_root: Path | None) -> DataRow:
-    try:
-        counted = statistics.count(load_dataset(name, data_root))
-    except SsldetError as error:
-        columns = tuple({"column": column, "printed": words} for column, words in reported.columns.items())
-        return DataRow(name, reported.title, columns, absent=str(error).splitlines()[0])
-    absent = "; ".join(f"{subset}: {why}" for subset, why in counted.absent.items())
-    return DataRow(name, reported.title, tuple(statistics.table_1(counted, reported.columns)), absent)

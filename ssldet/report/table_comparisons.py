@@ -1,0 +1,121 @@
+"""What is read beside the numbers of a table: differences between its rows, their intervals, ranks, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+import numpy as np
+
+from ssldet.benchmark.spec import TableSpec
+from ssldet.report.contrasts import Contrast, Difference, paired
+from ssldet.report.resampling import average_ranks, percentile
+from ssldet.report.run_selection import Run, RunSelection
+from ssldet.report.table_data import Column, Cost, Entry, Line, Rank
+from ssldet.report.video_scores import Undrawable, VideoScores
+
+Cells = Mapping[tuple[int, float], RunSelection]
+"""(place of the line, ratio) -> the runs that stand there."""
+
+
+@dataclass
+class TableComparisons:
+    """Compares the cells of one table.
+
+    Attributes:
+        by_seed: gives the numbers of some runs in a column, in percent, by seed.
+    """
+
+    spec: TableSpec
+    lines: Sequence[Line]
+    cells: Cells
+    by_seed: Callable[[RunSelection, Column], Mapping[int, float]]
+    videos: VideoScores = field(default_factory=VideoScores)
+
+    def difference(self, ours: RunSelection, other: RunSelection, column: Column) -> Difference:
+        if ours.runs and other.runs and ours.data != other.data:
+            return Difference(why="the two were run on other data")
+        by_seed, others = (self.by_seed(selection, column) for selection in (ours, other))
+        difference = paired(by_seed, others)
+        if difference.mean is None:
+            return difference
+        try:
+            pair = [_runs_by_seed(selection, column) for selection in (ours, other)]
+            draws_d, others_d = self.videos.pair(pair[0], pair[1], _place(column))
+        except Undrawable as error:
+            return replace(difference, video_why=str(error))
+        interval = percentile(draws_d - others_d)
+        return difference if interval is None else replace(difference, video_low=interval.low, video_high=interval.high)
+
+    def ranks(self, columns: Sequence[Column], entries: Sequence[Sequence[Entry | None]]) -> Iterator[Rank]:
+        """Of the lines with numbers in all columns of the table's ratios, those of one initialisation together."""
+        places = [i for i, column in enumerate(columns) if column.ratio != "all" and len(column.splits) == 1]
+        for pretrained in (False, True):
+            means = {
+                line: [entry.mean if (entry := entries[line][i]) else None for i in places]
+                for line in range(len(self.lines))
+                if self.lines[line].row.pretrained is pretrained
+            }
+            scores = {line: [m for m in row if m is not None] for line, row in means.items() if None not in row}
+            if len(scores) > 1 and places:
+                ranks = average_ranks(
+                    np.array(list(scores.values())), self._draws(scores, [columns[i] for i in places])
+                )
+                for line, rank in zip(scores, ranks, strict=True):
+                    yield Rank(line, rank.rank, rank.interval, len(places))
+
+    def _draws(self, lines: Iterable[int], columns: Sequence[Column]) -> np.ndarray:
+        """(lines, columns, draws) of mean scores; no draws where a run cannot be drawn."""
+        cells = [[self.cells[line, float(column.ratio)] for column in columns] for line in lines]
+        try:
+            self.videos.check_videos([run for row in cells for cell in row for run in cell.runs.values()])
+            return np.array(
+                [[self._mean(cell, column) for cell, column in zip(row, columns, strict=True)] for row in cells]
+            )
+        except Undrawable:
+            return np.zeros((len(cells), len(columns), 0))
+
+    def _mean(self, cell: RunSelection, column: Column) -> np.ndarray:
+        return self.videos.mean(list(_runs_by_seed(cell, column).values()), _place(column))
+
+    def contrasts(self, columns: Sequence[Column]) -> Iterator[Contrast]:
+        """Those of the table's contrasts of which anything can be said."""
+        for pretrained in (False, True):
+            for names in self.spec.contrasts:
+                lines = [self._line_of(approach, pretrained) for approach in names]
+                differences = tuple(self._contrast(lines, column) for column in columns)
+                if any(difference and difference.mean is not None for difference in differences):
+                    yield Contrast(*names, pretrained, differences)
+
+    def _contrast(self, lines: Sequence[int | None], column: Column) -> Difference | None:
+        cells = [self.cells.get((line, column.ratio)) for line in lines if line is not None and column.ratio != "all"]
+        pair = [cell for cell in cells if cell is not None]
+        return self.difference(pair[0], pair[1], column) if len(pair) == 2 else None
+
+    def _line_of(self, approach: str, pretrained: bool) -> int | None:
+        rows = [(line.row.approach, line.row.pretrained) for line in self.lines]
+        return rows.index((approach, pretrained)) if (approach, pretrained) in rows else None
+
+
+def costs(cells: Cells) -> Iterator[tuple[tuple[int, float], Cost]]:
+    """What the runs of each cell took, where there are any."""
+    for place, selection in cells.items():
+        trainings = [run.record.training for run in selection.runs.values()]
+        if trainings:
+            gradient_clips = fmean(training.gradient_clips for training in trainings)
+            teacher_clips = fmean(training.teacher_clips for training in trainings)
+            hours = fmean(training.seconds.get("train", 0.0) for training in trainings) / 3600
+            yield place, Cost(gradient_clips, teacher_clips, hours)
+
+
+def _place(column: Column) -> tuple[str, str, str]:
+    """Where the number of a column stands in a record: metric, protocol, key."""
+    return column.metric.metric, column.metric.protocol, column.metric.key
+
+
+def _runs_by_seed(selection: RunSelection, column: Column) -> dict[int, Run]:
+    """Raises Undrawable where a column is a mean of splits, which have different test videos."""
+    if len(column.splits) > 1:
+        raise Undrawable("splits have different test videos")
+    return {seed: run for (split, seed), run in selection.runs.items() if split in column.splits}
