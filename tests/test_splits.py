@@ -106,6 +106,68 @@ def test_validation_comes_out_of_the_labelled(sizes: list[int], ratio: float, va
     assert all((held[name] >= 1) == (count >= 2) for name, count in before.items())
 
 
+@st.composite
+def grouped_videos(draw: st.DrawFn) -> list[Video]:
+    """Videos of up to eight classes, many of them cut from a few recordings, some annotated by nobody."""
+    rows = draw(
+        st.lists(st.tuples(st.integers(-1, 7), st.sampled_from(("", "", *"pqrstuvw"))), min_size=1, max_size=60)
+    )
+    return [Video(f"{n}", 10, 8, 8, (label,) if label >= 0 else (), group) for n, (label, group) in enumerate(rows)]
+
+
+@given(grouped_videos(), ratios, seeds, st.sampled_from([0.1, 1 / 3, 0.9]), st.randoms(use_true_random=False))
+def test_validation_shares_no_group_with_what_is_trained_on(
+    videos: list[Video], ratio: float, seed: int, val_fraction: float, shuffler: random.Random
+) -> None:
+    try:
+        split = draw("made", videos, NAMES, split=1, ratio=ratio, seed=seed, val_fraction=val_fraction)
+        whole = draw("made", videos, NAMES, split=1, ratio=ratio, seed=seed)
+    except SplitError:
+        return
+    by_id = {video.id: video for video in videos}
+    held = {by_id[video_id].group or video_id for video_id in split.validation}
+    trained = {by_id[video_id].group or video_id for video_id in split.labelled + split.unlabelled}
+    assert not held & trained
+    assert {by_id[video_id].group for video_id in split.set_aside} <= held - {""}
+    assert sorted(split.labelled + split.validation) == sorted(whole.labelled)
+    assert sorted(split.unlabelled + split.set_aside) == sorted(whole.unlabelled)
+    classes = [{by_id[video_id].classes[0] for video_id in part.labelled} for part in (split, whole)]
+    assert classes[0] == classes[1]
+    assert not whole.set_aside and not whole.validation
+    again = shuffler.sample(videos, len(videos))
+    assert draw("made", again, NAMES, split=1, ratio=ratio, seed=seed, val_fraction=val_fraction) == split
+
+
+def test_groups_are_held_out_whole_across_classes_and_parts(tmp_path: Path) -> None:
+    """Ten recordings of two videos a class: a third of the labelled, and all else that the same recordings gave."""
+    videos = [Video(f"{NAMES[n % 2]}/{n}", 10, 8, 8, (n % 2,), f"film{n // 4}") for n in range(40)]
+    split = draw("made", videos, NAMES, split=1, ratio=0.5, seed=0, val_fraction=0.3)
+    films = {video.id: video.group for video in videos}
+    held = {films[video_id] for video_id in split.validation}
+    assert set(per_class(split.validation)) == {"a", "b"}
+    assert sum(group in held for group in films.values()) == len(split.validation) + len(split.set_aside)
+    assert split.set_aside
+    write(split, tmp_path / "split.json")
+    assert read(tmp_path / "split.json") == split
+    content = json.loads((tmp_path / "split.json").read_text())
+    content["unlabelled"] += content.pop("set_aside")
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    with pytest.raises(SplitError, match="changed after it was frozen"):
+        read(tmp_path / "split.json")
+
+
+def test_every_class_of_several_groups_has_validation_videos() -> None:
+    videos = [Video(f"{NAMES[n % 5]}/{n}", 10, 8, 8, (n % 5,), f"{n % 5}-{n // 20}") for n in range(100)]
+    for seed in range(5):
+        split = draw("made", videos, NAMES, split=1, ratio=1, seed=seed, val_fraction=0.05)
+        assert per_class(split.validation) == dict.fromkeys(NAMES[:5], 4)  # one recording each, of four videos
+
+
+def test_a_split_with_nothing_set_aside_has_the_file_it_ever_had(tmp_path: Path) -> None:
+    write(draw("made", videos_of([7, 4]), NAMES, split=1, ratio=0.5, seed=1, val_fraction=0.3), tmp_path / "split.json")
+    assert "set_aside" not in json.loads((tmp_path / "split.json").read_text())
+
+
 def test_rounding_is_half_up_and_exact() -> None:
     assert round_half_up(0.29, 50) == 15  # 14.5, which binary numbers take for 14.499999999999998
     assert round_half_up(0.2, 660) == 132

@@ -699,6 +699,11 @@ class NoSize(Listed):
         return [Video(one.id, 2, 0, 48, (1,)) for one in super().videos(subset)]
 
 
+class NumberedGroups(Listed):
+    def videos(self, subset, split=1):
+        return [replace(one, group=7) for one in super().videos(subset)]
+
+
 class LostFiles(Listed):
     def source(self, video_id):
         return VideoSource(file=Path("nowhere", video_id))
@@ -764,6 +769,7 @@ def test_a_right_data_set_passes() -> None:
         (Unordered, "test_videos_are_in_order_and_of_one_subset", "not ordered by id"),
         (Overlapping, "test_videos_are_in_order_and_of_one_subset", "'a' is a training and a test video"),
         (NoSize, "test_videos_are_described", "no size"),
+        (NumberedGroups, "test_videos_are_described", "has the group 7, expected text"),
         (LostFiles, "test_sources_exist", "does not exist"),
         (KeyErrors, "test_an_unknown_video_is_a_data_error", "raises KeyError"),
         (Words, "test_verify_names_problems", "expected a Problem"),

@@ -162,6 +162,7 @@ def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
             "labelled": len(planned.split.labelled),
             "unlabelled": len(planned.split.unlabelled),
             "validation": len(planned.split.validation),
+            "set_aside": len(planned.split.set_aside),
             "evaluated": len(planned.evaluated),
         },
         "weights": {part: str(path) for part, path in planned.weights.items()} or "random",

@@ -56,7 +56,10 @@ def differences(split: LabelSplit, videos: Sequence[Video], classes: Sequence[st
 
     A list that was imported (see `imported`) is compared by its videos only.
     """
-    here, named = {video.id for video in videos}, {*split.labelled, *split.unlabelled, *split.validation}
+    here, named = (
+        {video.id for video in videos},
+        {*split.labelled, *split.unlabelled, *split.validation, *split.set_aside},
+    )
     found = [f"{len(ids)} videos {what}, such as {min(ids)}" for what, ids in _lost_and_new(named, here) if ids]
     if found or split.seed < 0:
         return found

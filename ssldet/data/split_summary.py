@@ -75,7 +75,7 @@ def shipped_splits(on_fault: Callable[[str], None] = lambda fault: None) -> list
 def summary(split: LabelSplit) -> dict[str, Any]:
     """Where a split comes from and how many videos it has, as plain data; per folder of videos (labelled, all)."""
     labelled = Counter(video_id.rpartition("/")[0] for video_id in split.labelled)
-    parts = (split.labelled, split.unlabelled, split.validation)
+    parts = (split.labelled, split.unlabelled, split.validation, split.set_aside)
     every = Counter(video_id.rpartition("/")[0] for part in parts for video_id in part)
     return {
         "dataset": split.dataset,
@@ -86,6 +86,7 @@ def summary(split: LabelSplit) -> dict[str, Any]:
         "labelled": len(split.labelled),
         "unlabelled": len(split.unlabelled),
         "validation": len(split.validation),
+        "set_aside": len(split.set_aside),
         "folders": {name: (labelled[name], count) for name, count in sorted(every.items())},
     }
 
@@ -95,4 +96,5 @@ def in_words(split: LabelSplit) -> str:
     drawn = "imported" if split.seed < 0 else f"seed {split.seed}"
     parts = f"{len(split.labelled)} labelled, {len(split.unlabelled)} unlabelled"
     held = f", {len(split.validation)} validation" if split.validation else ""
+    held += f", {len(split.set_aside)} set aside" if split.set_aside else ""
     return f"{split.dataset} split {split.split}, ratio {split.ratio:g}, {drawn}: {parts}{held} ({split.hash[:12]})"

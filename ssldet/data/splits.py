@@ -9,8 +9,13 @@ The rule, the same on every machine and for every order of the videos:
    that it lists, which by convention is the one with most boxes.
 3. Within a class, ids are ordered by the SHA-256 of "<seed>:<id>" and the first ones are labelled. So a larger ratio
    keeps what a smaller one labelled, as far as the classes' shares grow.
-4. The validation videos are drawn by the same rule from the labelled ones and taken out of them: at least one of
-   each class that has two or more labelled, never its last one.
+4. The validation videos are drawn by the same rule from the labelled ones and taken out of them by whole groups
+   (`Video.group`; a video without one is a group of its own). Class after class in label order, groups come in the
+   order of their first labelled video; one is taken with all its labelled videos, whatever their class, where that
+   brings the class nearer to its share, and left where it would take a class's last labelled video. So each class
+   has validation videos if it has two or more labelled groups, unless one of these holds all that another class has.
+5. Unlabelled videos of a group in validation are set aside, neither trained on nor scored: validation shares no group
+   with what is trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -39,10 +44,11 @@ class LabelSplit:
         split: number of the official split whose training part was divided.
         ratio: share of the videos that are labelled, validation included, in (0, 1].
         seed: of the draw.
-        val_fraction: share of the labelled videos that were set aside for validation, in [0, 1).
+        val_fraction: share of the labelled videos that is held out for validation, in [0, 1).
         labelled: ids to train on with labels.
         unlabelled: ids to train on without.
         validation: ids to choose settings on.
+        set_aside: ids that are used for nothing, since their group is in validation.
     """
 
     dataset: str
@@ -53,11 +59,19 @@ class LabelSplit:
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
     validation: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all fields."""
-        return content_hash(self)
+        """SHA-256 (hex) of the canonical JSON of `content`."""
+        return content_hash(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """All fields; `set_aside` only where there are some, so that splits without keep the hash they ever had."""
+        content = asdict(self)
+        if not self.set_aside:
+            del content["set_aside"]
+        return content
 
 
 def draw(
@@ -70,7 +84,7 @@ def draw(
     seed: int,
     val_fraction: float = 0.0,
 ) -> LabelSplit:
-    """Divide training videos into labelled, unlabelled and validation, as the head of this page says.
+    """Divide training videos into labelled, unlabelled, validation and set aside, as the head of this page says.
 
     Args:
         videos: the training videos of one official split, in any order.
@@ -91,9 +105,13 @@ def draw(
         )
     sizes = {label: len(ids) for label, ids in strata.items()}
     quotas = share_out(sizes, total, least=dict.fromkeys(sizes, 1))
-    held_out = _validation_quotas(quotas, val_fraction)
-    validation = {video_id for label, ids in strata.items() for video_id in ids[: held_out[label]]}
-    chosen = {video_id for label, ids in strata.items() for video_id in ids[: quotas[label]]}
+    labelled = {label: ids[: quotas[label]] for label, ids in strata.items()}
+    groups = {video.id: video.group or video.id for video in videos}
+    validation = _validation(labelled, groups, val_fraction)
+    closed = {groups[video_id] for video_id in validation}
+    chosen = {video_id for ids in labelled.values() for video_id in ids}
+    rest = set(groups) - chosen
+    set_aside = {video_id for video_id in rest if groups[video_id] in closed}
     return LabelSplit(
         dataset=dataset_name,
         split=int(split),
@@ -101,8 +119,9 @@ def draw(
         seed=int(seed),
         val_fraction=val_fraction,
         labelled=tuple(sorted(chosen - validation)),
-        unlabelled=tuple(sorted({video.id for video in videos} - chosen)),
+        unlabelled=tuple(sorted(rest - set_aside)),
         validation=tuple(sorted(validation)),
+        set_aside=tuple(sorted(set_aside)),
     )
 
 
@@ -132,7 +151,7 @@ def round_half_up(fraction: float, count: int) -> int:
 
 def write(split: LabelSplit, path: Path) -> None:
     """Freeze a split to a JSON file with its hash, whole or not at all."""
-    write_text(path, json.dumps({**asdict(split), "hash": split.hash}, indent=1) + "\n")
+    write_text(path, json.dumps({**split.content(), "hash": split.hash}, indent=1) + "\n")
 
 
 def read(path: Path) -> LabelSplit:
@@ -146,9 +165,9 @@ def read(path: Path) -> LabelSplit:
     except (OSError, ValueError, RecursionError) as error:
         raise SplitError(f"{path}: not a readable split file ({error})") from error
     names = {field.name for field in fields(LabelSplit)}
-    if not isinstance(content, dict) or set(content) != names | {"hash"}:
+    if not isinstance(content, dict) or {*content, "set_aside"} != names | {"hash"}:
         raise SplitError(f"{path}: not a split file; expected a JSON object with {', '.join(sorted(names))} and hash")
-    split = _from_json({name: content[name] for name in names}, path)
+    split = _from_json({name: content.get(name, []) for name in names}, path)
     if split.hash != content["hash"]:
         raise SplitError(f"{path}: was changed after it was frozen (its hash differs); draw it again or restore it")
     return split
@@ -156,7 +175,7 @@ def read(path: Path) -> LabelSplit:
 
 def _from_json(content: Mapping[str, Any], path: Path) -> LabelSplit:
     kinds: dict[str, Any] = {"dataset": str, "split": int, "ratio": float, "seed": int, "val_fraction": float}
-    id_lists = ("labelled", "unlabelled", "validation")
+    id_lists = ("labelled", "unlabelled", "validation", "set_aside")
     sound = all(isinstance(content[name], kind) for name, kind in kinds.items()) and all(
         isinstance(content[name], list) and all(isinstance(item, str) for item in content[name]) for name in id_lists
     )
@@ -200,9 +219,43 @@ def _smallest_ratio(classes: int, videos: int) -> float:
     return math.ceil((classes - Fraction(1, 2)) / videos * 10000) / 10000
 
 
-def _validation_quotas(quotas: Mapping[int, int], val_fraction: float) -> dict[int, int]:
+def _validation(labelled: Mapping[int, Sequence[str]], groups: Mapping[str, str], val_fraction: float) -> set[str]:
+    """The labelled videos to hold out: whole groups, class after class; see the head of this page.
+
+    Args:
+        labelled: class -> its labelled videos in the order in which they are drawn.
+        groups: video -> its group.
+    """
+    quotas = _validation_quotas(labelled, groups, val_fraction)
+    members: dict[str, Counter[int]] = defaultdict(Counter)  # group -> class -> labelled videos
+    for label, ids in labelled.items():
+        for video_id in ids:
+            members[groups[video_id]][label] += 1
+    left = {label: len(ids) for label, ids in labelled.items()}
+    taken: set[str] = set()
+    for label, quota in quotas.items():
+        for group in dict.fromkeys(groups[video_id] for video_id in labelled[label]):
+            if group not in taken and _suits(members[group], label, quota, len(labelled[label]), left):
+                taken.add(group)
+                left = {other: count - members[group][other] for other, count in left.items()}
+    return {video_id for ids in labelled.values() for video_id in ids if groups[video_id] in taken}
+
+
+def _suits(members: Mapping[int, int], label: int, quota: int, labelled: int, left: Mapping[int, int]) -> bool:
+    """Whether holding out a group brings the class nearer to its quota, or to its first, and leaves no class empty."""
+    held = labelled - left[label]
+    nearer = held + members[label] - quota <= quota - held or (held == 0 < quota)
+    return nearer and held < quota and all(left[other] > count for other, count in members.items())
+
+
+def _validation_quotas(
+    labelled: Mapping[int, Sequence[str]], groups: Mapping[str, str], val_fraction: float
+) -> dict[int, int]:
     if val_fraction == 0:
-        return dict.fromkeys(quotas, 0)
-    least = {label: int(count >= 2) for label, count in quotas.items()}
-    total = max(round_half_up(val_fraction, sum(quotas.values())), sum(least.values()))
-    return share_out(quotas, total, least=least, most={label: count - 1 for label, count in quotas.items()})
+        return dict.fromkeys(labelled, 0)
+    counts = {label: len(ids) for label, ids in labelled.items()}
+    divisible = {label: len({groups[video_id] for video_id in ids}) >= 2 for label, ids in labelled.items()}
+    least = {label: int(several) for label, several in divisible.items()}
+    most = {label: count - 1 if divisible[label] else 0 for label, count in counts.items()}
+    total = max(round_half_up(val_fraction, sum(counts.values())), sum(least.values()))
+    return share_out(counts, total, least=least, most=most)

@@ -93,6 +93,9 @@ class DatasetContract(ConfiguredContract):
             assert min(video.num_frames, video.width, video.height) > 0, f"{video} has no frames or no size"
             classes = range(self.opened().facts.num_classes)
             assert all(label in classes for label in video.classes), f"{video.id} has classes {video.classes}"
+            assert isinstance(video.group, str), (
+                f"{video.id} has the group {video.group!r}, expected text, which is empty where it stands alone"
+            )
 
     def test_truth_is_in_form(self) -> None:
         """Shapes, types, order by (frame, tube), boxes within the frame, labels and key frames."""
