@@ -28,6 +28,20 @@ def write_video(path: Path, levels: list[int], size: tuple[int, int] = (64, 48),
     return path
 
 
+def write_turned(path: Path, frame_hwc: np.ndarray, degrees: int, frames: int = 2) -> Path:
+    """A file of one frame repeated, to be shown turned counter-clockwise, as phones store upright videos."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *frame_hwc.shape[:2], "yuv420p"
+        stream.codec_context.max_b_frames = 0
+        if degrees:
+            stream.set_display_rotation(degrees)
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_hwc, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def write_mask(path: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = (64, 48)) -> Path:
     """A puppet mask file whose frames are filled boxes, x1 y1 x2 y2 pixel edges."""
     mask_hwt = np.zeros((size[1], size[0], len(boxes)), np.uint8)

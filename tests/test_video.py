@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_videos import write_video
+from made_videos import write_turned, write_video
 from PIL import Image
 
 from ssldet.contracts import VideoSource
-from ssldet.data.video import align, probe, read_frames
+from ssldet.data.video import align, frame_size, probe, read_frames, timing
 from ssldet.errors import DecodeError
 
 
@@ -146,3 +146,43 @@ def test_a_file_of_another_rate_that_ends_early_says_so(tmp_path: Path) -> None:
     video = read_frames(source, 20)
     assert video.decoded == 7
     assert np.allclose(levels_of(video.frames_thwc[7:]), 200, atol=4)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotated_phone_videos_are_upright(tmp_path: Path, degrees: int) -> None:
+    """Stored lying with a display matrix: the bright corner comes where a player shows it, and the size with it."""
+    stored_hwc = np.full((48, 64, 3), 20, np.uint8)
+    stored_hwc[:24, :32] = 220  # the upper left quarter
+    source = VideoSource(file=write_turned(tmp_path / "phone.mp4", stored_hwc, degrees))
+    upright_hwc = np.rot90(stored_hwc, degrees // 90)  # counter-clockwise, as a display matrix counts
+    video = read_frames(source, 2)
+    assert video.frames_thwc.shape == (2, *upright_hwc.shape)
+    assert np.abs(video.frames_thwc[1].astype(int) - upright_hwc).mean() < 5
+    assert probe(source) == (upright_hwc.shape[1], upright_hwc.shape[0], 2)
+    assert frame_size(source) == probe(source)[:2]
+    assert read_frames(source, 2, (20, 10)).frames_thwc.shape == (2, 10, 20, 3)
+
+
+def test_an_odd_angle_is_refused_by_name(tmp_path: Path) -> None:
+    source = VideoSource(file=write_turned(tmp_path / "odd.mp4", np.zeros((48, 64, 3), np.uint8), 30))
+    for read in (probe, lambda source: read_frames(source, 2)):
+        with pytest.raises(DecodeError, match=r"odd\.mp4: its frames are to be shown turned by -?30 degrees"):
+            read(source)
+
+
+def test_pictures_are_turned_as_exif_says(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 6))
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = picture.getexif()
+    exif[274] = 6  # to be shown turned clockwise
+    picture.save(tmp_path / "00001.png", exif=exif)
+    source = VideoSource(images=(tmp_path / "00001.png",))
+    assert probe(source) == (6, 8, 1)
+    assert read_frames(source, 1).frames_thwc[0, 0, 5].tolist() == [255, 255, 255]
+
+
+def test_uneven_frames_are_told_from_even_ones(tmp_path: Path) -> None:
+    even = timing(VideoSource(file=write_video(tmp_path / "even.mkv", [20, 80, 140, 200])))
+    uneven = timing(VideoSource(file=write_video(tmp_path / "uneven.mkv", [20, 80, 140, 200], at=[0, 1, 4, 5])))
+    assert even is not None and uneven is not None
+    assert (even.even, uneven.even, round(even.rate)) == (True, False, 30)

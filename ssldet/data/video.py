@@ -4,6 +4,9 @@ Files lie about their length. An .avi of UCF101 may decode to fewer frames than 
 their predecessor were stored empty; an .avi of J-HMDB has gaps in its time stamps and yet decodes to exactly the
 annotated frames. So frames are taken in order while there are enough of them, and are placed by presentation time only
 where there are too few; then each gap repeats the frame before it.
+
+Frames are upright: turned as the file's display matrix, or an image's EXIF entry, says. Sizes are those of upright
+frames.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ssldet.contracts import VideoSource
+from ssldet.data.orientation import STORED, Orientation, orientation_of
 from ssldet.errors import DecodeError
 
 
@@ -39,11 +44,18 @@ class DecodedVideo:
 
 
 class VideoInfo(NamedTuple):
-    """What a file says of itself without being decoded."""
+    """What a file says of itself; frames are upright."""
 
     width: int
     height: int
     frames: int
+
+
+class Timing(NamedTuple):
+    """How the frames of a file follow each other: frames a second on average, and whether they last equally long."""
+
+    rate: float
+    even: bool
 
 
 def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | None = None) -> DecodedVideo:
@@ -65,7 +77,7 @@ def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | No
 
 
 def probe(source: VideoSource) -> VideoInfo:
-    """Size and number of frames, by counting packets: nothing is decoded (about 0.3 ms for a short clip).
+    """Size and number of frames, by counting packets: at most one frame is decoded (about 0.3 ms for a short clip).
 
     A file may decode to fewer frames than it has packets.
 
@@ -76,13 +88,14 @@ def probe(source: VideoSource) -> VideoInfo:
         if not source.images:
             raise DecodeError("an image sequence without images")
         with _open_image(source.images[0]) as image:
-            return VideoInfo(image.width, image.height, len(source.images))
+            return VideoInfo(*_upright_size(image), len(source.images))
+    orientation = file_orientation(source.file)
     with _open_container(source.file) as (container, stream):
         try:
             packets = sum(1 for packet in container.demux(stream) if packet.size)
         except av.FFmpegError as error:
             raise DecodeError(f"{source.file}: cannot be read to its end: {error}") from error
-        return VideoInfo(stream.codec_context.width, stream.codec_context.height, packets)
+        return VideoInfo(*orientation.size(_stored_size(stream)), packets)
 
 
 def frame_size(source: VideoSource) -> tuple[int, int]:
@@ -94,8 +107,48 @@ def frame_size(source: VideoSource) -> tuple[int, int]:
     if source.file is None:
         info = probe(source)
         return info.width, info.height
+    orientation = file_orientation(source.file)
     with _open_container(source.file) as (_, stream):
-        return stream.codec_context.width, stream.codec_context.height
+        return orientation.size(_stored_size(stream))
+
+
+def file_orientation(file: Path) -> Orientation:
+    """How the frames of a file are turned to be upright. The first one is decoded; an .avi has no display matrix.
+
+    Raises:
+        DecodeError: a file that cannot be opened, holds no video, or is turned by an odd angle.
+    """
+    if file.suffix.lower() == ".avi":
+        return STORED
+    with _open_container(file) as (container, stream):
+        try:
+            first = next(container.decode(stream), None)
+        except av.FFmpegError:  # `read_frames` says what is wrong with it
+            first = None
+    return STORED if first is None else _orientation(first, file)
+
+
+def timing(source: VideoSource, most: int = 300) -> Timing | None:
+    """How the first `most` frames of a file follow each other, by their time stamps; None for images or without stamps.
+
+    Raises:
+        DecodeError: a file that cannot be opened or holds no video.
+    """
+    if source.file is None:
+        return None
+    with _open_container(source.file) as (container, stream):
+        try:
+            packets = islice((packet for packet in container.demux(stream) if packet.size), most)
+            stamps = sorted(float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
+        except av.FFmpegError as error:
+            raise DecodeError(f"{source.file}: cannot be read to its end: {error}") from error
+    gaps = np.diff(stamps)
+    if not len(gaps) or gaps.sum() <= 0:
+        return None
+    usual = float(np.median(gaps))
+    # containers that keep milliseconds are one off; a gap is a frame that was left out or lasts longer
+    uneven = np.abs(gaps - usual) > max(0.25 * usual, 0.002)
+    return Timing(len(gaps) / float(gaps.sum()), not uneven.any())
 
 
 def align(positions: Sequence[int], num_frames: int) -> np.ndarray:
@@ -111,17 +164,13 @@ def align(positions: Sequence[int], num_frames: int) -> np.ndarray:
 def _read_container(file: Path, num_frames: int, size: tuple[int, int] | None) -> DecodedVideo:
     frames_thwc = np.empty((0, 0, 0, 3), np.uint8)
     positions: list[int | None] = []
-    decoded = 0
-    # one reformatter per file keeps its scaling tables: frame.reformat() alone is 2.4 times slower
-    reformatter = VideoReformatter()
+    decoded, scale = 0, _Scale(file, size)
     for frame, position in _decode(file, num_frames):
-        if decoded == 0:
-            size = size or (frame.width, frame.height)
-            frames_thwc = np.empty((num_frames, size[1], size[0], 3), np.uint8)
         if decoded < num_frames:
-            assert size is not None
-            scaled = reformatter.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA)
-            frames_thwc[decoded] = scaled.to_ndarray()
+            pixels_hwc = scale(frame)
+            if decoded == 0:
+                frames_thwc = np.empty((num_frames, *pixels_hwc.shape), np.uint8)
+            frames_thwc[decoded] = pixels_hwc
             positions.append(position)
         decoded += 1
     if decoded == 0:
@@ -136,21 +185,49 @@ def _read_container(file: Path, num_frames: int, size: tuple[int, int] | None) -
 def _read_at_rate(file: Path, num_frames: int, size: tuple[int, int] | None, rate: float) -> DecodedVideo:
     """The frames that show at 0, 1/rate, 2/rate ... seconds; each gap repeats the frame before it."""
     frames_thwc = np.empty((0, 0, 0, 3), np.uint8)
-    reformatter, end = VideoReformatter(), 0  # frames before `end` are there
+    scale, end = _Scale(file, size), 0  # frames before `end` are there
     for frame, position in _decode(file, num_frames, rate):
         at = end if position is None else max(position, end - 1, 0)
         if at >= num_frames and end:
             return DecodedVideo(_repeat_last(frames_thwc, end), num_frames)
+        pixels_hwc = scale(frame)
         if not end:
-            size, at = size or (frame.width, frame.height), 0
-            frames_thwc = np.empty((num_frames, size[1], size[0], 3), np.uint8)
-        assert size is not None
-        scaled = reformatter.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA)
+            at, frames_thwc = 0, np.empty((num_frames, *pixels_hwc.shape), np.uint8)
         frames_thwc[end:at] = frames_thwc[max(end - 1, 0)]
-        frames_thwc[at], end = scaled.to_ndarray(), at + 1
+        frames_thwc[at], end = pixels_hwc, at + 1
     if end == 0:
         raise DecodeError(f"{file}: holds no frames (expected {num_frames})")
     return DecodedVideo(_repeat_last(frames_thwc, end), end)
+
+
+class _Scale:
+    """Decoded frames -> upright (h, w, 3) uint8 RGB of `size` (width, height), or as they are, each the first's way."""
+
+    def __init__(self, file: Path, size: tuple[int, int] | None) -> None:
+        self._file, self._size = file, size
+        self._orientation: Orientation | None = None
+        # one reformatter per file keeps its scaling tables: frame.reformat() alone is 2.4 times slower
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if self._orientation is None:
+            self._orientation = _orientation(frame, self._file)
+            stored = frame.width, frame.height
+            self._size = self._orientation.size(self._size) if self._size else stored
+        assert self._size is not None
+        scaled = self._reformatter.reformat(frame, *self._size, format="rgb24", interpolation=Interpolation.AREA)
+        return self._orientation.apply(scaled.to_ndarray())
+
+
+def _orientation(frame: av.VideoFrame, file: Path) -> Orientation:
+    try:
+        return orientation_of(frame)
+    except DecodeError as error:
+        raise DecodeError(f"{file}: {error}") from error
+
+
+def _stored_size(stream: Any) -> tuple[int, int]:
+    return stream.codec_context.width, stream.codec_context.height
 
 
 def _first_at(position: Fraction) -> int:
@@ -215,10 +292,16 @@ def _read_images(images: Sequence[Path], num_frames: int, size: tuple[int, int] 
 def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     with _open_image(path) as image:
         try:
-            rgb = image.convert("RGB")
+            rgb = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise DecodeError(f"{path}: does not decode: {error}") from error
     return np.asarray(rgb.resize(size, Image.Resampling.BOX) if size else rgb)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) once it is turned as its EXIF entry says: 5 to 8 exchange rows and columns."""
+    lying = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (image.height, image.width) if lying else (image.width, image.height)
 
 
 @contextmanager
