@@ -73,6 +73,14 @@ class TrainOptions(Options):
     """Steps between checkpoints."""
     log_every: int | None = Field(None, ge=1)
     """Steps between lines of the log; None means once an epoch."""
+    gradient_norms: bool = False
+    """Log the gradient norm of every loss term, in the last step of each line; it costs that step a backward pass a
+    term.
+    """
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between scores of student and teacher on the validation part (`val_fraction`), in the log, from the second
+    stage on and at its end; None means never.
+    """
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -183,11 +191,14 @@ class Experiment(Options):
     def _validation_needs_videos(self) -> Self:
         if self.eval_on == "val" and self.val_fraction == 0:
             raise ValueError("eval_on = val needs a val_fraction above 0, such as 0.25")
+        if self.train.eval_every and self.val_fraction == 0:
+            raise ValueError("train.eval_every needs a validation part; give --val-fraction, such as 0.25")
         return self
 
     def identity(self) -> dict[str, Any]:
         """The settings that move a number, as plain data: its hash names an experiment."""
-        unnumbered: dict[str, Any] = {"train": {"checkpoint_every", "log_every"}, "detect": {"batch"}}
+        watching = {"checkpoint_every", "log_every", "gradient_norms", "eval_every"}
+        unnumbered: dict[str, Any] = {"train": watching, "detect": {"batch"}}
         if self.videos is None:  # experiments are named as before there was such a field
             unnumbered["videos"] = True
         return self.model_dump(mode="json", exclude=unnumbered)

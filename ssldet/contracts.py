@@ -637,6 +637,10 @@ class Strategy(ABC):
         """The network that is scored: the student unless the strategy says otherwise."""
         return student
 
+    def networks(self, student: Detector) -> Mapping[str, Detector]:
+        """The networks whose scores are watched while they train (`train.eval_every`), by name; asked after `start`."""
+        return {"student": student}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs beside the student's."""
         return {}

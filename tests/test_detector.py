@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ssldet
+from ssldet.config import DetectOptions
 from ssldet.contracts import Backbone, DatasetFacts, Decoded, Targets
+from ssldet.data.batches import ClipReader
 from ssldet.detector.detector import GridDetector, GridOptions, GridPredictions
 from ssldet.detector.heads import CosineLinear, FrameHead, frame_loss
 from ssldet.detector.postprocess import detections
 from ssldet.detector.region import RegionOptions
 from ssldet.detector.weights import write_weights
 from ssldet.errors import ConfigError, UnknownName, WeightsError
+from ssldet.evaluation.inference import detect_videos
 
 FACTS = DatasetFacts("made_up", ("run", "jump", "sit"), ((1.0, 2.0), (3.0, 5.0)))
 MULTILABEL = DatasetFacts("multi", FACTS.classes, FACTS.anchors, True, class_ratios=(0.5, 0.1, 0.2), poses=2)
@@ -228,3 +233,14 @@ def test_predictions_without_grad_decode_alike() -> None:
     with torch.no_grad():
         predictions = detector(clips(1))
     assert not detector.decode(GridPredictions(predictions.grid)).boxes_bn4.requires_grad
+
+
+def test_detecting_leaves_every_module_in_its_mode() -> None:
+    """Frozen parts of a network in training are in evaluation mode, and must not wake."""
+    detector = tiny(form="giou").train()
+    detector.box_head.eval()
+    before = [module.training for module in detector.modules()]
+    unread = cast(ClipReader, None)
+    cpu = torch.device("cpu")
+    assert list(detect_videos(detector, [], lambda video: np.arange(0), unread, DetectOptions(), device=cpu)) == []
+    assert [module.training for module in detector.modules()] == before

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,11 +19,13 @@ import ssldet
 from ssldet.cli import main
 from ssldet.cli.progress import ProgressReporter
 from ssldet.config import RunConfig, resolve
-from ssldet.contracts import Problem
+from ssldet.contracts import Problem, Video, VideoDetections
 from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
-from ssldet.runs import planning, runner
+from ssldet.runs import planning, runner, validation
 from ssldet.runs.log import read_log
+from ssldet.runs.planning import Plan
 from ssldet.runs.record import Record
+from ssldet.runs.validation import detections_of
 from ssldet.training.loop import StepReport
 
 SMALL = {"train_per_class": 5, "test_per_class": 1}
@@ -121,6 +125,124 @@ def test_warnings_of_training_are_said_and_kept(tmp_path: Path, capsys: pytest.C
     assert f"warning: {warning}" in capsys.readouterr().err
     (line,) = [line for line in read_log(next(tmp_path.glob("synthetic-*/log.jsonl"))) if line["warnings"]]
     assert warning.endswith(line["warnings"][0])
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders of one run with a validation part: watched while it trained, and not."""
+    folders = []
+    for sets in (("train.eval_every=10", "train.gradient_norms=true"), ()):
+        results = tmp_path_factory.mktemp("watched")
+        planned = runner.plan(config(results, ratio=0.6, val_fraction=0.25, sets=sets))
+        runner.execute(planned, runner.Reporter())
+        folders.append(planned.folder)
+    return folders[0], folders[1]
+
+
+def test_watching_moves_no_number(watched: tuple[Path, Path]) -> None:
+    with_scores, without = watched
+    assert with_scores.name == without.name  # one id: it is the same experiment
+    for name in ("weights.safetensors", "detections.parquet"):
+        assert (with_scores / name).read_bytes() == (without / name).read_bytes()
+    one, other = (Record.read(folder / "record.json") for folder in watched)
+    assert one.metrics == other.metrics and one.split == other.split
+
+
+def test_the_log_has_scores_of_student_and_teacher(watched: tuple[Path, Path]) -> None:
+    lines = read_log(watched[0] / "log.jsonl")
+    scored = {line["step"]: line["validation"] for line in lines if line["validation"]}
+    assert list(scored) == [10, 16]  # of the second stage, which begins after step 8
+    for scores in scored.values():
+        assert set(scores) == {"student", "teacher"}
+        assert all(set(of_one) == {"V@0.5", "F@0.5", "Loc", "Cls"} for of_one in scores.values())
+        assert all(0 <= value <= 1 for of_one in scores.values() for value in of_one.values())
+    assert not any(line["validation"] for line in read_log(watched[1] / "log.jsonl"))
+
+
+def half_of_the_truth(plan: Plan, detector: Any, videos: Sequence[Video], reader: Any) -> Iterator[tuple[Video, Any]]:
+    """In place of a network that takes hours to train: the true boxes of every second frame."""
+    for video in videos:
+        truth = plan.dataset.truth(video.id)
+        rows = truth.frames_n % 2 == 0
+        sure = np.ones(rows.sum(), np.float32)
+        yield (
+            video,
+            VideoDetections(truth.frames_n[rows], truth.boxes_n4[rows], sure, truth.labels_nk[rows] * sure[:, None]),
+        )
+
+
+def test_the_last_scores_are_those_of_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run is scored on the validation part in the end."""
+    for module in (validation, runner):
+        monkeypatch.setattr(module, "detections_of", half_of_the_truth)
+    wanted = config(tmp_path, ratio=0.6, val_fraction=0.25, eval_on="val", sets=("train.eval_every=100",))
+    planned = runner.plan(wanted)
+    record = runner.execute(planned, runner.Reporter())
+    assert read_log(planned.folder / "log.jsonl")[-1]["validation"]["student"] == {
+        "V@0.5": record.value("video_map", "yowo", "0.5"),
+        "F@0.5": pytest.approx(record.value("frame_map", "yowo", "0.5")),
+        "Loc": record.value("recall", "standard", "localization"),
+        "Cls": record.value("recall", "standard", "classification"),
+    }
+    assert 0.4 < record.value("frame_map", "yowo", "0.5") < 0.6
+
+
+def test_nothing_but_the_validation_part_is_looked_at_during_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = runner.plan(config(tmp_path, ratio=0.6, val_fraction=0.25, sets=("train.eval_every=8",)))
+    looked_at = list[tuple[str, list[str]]]()
+    phase = [""]
+
+    def noting(plan: Any, detector: Any, videos: Any, reader: Any) -> Any:
+        looked_at.append((phase[0], [video.id for video in videos]))
+        return detections_of(plan, detector, videos, reader)
+
+    class Listener(runner.Reporter):
+        def phase(self, name: str, total: int, unit: str) -> None:
+            phase[0] = name
+
+    monkeypatch.setattr(validation, "detections_of", noting)
+    monkeypatch.setattr(runner, "detections_of", noting)
+    runner.execute(planned, Listener())
+    kept = list(planned.split.validation)
+    assert kept and looked_at[:-1] == [("train", kept)] * 2  # student and teacher, at the end
+    assert looked_at[-1] == ("detect", [video.id for video in planned.evaluated])
+    assert not set(kept) & {*planned.split.labelled, *planned.split.unlabelled, *looked_at[-1][1]}
+
+
+def test_a_run_that_is_stopped_while_it_is_scored_goes_on(watched: tuple[Path, Path], tmp_path: Path) -> None:
+    class StopsWhenScored(runner.Reporter):
+        now, asked = 0, 0
+
+        def step(self, report: StepReport) -> None:
+            self.now = report.step
+
+        def stop(self) -> bool:
+            self.asked += self.now == 10
+            return self.asked == 2  # after a step comes its scoring, video by video
+
+    sets = ("train.eval_every=10", "train.gradient_norms=true")
+    planned = runner.plan(config(tmp_path, ratio=0.6, val_fraction=0.25, sets=sets))
+    with pytest.raises(runner.Interrupted, match="stopped while it was scored"):
+        runner.execute(planned, StopsWhenScored())
+    runner.execute(runner.plan(planned.config), runner.Reporter())
+    assert (planned.folder / "weights.safetensors").read_bytes() == (watched[0] / "weights.safetensors").read_bytes()
+    untimed = [
+        [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(folder / "log.jsonl")]
+        for folder in (planned.folder, watched[0])
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_scores_during_training_need_a_validation_part(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.eval_every needs a validation part; give --val-fraction"):
+        config(tmp_path, sets=("train.eval_every=5",))
+    arguments = "--strategy supervised --dataset synthetic --preset smoke --set train.eval_every=5 --dry-run"
+    done = CliRunner().invoke(main, ["run", *arguments.split()])
+    assert done.exit_code == 2 and "give --val-fraction" in done.stderr
+    with pytest.raises(RequestError, match=r"eval_every needs a validation part, and val_fraction 0\.1 of 6"):
+        runner.plan(config(tmp_path, ratio=0.2, val_fraction=0.1, sets=("train.eval_every=5",)))
 
 
 def test_the_same_request_reads_the_finished_record(finished: tuple[Path, Record]) -> None:

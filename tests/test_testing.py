@@ -272,6 +272,11 @@ class Miscounts(MeanTeacher):
         return found
 
 
+class WatchesNothing(MeanTeacher):
+    def networks(self, student):
+        return {"student": student, "teacher": None}
+
+
 @pytest.mark.parametrize(
     ("plugin", "test", "reason"),
     [
@@ -299,6 +304,7 @@ class Miscounts(MeanTeacher):
         (Counts, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "'steps'. is no tensor"),
         (ScoresAnother, "test_a_resumed_run_goes_on_as_if_nothing_had_happened", "predicts other boxes_bn4"),
         (ScoresNothing, "test_what_is_scored_is_a_detector", "evaluated.. gave NoneType"),
+        (WatchesNothing, "test_what_is_scored_is_a_detector", "networks.*'teacher'.* is NoneType"),
         (WrongForm, "test_pseudo_labels_are_in_form", "labels_nk is torch.int64"),
         (Miscounts, "test_pseudo_labels_are_in_form", "candidates is 0, fewer than"),
     ],
@@ -462,6 +468,15 @@ class Unweighted(Reclassed):
             return super().losses(predictions, replace(targets, weights_n3=None), details=details)
 
 
+class Forgetful(Reclassed):
+    class kind(GridDetector):
+        def losses(self, predictions, targets, *, details=None):
+            found = super().losses(predictions, targets, details=details)
+            if details is not None:
+                del details["box/conf"]
+            return found
+
+
 class WrongParts(Whole):
     parts: ClassVar = {"2d": "features.backbone_2d"}
 
@@ -479,6 +494,7 @@ def test_a_right_backbone_passes() -> None:
         (Merges, "test_predictions_can_be_split", "boxes of a split and of the whole differ"),
         (Unmasked, "test_masks_and_weights_count", "the loss 'box' is .* where every clip is masked, expected 0"),
         (Unweighted, "test_masks_and_weights_count", "weights_n3 of 0 leave the box loss as it is"),
+        (Forgetful, "test_details_are_parts_of_the_box_loss", "details' sum and box loss differ"),
         (AlwaysFramed, "test_the_frame_head_is_built_where_it_is_asked_for", "still builds a frame head"),
         (NeverFramed, "test_the_frame_head_is_built_where_it_is_asked_for", "got None"),
         (CutOff, "test_gradients_reach_every_part", "no gradient reaches features"),

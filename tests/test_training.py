@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from helpers import FACTS, MULTILABEL, TinyDataset, tiny_detector
 from test_clips import source
-from torch import nn
+from torch import Tensor, nn
 
 from ssldet.config import TrainOptions
 from ssldet.contracts import (
@@ -26,9 +28,10 @@ from ssldet.contracts import (
     TrainingInfo,
 )
 from ssldet.data.targets import TruthTable
+from ssldet.detector.modes import evaluation_mode
 from ssldet.errors import CheckpointError, TrainingError
 from ssldet.testing.tiny import TINY_INFO
-from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter
+from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter, TermGradients
 from ssldet.training.loop import Training
 from ssldet.training.objectives import ramp_up
 from ssldet.training.pseudo_labels import confident_boxes
@@ -79,6 +82,108 @@ def weights(run: Training) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_gradient_norms_of_terms_change_nothing_in_training() -> None:
+    lines: list[dict[str, Any]] = []
+    watched = training(
+        dual_guidance(), OPTIONS.model_copy(update={"gradient_norms": True, "micro_batch": 2}), log=lines.append
+    )
+    watched.run()
+    plain = training(dual_guidance(), OPTIONS.model_copy(update={"micro_batch": 2}))
+    plain.run()
+    assert same(weights(watched), weights(plain))
+    assert same(watched.strategy.state_dict(), plain.strategy.state_dict())
+    for line in lines:
+        assert line["gradient_norms"].keys() == line["losses"].keys()
+        assert all(norm > 0 for norm in line["gradient_norms"].values())
+
+
+def test_the_norm_of_the_only_term_is_that_of_the_step() -> None:
+    lines: list[dict[str, Any]] = []
+    options = OPTIONS.model_copy(update={"gradient_norms": True, "log_every": 1, "micro_batch": 2})
+    training(Supervised(Supervised.Config()), options, log=lines.append).run()
+    assert len(lines) == 8
+    for line in lines:
+        assert line["gradient_norms"]["box"] == pytest.approx(line["gradient_norm"], rel=1e-5)
+
+
+def test_a_term_without_gradient_has_norm_0() -> None:
+    parameter = nn.Parameter(torch.tensor([3.0, 4.0]))
+    gradients = TermGradients([parameter])
+    for _ in range(2):
+        gradients.add({"square": parameter.square().sum() / 2, "constant": torch.ones(())})
+    assert gradients.norms() == {"square": 10.0, "constant": 0.0}
+    assert parameter.grad is None
+
+
+class Scorer:
+    """Scores networks as a careless caller would: it draws numbers, and looks at what it was handed."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, networks: Mapping[str, Detector]) -> dict[str, dict[str, float]]:
+        self.asked.append(list(networks))
+        scores = {}
+        for name, network in networks.items():
+            with evaluation_mode(network), torch.no_grad():
+                confidence = network.decode(network(torch.rand(2, 3, 4, 32, 32))).confidence_bn
+            scores[name] = {"mean": float(confidence.mean())}
+        return scores
+
+
+def note_random_state(seen: list[Tensor]) -> bool:
+    seen.append(torch.get_rng_state())
+    return False
+
+
+def modes(run: Training) -> list[bool]:
+    return [module.training for module in run.student.modules()]
+
+
+@pytest.mark.parametrize(("options", "networks"), [({}, ["student", "teacher"]), ({"teacher": "shared"}, ["student"])])
+def test_scores_during_training_change_no_bit_of_it(options: dict[str, Any], networks: list[str]) -> None:
+    lines: list[dict[str, Any]] = []
+    scorer = Scorer()
+    scored = training(
+        dual_guidance(**options), OPTIONS.model_copy(update={"eval_every": 3}), validate=scorer, log=lines.append
+    )
+    plain = training(dual_guidance(**options))
+    states: list[list[Tensor]] = [[], []]
+    for run, seen in zip((scored, plain), states, strict=True):
+        assert run.student.frame_head is not None
+        run.student.frame_head.eval()  # a frozen part, which a switch of the whole student would wake
+        run.run(stop=partial(note_random_state, seen))
+    assert scorer.asked == [networks] * 2
+    assert same(weights(scored), weights(plain)) and modes(scored) == modes(plain)
+    assert same(scored.strategy.state_dict(), plain.strategy.state_dict())
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+    assert [(line["step"], line["validation"] is not None) for line in lines] == [
+        (2, False),
+        (4, False),  # the first stage, which other runs share, has no scores
+        (6, True),
+        (8, True),
+    ]
+    assert list(lines[-1]["validation"]) == networks
+
+
+def test_a_line_ends_with_every_score(tmp_path: Path) -> None:
+    def lines_of(stop_at: int | None) -> list[dict[str, Any]]:
+        options = OPTIONS.model_copy(update={"eval_every": 5, "gradient_norms": True})
+        lines: list[dict[str, Any]] = []
+        path = tmp_path / str(stop_at)
+        first = training(dual_guidance(), options, validate=Scorer(), log=lines.append)
+        first.run(path, stop=lambda: first.counts.step == stop_at)
+        if stop_at:
+            second = training(dual_guidance(), options, validate=Scorer(), log=lines.append)
+            second.resume(path)
+            second.run(path)
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+    whole = lines_of(None)
+    assert [line["step"] for line in whole] == [2, 4, 5, 6, 8]
+    assert lines_of(4) == lines_of(5) == lines_of(7) == whole
 
 
 def test_the_loss_falls_on_what_it_trains_on() -> None:

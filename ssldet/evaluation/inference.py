@@ -10,6 +10,7 @@ import torch
 from ssldet.config import DetectOptions
 from ssldet.contracts import Detector, Video, VideoDetections
 from ssldet.data.batches import ClipReader, to_input
+from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import detections
 from ssldet.evaluation.detection_rows import empty
 
@@ -27,7 +28,7 @@ def detect_videos(
     """The detections of each video, one video after another, in pixels of the video.
 
     Args:
-        detector: put into evaluation mode for the duration.
+        detector: put into evaluation mode for the duration; it may go on training afterwards.
         videos: what to detect in.
         key_frames_of: the frames of a video that get detections.
         reader: clips from the frame store.
@@ -35,16 +36,12 @@ def detect_videos(
         device: where the detector is.
         autocast: compute the forward pass in bfloat16.
     """
-    was_training = detector.training
-    detector.eval()
-    try:
+    with evaluation_mode(detector):
         for video in videos:
             yield video, _detect(detector, video, key_frames_of(video.id), reader, options, device, autocast)
-    finally:
-        detector.train(was_training)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil tensors that a network keeps for its next step of training
 def _detect(
     detector: Detector,
     video: Video,

@@ -31,7 +31,7 @@ from ssldet.util.files import content_hash, write_json
 
 POLL_SECONDS = 0.5
 
-UNREAD = {"unlabelled_batch", "checkpoint_every"}
+UNREAD = {"unlabelled_batch", "checkpoint_every", "eval_every"}
 """Settings of `train` that the first stage does not read."""
 
 

@@ -56,10 +56,16 @@ class Plan:
         return self.strategy.needs
 
     @property
+    def validation(self) -> list[Video]:
+        """Videos that are scored while the run trains; none without `train.eval_every`."""
+        return [self.train[i] for i in self.split.validation] if self.config.experiment.train.eval_every else []
+
+    @property
     def used(self) -> list[Video]:
         """Videos whose frames the run reads."""
         ids = [*self.split.labelled, *(self.split.unlabelled if self.needs.unlabelled else ())]
-        return [self.train[i] for i in ids] + self.evaluated
+        scored = {video.id: video for video in [*self.validation, *self.evaluated]}
+        return [self.train[i] for i in ids] + list(scored.values())
 
     @property
     def record_path(self) -> Path:
@@ -125,6 +131,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
         seed=experiment.seed,
         val_fraction=experiment.val_fraction,
     )
+    _check_validation(experiment, split)
     if strategy.needs.unlabelled and not split.unlabelled:
         raise RequestError(
             f"ratio {experiment.ratio:g} leaves no unlabelled video, and {experiment.strategy} needs some; give a "
@@ -182,6 +189,18 @@ def _check_parts(config: RunConfig, strategy: Strategy) -> None:
             f"train.unlabelled_batch = {train.unlabelled} in {train.parts} parts (train.batch = {train.batch}, "
             f"train.micro_batch = {train.micro_batch}) leaves one unlabelled clip a part, and at least two are needed; "
             f"raise train.unlabelled_batch to {2 * train.parts} or train.micro_batch"
+        )
+
+
+def _check_validation(experiment: Experiment, split: LabelSplit) -> None:
+    """Whoever asks for scores on the validation part gets some."""
+    asked = (
+        "eval_on = val" if experiment.eval_on == "val" else "train.eval_every" if experiment.train.eval_every else ""
+    )
+    if asked and not split.validation:
+        raise RequestError(
+            f"{asked} needs a validation part, and val_fraction {experiment.val_fraction:g} of {len(split.labelled)} "
+            "labelled videos is none; give a larger --val-fraction or --ratio"
         )
 
 

@@ -28,7 +28,6 @@ from ssldet.data.frame_store import FrameStore, PrepareReport
 from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
-from ssldet.evaluation.inference import detect_videos
 from ssldet.evaluation.per_video import per_video, write_per_video
 from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
@@ -37,6 +36,7 @@ from ssldet.runs.log import RunLog, read_log
 from ssldet.runs.planning import Plan, build_student, plan, weights_hashes
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.runs.validation import detections_of, validation_scores
 from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Counts, StepReport, Training
 from ssldet.util.files import file_hash, replacing, write_text
@@ -241,6 +241,7 @@ class _Run:
             steps=plan.steps,
             device=plan.device,
             run_id=plan.id,
+            validate=partial(self._validate, reader) if plan.validation else None,
         )
         self.training = training
         return training
@@ -273,6 +274,14 @@ class _Run:
         if not done or self.reporter.stop():
             raise Interrupted(self._stopped(training))
 
+    def _validate(self, reader: ClipReader, networks: Mapping[str, Detector]) -> dict[str, dict[str, float | None]]:
+        """Scores while the run trains. Raises Interrupted when asked to stop: the last checkpoint comes before them."""
+        return validation_scores(self.plan, networks, reader, skipped=self.skipped, after_video=self._heed)
+
+    def _heed(self) -> None:
+        if self.reporter.stop():
+            raise Interrupted("stopped while it was scored; the same command resumes it from the last checkpoint")
+
     def _log(self, log: RunLog, line: dict[str, Any]) -> None:
         log.append(**line)
         for warning in line["warnings"]:
@@ -282,17 +291,9 @@ class _Run:
         return f"stopped after step {training.counts.step} of {self.plan.steps}; the same command resumes it"
 
     def _detect(self, detector: Detector, videos: Sequence[Video], reader: ClipReader) -> None:
-        plan, experiment = self.plan, self.plan.config.experiment
+        plan = self.plan
         self.reporter.phase("detect", len(videos), "videos")
-        found = detect_videos(
-            detector,
-            videos,
-            lambda video: plan.dataset.truth(video).key_frames_m,
-            reader,
-            experiment.detect,
-            device=plan.device,
-            autocast=experiment.train.precision == "bfloat16",
-        )
+        found = detections_of(plan, detector, videos, reader)
         with DetectionsWriter(plan.folder / layout.DETECTIONS, plan.dataset.facts) as writer:
             for done, (video, detections) in enumerate(found, start=1):
                 writer.add(video.id, detections)

@@ -81,6 +81,20 @@ class BackboneContract(ConfiguredContract):
         zeros = detector.losses(predictions, replace(targets, weights_n3=torch.zeros(2, 3)))["box"]
         assert zeros < plain, "weights_n3 of 0 leave the box loss as it is"
 
+    def test_details_are_parts_of_the_box_loss(self) -> None:
+        """What `details` take up adds up to the box loss, as scalars without gradient; nothing there is right too."""
+        detector = self.detector(SINGLE_LABEL).train()
+        details: dict[str, Tensor] = {}
+        targets = tiny_targets(SINGLE_LABEL, 2)
+        losses = detector.losses(detector(self.input(*self.clips[0])), targets, details=details)
+        for name, part in details.items():
+            assert name.startswith("box/"), f"details hold {name!r}, expected names such as 'box/conf'"
+            assert part.shape == () and not part.requires_grad, f"detail {name!r} is no detached scalar"
+        if details:
+            _check_close(
+                torch.stack(tuple(details.values())).sum(), losses["box"].detach(), "details' sum and box loss"
+            )
+
     def test_masks_of_classes_count(self) -> None:
         """Multi-label data: the labels of classes outside the masks change no loss, and those inside do."""
         detector = self.detector(MULTI_LABEL, frame_head=True).train()

@@ -240,6 +240,11 @@ class StrategyContract(ConfiguredContract):
         for case in self.cases("random"):
             found = case.strategy.evaluated(case.student)
             assert isinstance(found, Detector), f"evaluated() gave {type(found).__name__}, expected a Detector"
+            watched = case.strategy.networks(case.student)
+            assert watched.get("student") is case.student, "networks() does not name the student 'student'"
+            for name, network in watched.items():
+                form = type(network).__name__
+                assert isinstance(network, Detector), f"networks()[{name!r}] is {form}, expected a Detector"
 
     # --------------------------------------------------------------------------------------------------- the cases
 

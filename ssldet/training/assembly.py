@@ -13,7 +13,7 @@ from ssldet.data.batches import BatchSource, ClipReader
 from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames, sampled_frames
 from ssldet.data.targets import TruthTable
 from ssldet.training.diagnostics import PseudoLabelMeter
-from ssldet.training.loop import Training
+from ssldet.training.loop import Training, Validate
 
 
 def assemble_training(
@@ -31,6 +31,7 @@ def assemble_training(
     device: torch.device | None = None,
     run_id: str = "",
     log: Callable[[dict[str, Any]], None] = lambda line: None,
+    validate: Validate | None = None,
 ) -> Training:
     """Fresh training of a student by a strategy; `.run()` carries it out.
 
@@ -49,6 +50,7 @@ def assemble_training(
         device: where the student is; None means the CPU.
         run_id: ties checkpoints to a run.
         log: takes one dictionary a line of the log.
+        validate: scores networks, every `train.eval_every` steps of the second stage.
 
     Raises:
         DataError: no video has a key frame to train on.
@@ -82,6 +84,7 @@ def assemble_training(
         run_id=run_id,
         meter=PseudoLabelMeter(hidden) if needs.unlabelled else None,
         log=log,
+        validate=validate,
     )
 
 

@@ -3,16 +3,17 @@
 PseudoLabelMeter    how good pseudo-labels are, against the hidden truth
 unlabelled_ratio    the terms of unlabelled clips beside the others
 Watch               warns when unlabelled clips drown the labelled ones, or teach nothing
+TermGradients       how strongly each loss term pulls
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssldet.contracts import PseudoLabels, Targets
 from ssldet.data.sampling import ClipRefs
@@ -142,6 +143,38 @@ class Watch:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
         self.lasted, self.said = Counter(state["lasted"]), set(state["said"])
+
+
+class TermGradients:
+    """The gradient of every loss term with respect to the same parameters, added up over the parts of a step.
+
+    It takes nothing away: the graph stays for the backward pass over the sum of the terms, and no `grad` is touched.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.sums: dict[str, list[Tensor | None]] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add a part's terms; one that depends on no parameter adds nothing."""
+        for name, term in terms.items():
+            sums = self.sums.setdefault(name, [None] * len(self.parameters))
+            if term.requires_grad:
+                found = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
+                self.sums[name] = [_sum(pair) for pair in zip(sums, found, strict=True)]
+
+    def norms(self) -> dict[str, float]:
+        """The L2 norm of each term's gradient."""
+        return {name: _norm([grad for grad in sums if grad is not None]) for name, sums in self.sums.items()}
+
+
+def _sum(pair: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+    one, other = pair
+    return other if one is None else one if other is None else one + other
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    return float(torch.stack([gradient.float().norm() for gradient in gradients]).norm()) if gradients else 0.0
 
 
 def _frames_agree(found: Targets, truth: Targets) -> Tensor:

@@ -26,8 +26,11 @@ from ssldet.data.batches import BatchSource
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import TrainingError
 from ssldet.training import checkpoints
-from ssldet.training.diagnostics import PseudoLabelMeter, Watch, unlabelled_ratio
+from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
 from ssldet.training.objectives import supervised_terms
+
+Validate = Callable[[Mapping[str, Detector]], Mapping[str, Any]]
+"""Networks by name -> their scores by name. It must leave networks as they were."""
 
 
 @dataclass(slots=True)
@@ -107,6 +110,8 @@ class Training:
         run_id: ties checkpoints to the run.
         meter: pseudo-label diagnostics; None where there are no unlabelled clips.
         log: takes one dictionary a line of the log.
+        validate: scores networks, every `options.eval_every` steps of the second stage and at its end; not in the
+            first stage, whose log other runs share. None means never.
     """
 
     def __init__(
@@ -122,16 +127,18 @@ class Training:
         run_id: str,
         meter: PseudoLabelMeter | None = None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
+        validate: Validate | None = None,
     ):
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
-        self.meter, self.log = meter, log
+        self.meter, self.log, self.validate = meter, log, validate
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
         self.optimizer = build_optimizer(student, options)
         self.counts = Counts()
         self.meters, self.part_meters = Meters(), Meters()
         self.watch = Watch(epoch=max(1, steps // options.epochs))
+        self.gradient_norms: dict[str, float] | None = None
         self.modules: dict[str, nn.Module] = {}
         self.started = False
 
@@ -173,7 +180,7 @@ class Training:
             seconds = time.perf_counter() - began
             self.counts.seconds += seconds
             on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
-            if self.counts.step % self.log_every == 0 or self.counts.step == self.steps:
+            if self._ends_line(self.counts.step):
                 self.log(self._line())
             stopping = stop()
             due = self.counts.step % self.options.checkpoint_every == 0 or self.counts.step == end
@@ -196,12 +203,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
         details: dict[str, float] = defaultdict(float)
-        clips = 0
+        clips, gradients = 0, self._term_gradients(step)
         for part in range(self.options.parts):
-            result, count = self._accumulate(step, part)
+            result, count = self._accumulate(step, part, gradients)
             clips += count
             self._add_share(sums, result.terms)
             self._add_share(details, result.details)
+        self.gradient_norms = gradients.norms() if gradients else None
         self._move(sums)
         self.counts.step += 1
         self.counts.gradient_clips += clips
@@ -221,7 +229,15 @@ class Training:
     def _progress(self, step: int) -> Progress:
         return Progress(step, self.steps, self.burn_in, step * self.options.epochs / self.steps)
 
-    def _accumulate(self, step: int, part: int) -> tuple[StepLosses, int]:
+    def _term_gradients(self, step: int) -> TermGradients | None:
+        """What measures the terms' gradients in a step that ends a line, where that was asked for."""
+        asked = self.options.gradient_norms and self._ends_line(step + 1)
+        return TermGradients(self._trained()) if asked else None
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for module in (self.student, *self.modules.values()) for parameter in module.parameters()]
+
+    def _accumulate(self, step: int, part: int, gradients: TermGradients | None = None) -> tuple[StepLosses, int]:
         """Back-propagate one part of the step's clips: its losses, and how many clips had gradients."""
         parts, second_stage = self.options.parts, step >= self.burn_in
         batch, refs = self.source.batch(step, part, parts, unlabelled=second_stage)
@@ -232,6 +248,8 @@ class Training:
         if not torch.isfinite(total):
             values = ", ".join(f"{name} = {float(term.detach()):.4g}" for name, term in terms.items())
             raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
+        if gradients:
+            gradients.add(terms)
         total.backward()
         self.counts.teacher_clips += result.teacher_clips
         if self.meter and result.pseudo_labels and refs:
@@ -253,8 +271,7 @@ class Training:
 
     def _move(self, terms: dict[str, float]) -> None:
         limit = self.options.clip_norm or math.inf
-        trained = [parameter for module in (self.student, *self.modules.values()) for parameter in module.parameters()]
-        norm = nn.utils.clip_grad_norm_(trained, limit)
+        norm = nn.utils.clip_grad_norm_(self._trained(), limit)
         if not torch.isfinite(norm):
             raise TrainingError(self._stopped(self.counts.step, "a gradient is not finite"))
         self.optimizer.step()
@@ -267,6 +284,23 @@ class Training:
             f"training stopped at step {step + 1} of {self.steps}: {why}; the last checkpoint is kept. "
             "Try a lower train.lr, a train.clip_norm, or train.precision=float32"
         )
+
+    def _ends_line(self, step: int) -> bool:
+        """Whether a line of the log ends with this many steps: the log's own, or one with scores."""
+        return step % self.log_every == 0 or step == self.steps or self._is_validated(step)
+
+    def _is_validated(self, step: int) -> bool:
+        every = self.options.eval_every
+        if not every or self.validate is None or step <= self.burn_in:
+            return False
+        return step % every == 0 or step == self.steps
+
+    def _scores(self) -> Mapping[str, Any] | None:
+        """Scores on the validation part where they are due; they leave no trace in training."""
+        if self.validate is None or not self._is_validated(self.counts.step):
+            return None
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self.validate(self.strategy.networks(self.student))
 
     def _line(self) -> dict[str, Any]:
         second_stage_steps = max(0, min(self.meters.seen["gradient_norm"], self.counts.step - self.burn_in))
@@ -284,9 +318,11 @@ class Training:
             "parts": self.part_meters.flush(),
             "unlabelled_ratio": ratio,
             "gradient_norm": norm,
+            "gradient_norms": self.gradient_norms,
             "seconds": round(self.counts.seconds, 3),
             "pseudo_labels": pseudo_labels,
             "warnings": self.watch.look(second_stage_steps, ratio, pseudo_labels),
+            "validation": self._scores(),
         }
 
     # --------------------------------------------------------------------------------------- checkpoints

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabels, StepLosses, Strategy, TrainingInfo
+from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.training.objectives import ramp_up, supervised_terms, unlabelled_terms
 from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
@@ -47,13 +48,8 @@ class Teacher:
     @torch.no_grad()
     def predict(self, weak_bcthw: Tensor) -> Predictions:
         """Predictions in evaluation mode; every module is left in the mode that it was in."""
-        modes = [(module, module.training) for module in self.network.modules()]
-        self.network.eval()
-        try:
+        with evaluation_mode(self.network):
             return self.network(weak_bcthw)
-        finally:
-            for module, training in modes:  # one by one: frozen parts of a student in training are in evaluation mode
-                module.training = training
 
     @torch.no_grad()
     def follow(self, student: Detector, decay: float | None = None) -> None:
@@ -178,6 +174,11 @@ class TeacherStudent(Strategy):
 
     def evaluated(self, student: Detector) -> Detector:
         return self.teacher.network if self.config.evaluate == "teacher" else student
+
+    def networks(self, student: Detector) -> dict[str, Detector]:
+        """The student, and the teacher where it is another network."""
+        teacher = self.teacher.network
+        return {"student": student} if teacher is student else {"student": student, "teacher": teacher}
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.teacher.state_dict()
