@@ -23,6 +23,7 @@ from ssldet.data.datasets import dataset_options
 from ssldet.data.views import ViewOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.util.settings import explain, read_assignment, typed_options, unknown_key
+from ssldet.util.yaml_text import load_yaml
 
 DEFAULT_PRESET = "paper"
 
@@ -300,7 +301,7 @@ def _preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

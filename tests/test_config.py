@@ -120,6 +120,16 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         resolve(NEEDED, file=tmp_path / "code.yaml")
 
 
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("train: {lr: 0.01}\nclip: {frames: 8}\ntrain: {batch: 16}\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: train is given twice \(line 3\)"):
+        resolve(NEEDED, file=tmp_path / "twice.yaml")
+    with pytest.raises(ConfigError, match=r"flip is given twice \(line 1\)"):
+        resolve(NEEDED, assignments=["views={flip: 0.5, flip: 0.1}"])
+    (tmp_path / "once.yaml").write_text("train: {lr: 0.01}\nclip: {frames: 8}\n")
+    assert resolve(NEEDED, file=tmp_path / "once.yaml").experiment.clip.frames == 8
+
+
 def test_validation_needs_a_share() -> None:
     with pytest.raises(ConfigError, match="val_fraction"):
         resolve({**NEEDED, "eval_on": "val"})

@@ -320,6 +320,21 @@ def test_a_grid_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_signal_to_a_run_leaves_a_checkpoint_and_its_own_exit_code(tmp_path: Path) -> None:
+    """As a batch system sends it before it ends a job."""
+    sets = [part for one in (*SETS, "train.steps=4000", "train.burn_in=0") for part in ("--set", one)]
+    asked = ["--strategy", "supervised", "--dataset", "synthetic", "--preset", "smoke", "--threads", "1", *sets]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssldet", "run", *asked, "--results", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path, "*/checkpoint.safetensors")
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, errors
+    assert "the same command resumes it" in errors
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path) -> None:
     """The signal reaches all processes of the group, as from a terminal."""
     process = start(tmp_path, *ASKED, "--set", "train.steps=4000")

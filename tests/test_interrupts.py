@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop."""
+"""Signals as a request to stop."""
 
 from __future__ import annotations
 
@@ -28,3 +28,21 @@ def test_the_handlers_are_put_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="damaged"), graceful_interrupts(lambda: None):
         raise ValueError("damaged")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_every_signal_that_asks_to_stop_has_its_exit_code(number: signal.Signals) -> None:
+    with graceful_interrupts(lambda: None) as stopping:
+        os.kill(os.getpid(), number)
+        assert stopping() and stopping.exit_code == 128 + number
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a program
+    try:
+        with graceful_interrupts(lambda: None) as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

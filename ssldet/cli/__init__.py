@@ -121,5 +121,5 @@ def main() -> None:
     Example: ssldet run --strategy supervised --dataset synthetic --ratio 0.2 --preset smoke
 
     Results go to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 a request that cannot be carried
-    out as given, 130 interrupted.
+    out as given, 128 + its number after a signal (130 after Ctrl-C).
     """

@@ -54,7 +54,8 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
     First stages are trained once for all runs that share them. Cells whose data, weights or plugin are missing are
     blocked, with the reason; what fails is noted and the rest goes on. The same command again does what is left.
 
-    Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 130 interrupted.
+    Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 128 + its number after a signal
+    (130 after Ctrl-C).
     """
     from ssldet.benchmark.executors.local import run_grid
     from ssldet.benchmark.grid import plan_grid
@@ -76,7 +77,7 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
         click.echo(_as_json(grid, jobs))
     else:
         show_plan(grid, jobs, finished=True)
-    sys.exit(_exit_code(grid, whole))
+    sys.exit(_exit_code(grid) if whole else stopping.exit_code)
 
 
 def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
@@ -90,9 +91,7 @@ def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
         )
 
 
-def _exit_code(grid: Grid, whole: bool) -> int:
-    if not whole:
-        return 130
+def _exit_code(grid: Grid) -> int:
     return 0 if grid.is_done() else 1
 
 

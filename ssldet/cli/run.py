@@ -118,11 +118,11 @@ def _execute(planned: Plan) -> Record:
             return execute(planned, reporter)
         except Interrupted as stopped:
             click.echo(str(stopped), err=True)
-            sys.exit(130)
+            sys.exit(stopping.exit_code)
 
 
 def _say_that_it_stops() -> None:
-    click.echo("stopping; press again to stop at once", err=True)
+    click.echo("stopping after this step; Ctrl-C, or another signal, stops at once", err=True)
 
 
 def _warn_of_long_run(planned: Plan) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from ssldet.errors import DataError
+from ssldet.util.interrupts import leave_signals_to_parent
 
 Result = TypeVar("Result")
 Job = tuple[str, tuple[Any, ...]]
@@ -32,7 +32,7 @@ def run_jobs(function: Callable[..., Result], jobs: Iterable[Job], workers: int)
         return
     # fork would copy whatever threads torch has started; spawn is safe everywhere
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals_to_parent) as pool:
         try:
             ids = {pool.submit(function, *arguments): video_id for video_id, arguments in jobs}
             for future in as_completed(ids):
@@ -41,8 +41,3 @@ def run_jobs(function: Callable[..., Result], jobs: Iterable[Job], workers: int)
             raise DataError(f"a decoding process died, perhaps for memory; use fewer than {workers}") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the one that started the workers decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM taken as a request: what is under way comes to a stop of its own that can be gone on from."""
+"""Signals taken as a request: what is under way comes to a stop of its own that can be gone on from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has but two of them
+)
+"""Ctrl-C; a request to end; a terminal that closed; what batch systems send before they end a job."""
+
+
+class StopRequest:
+    """Whether a block was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells have it: 130 after Ctrl-C, and where there was none."""
+        return 128 + (self.signal or signal.SIGINT)
 
 
 @contextmanager
-def graceful_interrupts(announce: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """While the block runs, a first Ctrl-C or SIGTERM asks it to stop, a second one ends it at once.
+def graceful_interrupts(announce: Callable[[], None]) -> Iterator[StopRequest]:
+    """While the block runs, a first signal of `SIGNALS` asks it to stop, a second one ends it at once.
+
+    A signal that was ignored before, as `nohup` ignores SIGHUP, stays ignored.
 
     Args:
         announce: called at the first signal, to say that the block is about to stop.
@@ -23,18 +45,28 @@ def graceful_interrupts(announce: Callable[[], None]) -> Iterator[Callable[[], b
     Raises:
         KeyboardInterrupt: at the second signal.
     """
-    asked = False
+    request = StopRequest()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if request():
             raise KeyboardInterrupt
-        asked = True
+        request.signal = number
         announce()
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in heard}
     try:
-        yield lambda: asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore what reaches every process of a terminal or job; the one that started the workers decides what it means.
+
+    SIGTERM still ends a worker.
+    """
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)

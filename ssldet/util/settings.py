@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssldet.errors import ConfigError, did_you_mean
+from ssldet.util.yaml_text import load_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -45,7 +46,7 @@ def read_assignment(text: str, example: str, flag: str = "--set") -> tuple[str, 
     """The key of "KEY=VALUE" and its value, read as YAML. Raises ConfigError."""
     key, value = split_assignment(text, flag, example)
     try:
-        return key, yaml.safe_load(value)
+        return key, load_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{flag} {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
 

@@ -31,6 +31,7 @@ from ssldet.runs.planning import DatasetCache
 from ssldet.runs.runner import Interrupted, Reporter
 from ssldet.training.loop import StepReport
 from ssldet.util.allocator import keep_freed_memory
+from ssldet.util.interrupts import leave_signals_to_parent
 
 SECONDS_BETWEEN_MESSAGES = 0.3
 POLL_SECONDS = 0.5
@@ -214,7 +215,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     """
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the grid decides
+    leave_signals_to_parent()
     keep_freed_memory()
     datasets = DatasetCache()
     while True:
