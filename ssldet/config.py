@@ -254,6 +254,7 @@ def resolve(
     preset: str | None = None,
     file: Path | None = None,
     assignments: Sequence[str] = (),
+    tuned: Sequence[str] = (),
 ) -> RunConfig:
     """The run's configuration from all its layers, with every option of its plugins spelled out.
 
@@ -262,6 +263,7 @@ def resolve(
         preset: name of a preset.
         file: a YAML file of the same fields (a run's config.yaml is one).
         assignments: "key=value" with a dotted key (train.lr=0.001, strategy.f_th=0.5), the value in YAML.
+        tuned: the same, below `flags`: settings that were chosen for the strategy, which flags may still change.
 
     Raises:
         ConfigError: names every unknown name and key and every bad value at once.
@@ -277,7 +279,8 @@ def resolve(
     base, proposed = _preset(name)
     from_flags = {k: v for k, v in flags.items() if v is not None}
     merged: dict[str, Any] = {}
-    for layer in (base, given, from_flags, _from_assignments(assignments, mistakes)):
+    chosen, assigned = (_from_assignments(texts, mistakes) for texts in (tuned, assignments))
+    for layer in (base, given, chosen, from_flags, assigned):
         merged = _merge(merged, layer)
     return _typed({**merged, "preset": name}, proposed, mistakes)
 

@@ -67,6 +67,24 @@ def test_verify_names_what_is_missing_and_damaged(stand_ins: Path, tmp_path: Pat
     assert str(first) in text and "incomplete: 1 problems" in text
 
 
+def test_verify_checks_listed_videos_only(stand_ins: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ucf24"
+    ssldet("data", "synth", root, "--like", "ucf24")
+    first, second, third = sorted((root / "UCF-101").rglob("*.avi"))[:3]
+    first.unlink()
+    second.write_bytes(b"")
+    ids = [f"{path.parent.name}/{path.stem}" for path in (first, second, third)]
+    asked = ("data", "verify", "ucf24", "--data-root", root, "--workers", 1, "--decode", "--json", "--videos")
+    found = ssldet(*asked, f"{ids[2]},")
+    assert (found.exit_code, json.loads(found.stdout)["problems"]) == (0, [])
+    assert (json.loads(found.stdout)["decoded"], sum(json.loads(found.stdout)["videos"].values())) == (1, 1)
+    found = ssldet(*asked, ",".join(ids))
+    assert found.exit_code == 1
+    assert {problem["video"] for problem in json.loads(found.stdout)["problems"]} == set(ids[:2])
+    found = ssldet(*asked, f"{ids[2]},nobody")
+    assert found.exit_code == 2 and "1 listed videos are not in ucf24, such as 'nobody'" in found.stderr
+
+
 def test_folders_that_hold_nothing_known(tmp_path: Path) -> None:
     result = ssldet("data", "verify", tmp_path)
     assert result.exit_code == 2

@@ -54,6 +54,17 @@ def printed(runs: Path, form: str, *more: object) -> str:
     return result.stdout
 
 
+def test_runs_on_listed_videos_are_shown_with_the_same_list(tmp_path: Path) -> None:
+    write_run(tmp_path, "Supervised", 0.1)
+    write_run(tmp_path, "Supervised", 0.2, videos=("x", "y"))
+    (tmp_path / "list.txt").write_text("y\nx\n")
+    more = ("--preset", "nano", "--videos", tmp_path / "list.txt")
+    found = json.loads(printed(tmp_path, "json", *more))["tables"][0]
+    assert found["videos"] == ["x", "y"]
+    assert {row["mean"] for row in found["entries"] if row["mean"] is not None} == {20}
+    assert ssldet(3, "--results", tmp_path, "--videos", ",").exit_code == 2
+
+
 # -------------------------------------------------------------------------------------------------- formats
 
 

@@ -41,7 +41,8 @@ def record(results: Path, run_id: str, row: benchmark.Row, values: Any, seed: in
     classes = plugins.load("dataset", config["experiment"]["dataset"]).facts.classes
     known = [value for value in values if value is not None]
     result = {"mean": float(np.mean(known)), "per_class": dict(zip(classes, values, strict=False))}
-    metrics = {"video_map": {"yowo": {"thresholds": {"0.5": result, "0.2": result}}}}
+    scored = {"thresholds": {"0.5": result, "0.2": result}, "notes": more.pop("notes_of_metric", {})}
+    metrics = {"video_map": {"yowo": scored}}
     write_run(results, run_id * 12, more.pop("status", "done"), config=config, metrics=metrics, **more)
 
 
@@ -68,6 +69,16 @@ def test_changes_are_means_over_the_seeds_that_both_strategies_have(tmp_path: Pa
     assert (first.name, first.mean, first.std) == (CLASSES[0], pytest.approx(20), pytest.approx(np.sqrt(200)))
     assert (second.mean, second.std) == (pytest.approx(-10), pytest.approx(0))
     assert (third.mean, third.std) == (pytest.approx(10), None)  # without truth on one seed
+
+
+def test_classes_without_truth_have_no_change(tmp_path: Path) -> None:
+    """A protocol may say 0 of them, which is no number to compare."""
+    base, ours = rows("figure3")
+    for run_id, row in (("0", base), ("a", ours)):
+        record(tmp_path, run_id, row, [0.1, 0.0], notes_of_metric={"classes_without_truth": [CLASSES[1]]})
+    found = figures.class_changes(collect_runs([tmp_path]), SETTINGS)
+    assert [change.name for change in found.classes] == [CLASSES[0]]
+    assert found.left_out == (CLASSES[1],)
 
 
 def test_runs_with_other_settings_are_not_in_the_figure(tmp_path: Path) -> None:

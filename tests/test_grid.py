@@ -22,6 +22,7 @@ from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
 from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult
 from ssldet.cli import main
+from ssldet.data.datasets import load_dataset
 from ssldet.runs.record import Record
 
 MAP = "ucf24=synthetic:ucf24"
@@ -176,6 +177,21 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
     assert listed["cells"] == {"to run": 4, "blocked": 4}
     assert Counter(task["kind"] for task in listed["tasks"]) == {"run": 8, "first stage": 2}
     assert not (tmp_path / "r").exists()
+
+
+def test_a_grid_of_listed_videos_plans_runs_on_these(tmp_path: Path) -> None:
+    dataset = load_dataset("synthetic", flavour="ucf24", train_per_class=10, test_per_class=1)
+    listed = sorted(video.id for subset in ("train", "test") for video in dataset.videos(subset))[1:]
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    asked = ("--tables", "6", "--only", "ratio=0.1", "--dry-run", "--json", "--videos")
+    result = invoke(tmp_path / "r", *asked, str(tmp_path / "list.txt"))
+    tasks = json.loads(result.stdout)["tasks"]
+    assert {task["state"] for task in tasks} == {"to run"}, result.output
+    whole = json.loads(invoke(tmp_path / "r", *asked[:-1]).stdout)["tasks"]
+    assert not {task["run"] for task in tasks if task["run"]} & {task["run"] for task in whole}
+    nobody = json.loads(invoke(tmp_path / "r", *asked, "nobody,").stdout)["tasks"]
+    assert {task["state"] for task in nobody} == {"blocked"}
+    assert "1 listed videos are not in synthetic, such as 'nobody'" in nobody[0]["reason"]
 
 
 def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ssldet.evaluation.per_video import ScoredVideo, per_video, read_per_video, 
 from ssldet.report import cell_matching
 from ssldet.report.contrasts import Contrast, Difference, paired, with_holm
 from ssldet.report.data_table import data_table
+from ssldet.report.documents import of_table
 from ssldet.report.resampling import draw_videos, mean_scores
 from ssldet.report.run_selection import RunCollection, collect_runs
 from ssldet.report.table_data import Entry, Table, TableRequest
@@ -213,6 +215,44 @@ def test_each_column_reads_its_own_number(tmp_path: Path) -> None:
     found = table(tmp_path)
     assert [entry(found, column=f"V@{key}").mean for key in ("0.1", "0.2", "0.5")] == [30, 20, 10]
     assert entry(found, ratio=0.3).marks == ("not run",)
+
+
+def write_on_subset(root: Path, approach: str, by_class: list[float], absent: list[int], **options: Any) -> None:
+    """A run on listed videos, scored by a protocol that counts classes without truth as 0."""
+    record = record_of(config_of(approach, videos=("a", "b"), **options), None)
+    classes = dict(zip("stuvwxyz", by_class, strict=False))
+    mean = sum(by_class) / len(by_class)
+    result = {
+        "thresholds": {key: {"mean": mean, "per_class": classes} for key in ("0.1", "0.2", "0.5")},
+        "notes": {"classes_without_truth": ["stuvwxyz"[place] for place in absent]},
+    }
+    metrics = {name: {"yowo": result} for name in ("video_map", "frame_map")}
+    write_record(root, record.model_validate({**record.model_dump(mode="json"), "metrics": metrics}))
+
+
+def test_tables_on_listed_videos_average_over_the_classes_that_have_truth_there(tmp_path: Path) -> None:
+    write_run(tmp_path, value=0.3)
+    for seed in (0, 1):
+        write_on_subset(tmp_path, "Supervised", [0.2, 0.4, 0.0, 0.0], [2, 3], seed=seed)
+        write_on_subset(tmp_path, "Dual Guidance", [0.4, 0.6, 0.0, 0.0], [2, 3], seed=seed)
+    listed = replace(NANO, videos=("a", "b"))
+    shown = table(tmp_path, settings=listed)
+    assert entry(shown).mean == pytest.approx(30)  # not 15, the record's own
+    assert entry(shown, "Dual Guidance").mean == pytest.approx(50)
+    difference = entry(shown, "Dual Guidance").difference
+    assert difference and difference.mean == pytest.approx(20)
+    assert entry(table(tmp_path)).mean == 30 and entry(table(tmp_path)).n == 1  # of the run on all videos
+    assert "videos (2 listed) instead of (all)" in left_out(table(tmp_path))["other settings"]
+    (note,) = [text for text in of_table(shown).notes if "listed videos" in text]
+    assert "On 2 listed videos: means over classes are over those that have truth" in note
+    assert not [text for text in of_table(table(tmp_path)).notes if "listed videos" in text]
+    chosen = table(tmp_path, settings=None, videos=("a", "b"))
+    assert chosen.best and chosen.settings.videos == ("a", "b") and entry(chosen).n == 2
+
+
+def test_a_subset_on_which_no_class_has_truth_has_no_number(tmp_path: Path) -> None:
+    write_on_subset(tmp_path, "Supervised", [0.0, 0.0], [0, 1])
+    assert entry(table(tmp_path, settings=replace(NANO, videos=("a", "b")))).marks == ("not scored",)
 
 
 def test_ablations_are_compared_with_the_baseline_of_table_2(tmp_path: Path) -> None:

@@ -40,12 +40,18 @@ class Settings:
         preset: of all runs.
         dataset_map: the paper's data set -> the one that stands in for it; others stand for themselves.
         assignments: "key=value", as `--set` takes them.
+        videos: the ids that runs are restricted to; None means all videos.
+        by_strategy: strategy -> "key=value" that were tuned for it; options that a row names go before.
+        tuned_by: what a table says of where `by_strategy` comes from.
         machine: fields of `config.Machine` (data_root, results, device ...).
     """
 
     preset: str = DEFAULT_PRESET
     dataset_map: Mapping[str, DatasetChoice] = field(default_factory=dict)
     assignments: Sequence[str] = ()
+    videos: Sequence[str] | None = None
+    by_strategy: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tuned_by: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def dataset(self, name: str) -> DatasetChoice:
@@ -82,9 +88,11 @@ def run_config(cell: Cell, settings: Settings) -> RunConfig:
         "pretrained": cell.pretrained,
         "split": cell.split,
         "seed": cell.seed,
+        "videos": settings.videos,
         **settings.machine,
     }
-    return resolve(flags, preset=settings.preset, assignments=settings.assignments)
+    tuned = settings.by_strategy.get(cell.strategy, ())
+    return resolve(flags, preset=settings.preset, assignments=settings.assignments, tuned=tuned)
 
 
 def settings_key(experiment: Experiment) -> str:

@@ -19,6 +19,7 @@ from ssldet.cli.options import (
     open_data,
     plugin_option,
     split_number,
+    videos_option,
     workers_option,
 )
 from ssldet.cli.output import bar, print_json, stdout_console
@@ -61,6 +62,7 @@ def list_data(data_root: Path | None, as_json: bool) -> None:
 @data_root
 @split_number
 @data_settings
+@videos_option("Check these videos only")
 @click.option("--decode", is_flag=True, help="Decode every video, which finds damage inside the files.")
 @workers_option
 @json_flag
@@ -69,18 +71,26 @@ def verify(
     data_root: Path | None,
     split: int,
     assignments: tuple[str, ...],
+    videos: tuple[str, ...] | None,
     decode: bool,
     workers: int,
     as_json: bool,
 ) -> None:
     """Say what layout was found, what it holds, and every file that is missing or damaged; exit 1 if incomplete."""
+    from ssldet.data.datasets import check_ids, concerning
+
     dataset = open_data(name, data_root, assignments)
-    problems = [_as_json(problem) for problem in dataset.verify(split)]
-    videos = _videos(dataset, split)
-    decoded = _decode(dataset, [video for found in videos.values() for video in found], workers) if decode else None
+    if videos is not None:
+        check_ids(dataset, videos, split)
+    problems = [_as_json(problem) for problem in concerning(dataset.verify(split), videos)]
+    checked = {
+        subset: [video for video in found if videos is None or video.id in videos]
+        for subset, found in _videos(dataset, split).items()
+    }
+    decoded = _decode(dataset, [video for found in checked.values() for video in found], workers) if decode else None
     if decoded:
         problems += [{"what": text, "video": video_id} for video_id, text in sorted(decoded.damaged.items())]
-    counts = {subset: len(found) for subset, found in videos.items()}
+    counts = {subset: len(found) for subset, found in checked.items()}
     if as_json:
         report: dict[str, Any] = {
             "dataset": dataset.facts.name,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssldet.cli.options import data_root, data_settings, json_flag, open_data, plugin_option, split_number
+from ssldet.cli.options import (
+    data_root,
+    data_settings,
+    json_flag,
+    open_data,
+    plugin_option,
+    split_number,
+    videos_option,
+)
 from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 @data_root
 @data_settings
 @split_number
-@click.option("--videos", "listed", help="Score these videos only: a file with one id a line, or ids with commas.")
+@videos_option("Score these videos only")
 @plugin_option("metric", "--metric", "A metric, such as frame_map; several are allowed.", multiple=True, required=True)
 @click.option("--protocol", help="standard, yowo or act.  [default: the metric's]")
 @click.option("--lenient", is_flag=True, help="Drop and count unsound rows instead of refusing the file.")
@@ -44,7 +52,7 @@ def command(
     data_root: Path | None,
     assignments: tuple[str, ...],
     split: int,
-    listed: str | None,
+    videos: tuple[str, ...] | None,
     metric: tuple[str, ...],
     protocol: str | None,
     lenient: bool,
@@ -66,7 +74,7 @@ def command(
         open_data(dataset, data_root, assignments),
         {name: [protocol] if protocol else [] for name in metric},
         split=split,
-        videos=read_ids(listed) if listed is not None else None,
+        videos=videos,
         lenient=lenient,
     )
     _report_dropped(found.dropped)
@@ -74,18 +82,6 @@ def command(
         print_json({name: result_as_json(result) for name, result in _single(found.results)})
     else:
         _show(found.results)
-
-
-def read_ids(listed: str) -> list[str]:
-    """The ids of a file with one a line, or of a list with commas; each once, sorted."""
-    from ssldet.errors import DataError
-
-    is_file = "," not in listed and Path(listed).is_file()
-    parts = Path(listed).read_text(encoding="utf-8").splitlines() if is_file else listed.split(",")
-    ids = sorted({part.strip() for part in parts} - {""})
-    if not ids:
-        raise DataError(f"--videos {listed!r}: expected a file with one video id a line, or ids with commas")
-    return ids
 
 
 def _report_dropped(dropped: Mapping[str, int]) -> None:

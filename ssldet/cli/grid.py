@@ -17,6 +17,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folder,
     run_settings,
+    videos_option,
     weights_root,
 )
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @plugin_option("strategy", "--strategy", "A further strategy, beside Supervised in every table.", multiple=True)
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
 @run_settings("One setting of all runs.")
+@videos_option("Use these videos only")
 @data_root
 @results_folder
 @weights_root
@@ -115,6 +117,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
             preset=asked["preset"] or DEFAULT_PRESET,
             dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
             assignments=asked["assignments"],
+            videos=asked["videos"],
             machine={name: value for name, value in machine.items() if value is not None},
         ),
         seeds=_numbers("--seeds", asked["seeds"], least=0),

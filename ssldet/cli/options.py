@@ -68,6 +68,25 @@ def optional_rows(what: str) -> Callable[[F], F]:
     return click.option("--with", "extra", multiple=True, metavar="NAME", help=f"{what}: {names}.")
 
 
+def videos_option(help_text: str) -> Callable[[F], F]:
+    """`--videos`: a tuple of ids, None where it is not given."""
+    return click.option("--videos", callback=_ids, help=f"{help_text}: a file with one id a line, or ids with commas.")
+
+
+def _ids(context: click.Context, option: click.Parameter, listed: str | None) -> tuple[str, ...] | None:
+    """The ids of a file with one a line, or of a list with commas; each once, sorted. Raises DataError."""
+    from ssldet.errors import DataError
+
+    if listed is None:
+        return None
+    is_file = "," not in listed and Path(listed).is_file()
+    parts = Path(listed).read_text(encoding="utf-8").splitlines() if is_file else listed.split(",")
+    ids = sorted({part.strip() for part in parts} - {""})
+    if not ids:
+        raise DataError(f"--videos {listed!r}: expected a file with one video id a line, or ids with commas")
+    return tuple(ids)
+
+
 def run_settings(help_text: str) -> Callable[[F], F]:
     """`--set KEY=VALUE` of runs, whose keys the shell completes."""
     return click.option(

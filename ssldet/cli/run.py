@@ -15,6 +15,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folder,
     run_settings,
+    videos_option,
     weights_root,
 )
 from ssldet.cli.output import print_json, stdout_console
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from ssldet.runs.runner import Plan
 
 LONG_RUN_SECONDS = 6 * 3600
-
-
-def _ids(context: click.Context, option: click.Parameter, listed: str | None) -> list[str] | None:
-    from ssldet.cli.evaluate import read_ids
-
-    return read_ids(listed) if listed else None
 
 
 @click.command(
@@ -45,7 +40,7 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
     help="Share of training videos that keep their labels, in (0, 1].  [default: the data set's own]",
 )
 @click.option("--split", type=int, help="Official split.  [default: 1]")
-@click.option("--videos", callback=_ids, help="Use these videos only: a file of ids, or ids with commas.")
+@videos_option("Use these videos only")
 @plugin_option("backbone", "--backbone", "Network.  [default: the preset's]")
 @click.option("--pretrained/--scratch", default=None, help="Start from published weights or from none.")
 @weights_root

@@ -17,6 +17,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folders,
     run_settings,
+    videos_option,
 )
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
@@ -47,6 +48,7 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 @preset_option("Show runs of this preset.")
 @dataset_map
 @run_settings("Show runs made with this setting.")
+@videos_option("Show runs that were restricted to these videos")
 @click.option("--seeds", callback=_numbers(0), help="Seeds that each cell should have.  [default: all found]")
 @click.option(
     "--splits",
@@ -73,6 +75,7 @@ def command(
     preset: str | None,
     dataset_map: str | None,
     assignments: tuple[str, ...],
+    videos: tuple[str, ...] | None,
     seeds: tuple[int, ...] | None,
     splits: tuple[int, ...],
     extra: tuple[str, ...],
@@ -93,7 +96,7 @@ def command(
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
     form = "json" if as_json else form or format_of(out)
-    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns)
+    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns, videos)
     shown = documents(names, request, results=results or None, data_root=data_root)
     if out:
         write_text(out, render(shown, form))

@@ -1,15 +1,15 @@
-"""Opening a data set by name."""
+"""Opening a data set by name, and lists of its videos."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from ssldet import plugins
-from ssldet.contracts import Dataset, Options, Subset
-from ssldet.errors import DataError, PluginError
+from ssldet.contracts import Dataset, Options, Problem, Subset
+from ssldet.errors import DataError, PluginError, RequestError
 from ssldet.util.settings import typed_options
 
 ROOT_VARIABLE = "SSLDET_DATA"
@@ -53,6 +53,22 @@ def identify(folder: Path) -> dict[str, Dataset]:
         except (DataError, PluginError):
             continue
     return recognised
+
+
+def check_ids(dataset: Dataset, ids: Collection[str], split: int = 1) -> None:
+    """Raises RequestError where listed ids are no videos of a split."""
+    subsets: tuple[Subset, ...] = get_args(Subset)
+    known = {video.id for subset in subsets for video in dataset.videos(subset, split)}
+    if unknown := sorted(set(ids) - known):
+        raise RequestError(
+            f"{len(unknown)} listed videos are not in {dataset.facts.name}, such as {unknown[0]!r}; "
+            f"its ids look like {min(known)!r}"
+        )
+
+
+def concerning(problems: Iterable[Problem], ids: Collection[str] | None) -> list[Problem]:
+    """Of the problems of a data set those that concern listed videos, or the whole; all where nothing is listed."""
+    return [problem for problem in problems if ids is None or not problem.video or problem.video in ids]
 
 
 def _holds_videos(dataset: Dataset) -> bool:

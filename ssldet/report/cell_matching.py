@@ -9,7 +9,7 @@ settings_problem(spec, settings)            why no cell could be run under them
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ssldet import config
@@ -63,7 +63,9 @@ class CellMatcher:
     def expected(self, row: Row, ratio: float) -> Experiment | None:
         """The settings of a cell, on split 1 with seed 0; None when they cannot be resolved here."""
         assert row.strategy is not None
-        settings = [self.settings.preset, self._data, self.settings.assignments]
+        chosen = self.settings
+        tuned = chosen.by_strategy.get(row.strategy, ())
+        settings = [chosen.preset, self._data, chosen.assignments, chosen.videos, tuned]
         name = content_hash([row.strategy, row.options, row.pretrained, ratio, settings])
         if name not in self._resolved:
             options = tuple(sorted(row.options.items()))
@@ -120,10 +122,14 @@ class CellMatcher:
                         options=run.experiment.strategy_options,
                     )
                     by_row.setdefault(content_hash([row.strategy, row.options]), (row, []))[1].append(run)
-            expected = self.expected(base, ratio) if by_row else None
             for row, runs in by_row.values():
+                expected = self.expected(self.compared(row, base), ratio)
                 fit = [run for run in runs if expected and not beside_strategy(run.experiment, expected)]
                 yield row, ratio, fit, [run for run in runs if run not in fit]
+
+    def compared(self, row: Row, base: Row) -> Row:
+        """The row whose settings a further strategy's runs must have: its own where it was tuned, or the baseline's."""
+        return row if row.strategy in self.settings.by_strategy else base
 
     def _title(self, experiment: Experiment) -> str:
         """A strategy's name and those of its options that are not what it would have had without being asked."""
@@ -165,31 +171,39 @@ def _resolved(cell: Cell, settings: Settings) -> Experiment | None:
 
 
 def requested_settings(
-    preset: str | None, dataset_map: Mapping[str, str] | str | None, assignments: Sequence[str] = ()
+    preset: str | None,
+    dataset_map: Mapping[str, str] | str | None,
+    assignments: Sequence[str] = (),
+    videos: Sequence[str] | None = None,
 ) -> Settings | None:
     """The settings that were asked for; None where neither a preset nor data were named. Raises ConfigError.
 
     Args:
         dataset_map: {"ucf24": "synthetic:ucf24"}, or the same as the command line takes it, "ucf24=synthetic:ucf24".
+        videos: the ids that runs were restricted to.
     """
     if preset is None and dataset_map is None:
         return None
     if dataset_map is not None and not isinstance(dataset_map, str):
         dataset_map = ",".join(f"{paper}={choice}" for paper, choice in dataset_map.items())
-    return Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), tuple(assignments))
+    return Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), tuple(assignments), videos)
 
 
-def settings_options(
-    spec: TableSpec, collection: RunCollection, assignments: Sequence[str] = ()
-) -> list[SettingsOption]:
-    """Settings found in records under which a table could be shown, those that fill most cells first."""
+def settings_options(spec: TableSpec, collection: RunCollection, base: Settings | None = None) -> list[SettingsOption]:
+    """Settings found in records under which a table could be shown, those that fill most cells first.
+
+    Args:
+        base: what they have in common, preset and data apart.
+    """
+    base = base or Settings()
     by_data: dict[str, Settings] = {}
     presets = config.presets()
     for run in collection.runs:
         if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
             changed = config.non_default_options("dataset", run.dataset.name, run.dataset.options)
             papers_data = run.dataset.name == spec.dataset and not changed
-            settings = Settings(run.preset, {} if papers_data else {spec.dataset: run.dataset}, assignments)
+            stand_in = {} if papers_data else {spec.dataset: run.dataset}
+            settings = replace(base, preset=run.preset, dataset_map=stand_in)
             by_data.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
     counted = [_counted(spec, collection, settings) for settings in by_data.values()]
     return sorted(counted, key=_preference, reverse=True)

@@ -111,6 +111,7 @@ def _settings_line(table: Table) -> str:
     settings = table.settings
     line = f"Preset {settings.preset}, data {settings.dataset(table.spec.dataset)}"
     line += "".join(f", {assignment}" for assignment in settings.assignments)
+    line += f", {len(settings.videos)} listed videos" if settings.videos is not None else ""
     if table.best and table.best.filled:
         return f"{line}: of what the records hold, this fills most ({_cells(table.best.filled)}); {flags(settings)}."
     return f"{line}."
@@ -130,10 +131,19 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
         yield "n/N: n of N expected seeds"
     yield from (f"[{number}] {text}" for number, text in enumerate(footnotes.texts, start=1))
     yield from comparison_blocks.notes(table)
+    yield from _subset_note(table)
     if table.spec.note:
         yield table.spec.note
     name = f"Table {table.spec.name}"
     yield from (text for text in benchmark.paper().contradictions if name in text)
+
+
+def _subset_note(table: Table) -> Iterator[str]:
+    if table.settings.videos is not None:
+        yield (
+            f"On {len(table.settings.videos)} listed videos: means over classes are over those that have truth among "
+            "the test videos, whatever the protocol; records hold the protocol's own means"
+        )
 
 
 # -------------------------------------------------------------------------------------------------- Table 1

@@ -36,13 +36,11 @@ def choose_settings(
     Raises:
         SsldetError: nothing could be run under them.
     """
-    spec = benchmark.spec(name)
+    spec, base = benchmark.spec(name), Settings(assignments=assignments)
     filled = (
-        []
-        if requested
-        else [option.settings for option in settings_options(spec, collection, assignments) if option.filled]
+        [] if requested else [option.settings for option in settings_options(spec, collection, base) if option.filled]
     )
-    settings = requested or (filled[0] if filled else Settings(assignments=assignments))
+    settings = requested or (filled[0] if filled else base)
     if error := settings_problem(spec, settings):
         raise error
     return settings
@@ -160,6 +158,7 @@ def _gains(pairs: Sequence[tuple[Run, Run]], column: Column) -> dict[str, list[f
 
 
 def _per_class(run: Run, column: Column) -> Mapping[str, float | None]:
+    """Of the classes that have truth: without it a protocol may say 0, which is no number to compare."""
     result = run.record.metrics.get(column.metric, {}).get(column.protocol)
     values = result.by_class if result else {}
     if column.key not in values:
@@ -167,7 +166,7 @@ def _per_class(run: Run, column: Column) -> Mapping[str, float | None]:
             f"run {run.entry.id} has no {column.metric} at {column.key!r} (protocol {column.protocol}); "
             f"known: {', '.join(values) or 'none'}"
         )
-    return values[column.key].per_class
+    return run.class_numbers(column.metric, column.protocol, column.key)
 
 
 def by_training_videos(changes: ClassChanges, dataset: Dataset, split: int = 1) -> ClassChanges:

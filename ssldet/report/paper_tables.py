@@ -37,6 +37,7 @@ def table(
     splits: Iterable[int] = (1,),
     extra: Iterable[str] = (),
     cost: bool = False,
+    videos: Iterable[str] | None = None,
     data_root: str | Path | None = None,
 ) -> str:
     """The paper's tables from the records of runs, our numbers beside the paper's, as text.
@@ -56,6 +57,7 @@ def table(
         splits: official splits; of several, a column shows their mean.
         extra: optional rows that are shown even if nothing of them was run, such as "readings".
         cost: whether to show what each row cost: gradient clips, teacher clips, hours.
+        videos: shows runs that were restricted to these ids; means are over the classes that have truth there.
         data_root: the folder of the data, for Table 1, which is counted from annotation.
 
     Returns:
@@ -73,7 +75,7 @@ def table(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost)
+    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost, videos)
     return render(documents(numbers, request, results=results, data_root=data_root), format)
 
 
@@ -85,15 +87,17 @@ def table_request(
     splits: Iterable[int] = (1,),
     extra: Iterable[str] = (),
     cost: bool = False,
+    videos: Iterable[str] | None = None,
 ) -> TableRequest:
     """What tables show, out of the arguments of `table`. Raises ConfigError, or UnknownName of an optional row."""
-    settings = requested_settings(preset, dataset_map, assignments)
+    listed = None if videos is None else tuple(sorted(set(videos)))
+    settings = requested_settings(preset, dataset_map, assignments, listed)
     wanted = tuple(extra)
     for name in wanted:
         if name not in benchmark.optional_rows():
             raise UnknownName("optional row", name, benchmark.optional_rows())
     chosen_seeds = None if seeds is None else tuple(seeds)
-    return TableRequest(settings, tuple(assignments), chosen_seeds, tuple(splits), wanted, cost)
+    return TableRequest(settings, tuple(assignments), chosen_seeds, tuple(splits), wanted, cost, listed)
 
 
 def documents(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from statistics import fmean
 from typing import Any
 
 from pydantic import ValidationError
@@ -62,11 +63,26 @@ class Run:
         return DatasetChoice(self.experiment.dataset, self.experiment.dataset_options)
 
     def number(self, metric: str, protocol: str, key: str) -> float | None:
-        """A mean of the record, as a fraction; None where it was not scored so."""
+        """A mean of the record, as a fraction; None where it was not scored so.
+
+        On a subset of the videos a mean over classes is one over those that have truth there, whatever the protocol.
+        """
+        if self.experiment.videos is not None and (by_class := self.class_numbers(metric, protocol, key)):
+            numbers = [number for number in by_class.values() if number is not None]
+            return fmean(numbers) if numbers else None
         try:
             return self.record.value(metric, protocol, key)
         except RequestError:
             return None
+
+    def class_numbers(self, metric: str, protocol: str, key: str) -> dict[str, float | None]:
+        """Class -> its number, None for a class without truth; empty where there are no numbers by class."""
+        result = self.record.metrics.get(metric, {}).get(protocol)
+        value = result.by_class.get(key) if result else None
+        if result is None or value is None:
+            return {}
+        absent = result.notes.get("classes_without_truth", ())
+        return {name: None if name in absent else number for name, number in value.per_class.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,4 +263,6 @@ def _short(key: str) -> str:
 
 
 def _word(values: Mapping[str, Any], key: str) -> str:
+    if key == "videos":
+        return f"({len(values[key])} listed)" if key in values else "(all)"
     return str(values[key]) if key in values else "(absent)"

@@ -21,6 +21,7 @@ Ratio = float | Literal["all"]
 class TableRequest:
     """What to show. `settings` None: those that fill most cells; `seeds` None: all that are found.
 
+    `assignments` and `videos` are those of the settings, whether these are given or chosen.
     `extra` names optional rows that are shown even if nothing of them was run ("readings"); `cost` adds what each row
     cost.
     """
@@ -31,6 +32,7 @@ class TableRequest:
     splits: tuple[int, ...] = (1,)
     extra: tuple[str, ...] = ()
     cost: bool = False
+    videos: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,9 @@ def build_table(name: str, collection: RunCollection, request: TableRequest) -> 
     if request.settings:
         settings, best, others = request.settings, None, []
     else:
-        fallback = SettingsOption(Settings(assignments=request.assignments))
-        best, *others = cell_matching.settings_options(spec, collection, request.assignments) or [fallback]
+        base = Settings(assignments=request.assignments, videos=request.videos)
+        fallback = SettingsOption(base)
+        best, *others = cell_matching.settings_options(spec, collection, base) or [fallback]
         if not best.tried:
             best = fallback
         settings = best.settings
@@ -144,7 +145,7 @@ class _TableBuilder:
                     self.lines.append(Line(row, "plugin"))
                 self._add_cell(self.lines.index(Line(row, "plugin")), ratio, runs)
             for run in unfit:
-                expected = self.matcher.expected(self._baseline_row(row), ratio)
+                expected = self.matcher.expected(self.matcher.compared(row, self._baseline_row(row)), ratio)
                 differences = cell_matching.beside_strategy(run.experiment, expected) if expected else []
                 self._leave_out(run, differences or [cell_matching.UNRESOLVED])
 

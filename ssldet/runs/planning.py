@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from ssldet.config import Experiment, Machine, RunConfig, revision_problem
 from ssldet.contracts import Backbone, Dataset, Detector, Needs, Problem, Strategy, Subset, Video
 from ssldet.data import splits
-from ssldet.data.datasets import load_dataset
+from ssldet.data.datasets import check_ids, concerning, load_dataset
 from ssldet.data.sampling import sampled_frames, stream_seed
 from ssldet.data.splits import LabelSplit
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
@@ -120,7 +120,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     dataset = datasets.dataset(experiment, machine)
     damaged = _damaged(datasets.problems(experiment, machine), experiment, skip=machine.skip_damaged)
     if experiment.videos is not None:
-        _refuse_unknown_videos(dataset, experiment)
+        check_ids(dataset, experiment.videos, experiment.split)
     train = {video.id: video for video in _listed(dataset, "train", experiment) if video.id not in damaged}
     split = splits.draw(
         experiment.dataset,
@@ -216,29 +216,15 @@ def _listed(dataset: Dataset, subset: Subset, experiment: Experiment) -> list[Vi
     return listed
 
 
-def _refuse_unknown_videos(dataset: Dataset, experiment: Experiment) -> None:
-    subsets: tuple[Subset, ...] = get_args(Subset)
-    known = {video.id for subset in subsets for video in dataset.videos(subset, experiment.split)}
-    if unknown := sorted(set(experiment.videos or ()) - known):
-        raise RequestError(
-            f"{len(unknown)} listed videos are not in {experiment.dataset}, such as {unknown[0]!r}; "
-            f"its ids look like {min(known)!r}"
-        )
-
-
 def _damaged(problems_found: list[Problem], experiment: Experiment, *, skip: bool, shown: int = 10) -> tuple[str, ...]:
     """The videos that `verify` finds wanting, when told to skip them. Raises DataError otherwise."""
-    problems = [p for p in problems_found if _concerns(p, experiment.videos)]
+    problems = concerning(problems_found, experiment.videos)
     if not problems or skip:
         return tuple(sorted({problem.video for problem in problems if problem.video}))
     lines = [f"  {problem}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  and {len(problems) - shown} more")
     raise DataError("\n".join([f"data set {experiment.dataset!r} is incomplete ({len(problems)} problems):", *lines]))
-
-
-def _concerns(problem: Problem, videos: tuple[str, ...] | None) -> bool:
-    return videos is None or not problem.video or problem.video in videos
 
 
 def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
