@@ -22,7 +22,7 @@ AVA_LIKE = dataclasses.replace(FACTS, multilabel=True, evaluated=(0, 2))
 
 def result(metric, *cases):
     for number, (found, own) in enumerate(cases):
-        metric.update(video(f"video{number}", len(own.key_frames_m)), found, own)
+        metric.update(video(f"video{number}", int(own.key_frames_m.max()) + 1), found, own)
     return metric.compute()
 
 
@@ -243,6 +243,60 @@ def test_two_people_are_two_tubes_and_a_repeated_one_is_suppressed():
     near = (12, 10, 52, 50)
     found = detections([(f, box, c, (1, 0, 0)) for f in range(4) for box, c in ((BOX, 0.9), (FAR, 0.8), (near, 0.85))])
     assert at(VideoMAP(FACTS, "standard"), (found, own)).mean == 1.0
+
+
+def every_fifth(frames: int = 40) -> Truth:
+    """One tube of a box on every fifth frame; about the other frames nothing is known."""
+    own = truth([(f, (10 + f, 10, 50 + f, 50), 0, 0) for f in range(0, frames, 5)], frames)
+    return dataclasses.replace(own, key_frames_m=np.arange(0, frames, 5))
+
+
+@pytest.mark.parametrize("protocol", VideoMAP.protocols)
+@pytest.mark.parametrize("step", [1, 5])
+def test_tubes_are_compared_on_annotated_frames_alone(protocol, step):
+    own = every_fifth()
+    found = detections([(f, (10 + f, 10, 50 + f, 50), 1, (1, 0, 0)) for f in range(0, 40, step)])
+    value = result(VideoMAP(FACTS, protocol), (found, own))
+    assert value.thresholds["0.5:0.95"].per_class["run"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_background_that_somebody_looked_at_costs_a_tube_and_unknown_frames_do_not():
+    own = every_fifth()
+    looked_at = dataclasses.replace(own, key_frames_m=np.union1d(own.key_frames_m, np.arange(1, 37, 5)))
+    found = detections([(f, (10 + f, 10, 50 + f, 50), 1, (1, 0, 0)) for f in range(40)])
+    for truths, expected in ((own, ["0.1", "0.2", "0.3", "0.5", "0.75"]), (looked_at, ["0.1", "0.2", "0.3", "0.5"])):
+        thresholds = result(VideoMAP(FACTS, "standard"), (found, truths)).thresholds
+        assert [key for key in list(thresholds)[:-1] if thresholds[key].per_class["run"] == 1.0] == expected
+
+
+def test_tubes_are_scored_over_all_their_frames():
+    own, nobody = every_fifth(), truth([], 40)
+    sure_on_key_frames = detections(
+        [(f, (10 + f, 10, 50 + f, 50), 1.0 if f % 5 == 0 else 0.1, (1, 0, 0)) for f in range(40)]
+    )
+    steady = detections([(f, FAR, 0.5, (1, 0, 0)) for f in range(40)])  # its score is above the mean of the other
+    value = at(VideoMAP(FACTS, "standard"), (sure_on_key_frames, own), (steady, nobody))
+    assert value.per_class["run"] == 0.5
+
+
+def test_a_tube_on_frames_that_nobody_annotated_is_no_miss():
+    own = dataclasses.replace(truth([(f, BOX, 0, 0) for f in range(20)], 60), key_frames_m=np.arange(20))
+    rows = [(f, BOX, 0.5, (1, np.nan, np.nan)) for f in range(20)]
+    later = [(f, FAR, 0.9, (1, np.nan, np.nan)) for f in range(40, 60)]
+    metric = VideoMAP(FACTS, "act")
+    metric.update(video("a", 60), detections(rows + later), own)
+    assert metric.compute().thresholds["0.5"].per_class["run"] == 1.0
+    ((scores_nk, _),) = metric.ranking._videos.values()
+    assert len(scores_nk) == 1
+
+
+@pytest.mark.parametrize("metric", [FrameMAP, VideoMAP, Errors])
+def test_detections_on_frames_that_nobody_annotated_are_counted(metric):
+    own = every_fifth()
+    found = detections([(f, (10 + f, 10, 50 + f, 50), 1, (1, 0, 0)) for f in range(40)])
+    assert result(metric(FACTS, "standard"), (found, own)).notes["detections_on_frames_not_annotated"] == 32
+    whole = truth([(f, BOX, 0, 0) for f in range(4)])
+    assert "detections_on_frames_not_annotated" not in result(metric(FACTS, "standard"), (perfect(whole), whole)).notes
 
 
 # ------------------------------------------------------------------------------------------ recall

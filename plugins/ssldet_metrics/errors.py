@@ -16,6 +16,7 @@ from ssldet_metrics.protocols import (
     evaluated_labels,
     frame_rules,
     mean_of,
+    unjudged,
 )
 
 IOU = 0.5
@@ -54,7 +55,7 @@ class Errors(Metric):
             [CORRECT, LOCALIZATION, CLASSIFICATION, TIMING],
             BACKGROUND,
         ).astype(np.uint8)
-        self.ranking.add(video.id, scores_nk, kinds_nk, truth.labels_nk.sum(axis=0))
+        self.ranking.add(video.id, scores_nk, kinds_nk, truth.labels_nk.sum(axis=0), unjudged(detections, truth))
 
     def compute(self) -> MetricResult:
         labels = evaluated_labels(self.facts)

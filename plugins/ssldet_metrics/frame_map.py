@@ -8,7 +8,7 @@ import numpy as np
 
 from ssldet.contracts import DatasetFacts, Matches, Metric, MetricResult, Truth, Video, VideoDetections
 from ssldet_metrics.frame_matching import match_frames
-from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, counted, frame_rules
+from ssldet_metrics.protocols import FRAME, REPORTED, THRESHOLDS, Ranking, counted, frame_rules, unjudged
 
 
 class FrameMAP(Metric):
@@ -35,7 +35,7 @@ class FrameMAP(Metric):
             plus_one=self.rules.plus_one,
             pascal=self.rules.pascal,
         )
-        self.ranking.add(video.id, scores_nk, hits_nk, truth.labels_nk.sum(axis=0))
+        self.ranking.add(video.id, scores_nk, hits_nk, truth.labels_nk.sum(axis=0), unjudged(detections, truth))
 
     def compute(self) -> MetricResult:
         return self.ranking.result(self.protocol, self.rules)

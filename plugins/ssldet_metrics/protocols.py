@@ -100,6 +100,11 @@ def counted(detections: VideoDetections, truth: Truth, rules: Protocol) -> tuple
     return detections.frames_n[rows], detections.boxes_n4[rows], scores_nk[rows]
 
 
+def unjudged(detections: VideoDetections, truth: Truth) -> int:
+    """How many detections lie on frames about which the annotation says nothing."""
+    return int(np.count_nonzero(~np.isin(detections.frames_n, truth.key_frames_m)))
+
+
 def evaluated_labels(facts: DatasetFacts) -> tuple[int, ...]:
     """The labels that are scored."""
     return tuple(range(facts.num_classes)) if facts.evaluated is None else facts.evaluated
@@ -116,11 +121,18 @@ class Ranking:
         self.facts = facts
         self.truths_k = np.zeros(facts.num_classes, np.int64)
         self.without_truth: list[str] = []
+        self.unjudged = 0
         self._videos: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._truths: dict[str, np.ndarray] = {}
 
-    def add(self, video_id: str, scores_nk: np.ndarray, outcomes_nk: np.ndarray, truths_k: np.ndarray) -> None:
-        """Take in a video: scores (NaN: no detection), what came of each (`THRESHOLDS` bits), truths per class."""
+    def add(
+        self, video_id: str, scores_nk: np.ndarray, outcomes_nk: np.ndarray, truths_k: np.ndarray, unjudged: int = 0
+    ) -> None:
+        """Take in a video: scores (NaN: no detection), what came of each (`THRESHOLDS` bits), truths per class.
+
+        `unjudged` counts its detections on frames that nobody annotated.
+        """
+        self.unjudged += unjudged
         self._videos[video_id] = (scores_nk.astype(np.float32), outcomes_nk)
         self._truths[video_id] = np.asarray(truths_k)
         self.truths_k += truths_k
@@ -158,12 +170,16 @@ class Ranking:
         order_n = np.argsort(-scores_n, kind="stable")[: np.count_nonzero(~np.isnan(scores_n))]
         return RankedDetections(videos_n[order_n], outcomes_n[order_n], np.ones(len(order_n), np.int64))
 
-    def notes(self) -> dict[str, list[str]]:
-        """Which videos and which of the scored classes had no truth, where there are any."""
+    def notes(self) -> dict[str, Any]:
+        """What had no truth, where there is any: videos, scored classes, and how many detections lay on such frames."""
         labels = evaluated_labels(self.facts)
         empty = [self.facts.classes[label] for label in labels if not self.truths_k[label]]
-        notes = {"videos_without_truth": sorted(self.without_truth), "classes_without_truth": empty}
-        return {key: names for key, names in notes.items() if names}
+        notes = {
+            "videos_without_truth": sorted(self.without_truth),
+            "classes_without_truth": empty,
+            "detections_on_frames_not_annotated": self.unjudged,
+        }
+        return {key: value for key, value in notes.items() if value}
 
     def _precisions(self, label: int, rules: Protocol) -> np.ndarray:
         """AP of one class at each of `THRESHOLDS`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +11,14 @@ from ssldet.contracts import DatasetFacts, Matches, Metric, MetricResult, Truth,
 from ssldet.errors import ConfigError
 from ssldet.evaluation.detection_rows import in_content_order
 from ssldet.ops.tubes import Tube, link_greedily, link_paths, tube_iou, tube_nms
-from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, match, rules_of
+from ssldet_metrics.protocols import REPORTED, VIDEO, Ranking, match, rules_of, unjudged
 
 
 class VideoMAP(Metric):
     """Tubes of all videos ranked per class by mean score; a hit has spatio-temporal IoU >= t with a truth tube.
+
+    Boxes are linked, scored and suppressed over all frames. A tube is held against the truth on the frames about which
+    the annotation speaks, background included; a tube that has none of them is neither a hit nor a miss.
 
     Raises:
         ConfigError: the data set's truth is not linked to tubes.
@@ -33,7 +36,7 @@ class VideoMAP(Metric):
     def update(self, video: Video, detections: VideoDetections, truth: Truth) -> None:
         num_classes = len(self.ranking.truths_k)
         truths = truth_tubes(truth)
-        tubes = self._link(video, in_content_order(detections))
+        tubes = list(_cut_to(truth.key_frames_m, self._link(video, in_content_order(detections))))
         scores_nk = np.full((len(tubes), num_classes), np.nan, np.float32)
         hits_nk = np.zeros((len(tubes), num_classes), np.uint16)
         for row, tube in enumerate(tubes):
@@ -42,7 +45,7 @@ class VideoMAP(Metric):
             rows = [row for row, tube in enumerate(tubes) if tube.label == label]
             hits_nk[rows, label] = self._match([tubes[row] for row in rows], truths, label)
         counts_k = np.bincount([tube.label for tube in truths], minlength=num_classes)
-        self.ranking.add(video.id, scores_nk, hits_nk, counts_k)
+        self.ranking.add(video.id, scores_nk, hits_nk, counts_k, unjudged(detections, truth))
 
     def compute(self) -> MetricResult:
         return self.ranking.result(self.protocol, self.rules)
@@ -80,6 +83,14 @@ class VideoMAP(Metric):
     def _least_shared(self) -> int:
         """YOWO's evaluator gives tubes that share a single frame an IoU of 0."""
         return 2 if self.protocol == "yowo" else 1
+
+
+def _cut_to(key_frames_m: np.ndarray, tubes: Iterable[Tube]) -> Iterator[Tube]:
+    """The tubes on the key frames alone, those that have none left out."""
+    for tube in tubes:
+        kept_t = np.isin(tube.frames_t, key_frames_m)
+        if kept_t.any():
+            yield tube._replace(frames_t=tube.frames_t[kept_t], boxes_t4=tube.boxes_t4[kept_t])
 
 
 def truth_tubes(truth: Truth) -> list[Tube]:
