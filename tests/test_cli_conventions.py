@@ -149,7 +149,15 @@ def write_truth(path: Path, flavour: str) -> None:
 
 
 def test_the_quick_requests_have_every_verb() -> None:
-    left = {"doctor", "figure", "plugins test", "weights convert", "weights verify"}  # these have tests of their own
+    left = {
+        "compare",
+        "doctor",
+        "figure",
+        "plugins test",
+        "runs rescore",
+        "weights convert",
+        "weights verify",
+    }  # these have tests of their own
     asked = {next(path for path in LEAVES if f"{request} ".startswith(f"{path} ")) for request in QUICK}
     assert asked == LEAVES.keys() - left
 

@@ -25,8 +25,9 @@ from ssldet.data.frame_store import FrameStore
 from ssldet.errors import DataError, RequestError, UnknownName
 from ssldet.evaluation.detections import DetectionsWriter
 from ssldet.report import drawing, figures, qualitative
-from ssldet.report.qualitative import Frames, choose_frames, judge, picture, scored_videos
+from ssldet.report.qualitative import Frames, choose_frames, judge, picture
 from ssldet.report.run_selection import collect_runs
+from ssldet.runs.rescoring import scored_videos
 
 SETTINGS = Settings("smoke", {"ucf24": DatasetChoice("synthetic")})
 OWN = Settings("smoke")
@@ -264,9 +265,8 @@ def test_videos_that_the_run_left_out_are_not_drawn(finished: Path) -> None:
     dataset = load_dataset("synthetic", **run.experiment.dataset_options)
     ids = [video.id for video in dataset.videos("test")]
     skipping = run.record.model_copy(update={"notes": {"skipped_videos": ids[:1]}})
-    entry = replace(run.entry, record=skipping)
     listed = run.experiment.model_copy(update={"videos": tuple(ids[:3])})
-    assert [video.id for video in scored_videos(replace(run, entry=entry, experiment=listed), dataset)] == ids[1:3]
+    assert [video.id for video in scored_videos(run.entry.folder, skipping, listed, dataset)] == ids[1:3]
 
 
 def test_a_film_is_not_decoded_for_one_picture(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -27,6 +29,7 @@ from ssldet.runs.planning import Plan
 from ssldet.runs.record import Record
 from ssldet.runs.validation import detections_of
 from ssldet.training.loop import StepReport
+from ssldet.util.files import file_hash
 
 SMALL = {"train_per_class": 5, "test_per_class": 1}
 
@@ -79,6 +82,27 @@ def test_a_run_leaves_its_files_and_no_checkpoint(finished: tuple[Path, Record])
     }
     assert set(record.files) == names - {"record.json"}
     assert yaml.safe_load((folder / "config.yaml").read_text())["experiment"]["strategy"] == "dual_guidance"
+
+
+def test_matches_are_made_again_from_the_detections(finished: tuple[Path, Record], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished[0], tmp_path / finished[0].name))
+    (folder / "per_video.parquet").unlink()
+    made = CliRunner().invoke(main, ["runs", "rescore", str(folder)])
+    assert (made.exit_code, made.stdout.strip()) == (0, str(folder / "per_video.parquet"))
+    assert file_hash(folder / "per_video.parquet") == finished[1].files["per_video.parquet"]
+
+
+def test_other_detections_are_not_matched_in_its_name(finished: tuple[Path, Record], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished[0], tmp_path / finished[0].name))
+    (folder / "per_video.parquet").unlink()
+    table = pq.read_table(folder / "detections.parquet")
+    pq.write_table(table.slice(0, len(table) // 2), folder / "detections.parquet")
+    refused = CliRunner().invoke(main, ["runs", "rescore", str(folder)])
+    assert refused.exit_code == 2 and "not the ones that were scored" in refused.stderr
+    (folder / "detections.parquet").unlink()
+    refused = CliRunner().invoke(main, ["runs", "rescore", str(folder)])
+    assert refused.exit_code == 2 and "keeps no detections.parquet" in refused.stderr
+    assert not (folder / "per_video.parquet").exists()
 
 
 def test_the_record_says_what_was_done(finished: tuple[Path, Record]) -> None:

@@ -40,6 +40,7 @@ VERBS = {
     "grid": Verb("ssldet.cli.grid:command", "Plan and run all cells of the paper's tables.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
+    "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),
     "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),
     "runs": Verb("ssldet.cli.runs:command", "List, show and remove runs.", "Results"),
     "data": Verb("ssldet.cli.data:command", "Find, check, count and prepare data sets.", "Data"),

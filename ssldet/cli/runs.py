@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssldet.cli.options import json_flag, results_folders, yes_flag
+from ssldet.cli.options import data_root, json_flag, results_folders, yes_flag
 from ssldet.cli.output import aligned, confirm_removal, print_json
 from ssldet.cli.run_choice import (
     chosen_run,
@@ -175,6 +175,28 @@ def _log_table(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         values += [(line.get("pseudo_labels") or {}).get(name) for name in PSEUDO_LABELS]
         rows.append((str(line["step"]), *("" if value is None else f"{value:.3g}" for value in values)))
     return rows
+
+
+# -------------------------------------------------------------------------------------------------- rescore
+
+
+@command.command("rescore", epilog="Example: ssldet runs rescore 3f2a --data-root data")
+@click.argument("name", metavar="RUN", shell_complete=complete_runs)
+@data_root
+@results_folders
+@json_flag
+def rescore_run(name: str, data_root: Path | None, results: tuple[Path, ...], as_json: bool) -> None:
+    """Make the per-video matches of RUN again, which `ssldet compare` reads, from its detections and the data.
+
+    The record stays as it is; detections or data that do not give its numbers are refused.
+    """
+    from ssldet.runs.rescoring import rescore
+
+    path = rescore(chosen_run(name, results), data_root)
+    if as_json:
+        print_json({"file": str(path)})
+    else:
+        click.echo(str(path))
 
 
 # --------------------------------------------------------------------------------------------------- remove

@@ -10,14 +10,11 @@ places, and failures fill the last row. All draws follow from one seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ssldet.config import Experiment
 from ssldet.contracts import Dataset, DatasetFacts, Truth, Video, VideoDetections, VideoSource
-from ssldet.data import splits
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.video import read_frames
 from ssldet.errors import RequestError
@@ -25,6 +22,7 @@ from ssldet.evaluation.detections import read_detections
 from ssldet.ops.iou import paired_iou
 from ssldet.report.run_selection import Run
 from ssldet.runs import layout
+from ssldet.runs.rescoring import scored_videos
 
 MIN_IOU = 0.5
 SHOWN_SCORE, MOST_SHOWN = 0.25, 3
@@ -83,7 +81,7 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
             f"run {run.entry.id} keeps no {layout.DETECTIONS} in {run.entry.folder}; copy its config.yaml, remove "
             f"the run (`ssldet runs rm {run.entry.id}`), and make it again: ssldet run --config COPY"
         )
-    videos = scored_videos(run, dataset)
+    videos = scored_videos(run.entry.folder, run.record, run.experiment, dataset)
     detections = read_detections(path, dataset.facts, videos)
     draws = np.random.default_rng(seed)
     judged = [
@@ -97,19 +95,6 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
     right, wrong = ([frame for frame in order if frame.right is kind] for kind in (True, False))
     rows = [right[start : start + columns] for start in range(0, right_rows * columns, columns)]
     return Frames(run, (*map(tuple, rows), tuple(wrong[:columns])), len(judged), len(right), seed)
-
-
-def scored_videos(run: Run, dataset: Dataset) -> list[Video]:
-    """The videos that a run was scored on, as its settings say. Raises DataError, SplitError."""
-    experiment: Experiment = run.experiment
-    if experiment.eval_on == "val":
-        kept = set(splits.read(run.entry.folder / layout.SPLIT).validation)
-        videos: Iterable[Video] = (v for v in dataset.videos("train", experiment.split) if v.id in kept)
-    else:
-        videos = dataset.videos("test", experiment.split)
-    skipped = set(run.record.notes.get("skipped_videos", ()))
-    listed = experiment.videos
-    return [video for video in videos if (listed is None or video.id in listed) and video.id not in skipped]
 
 
 def judge(facts: DatasetFacts, video: Video, truth: Truth, frame: int, detections: VideoDetections) -> ShownFrame:

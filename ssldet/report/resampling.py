@@ -26,7 +26,7 @@ CONFIDENCE = 0.95
 FEW_GROUPS = 5
 """A class with fewer groups is marked: its draws repeat a handful of recordings."""
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 """Entries of a matrix of draws and hits that is held at once."""
 
 _EXACT = 1 << 24
@@ -143,8 +143,9 @@ def _scores_of_class(matches: Matches, label: int, bits: Sequence[int], weights_
         ranks_dh = np.matmul(weights, detections_vh).astype(np.float64)
         copies_dh = weights[:, hits.videos_h].astype(np.float64)
         for bit in bits:
-            of_bit = np.flatnonzero(hits.outcomes_h >> np.uint64(bit) & np.uint64(1))
-            areas_d[low : low + step] += _area(matches.rule.form, copies_dh[:, of_bit], ranks_dh[:, of_bit])
+            of_bit_h = (hits.outcomes_h >> np.uint64(bit) & np.uint64(1)) == 1
+            rows = slice(None) if of_bit_h.all() else np.flatnonzero(of_bit_h)
+            areas_d[low : low + step] += _area(matches.rule.form, copies_dh[:, rows], ranks_dh[:, rows])
     return areas_d / len(bits)
 
 
@@ -178,9 +179,9 @@ def _area(form: str, copies_dh: np.ndarray, ranks_dh: np.ndarray) -> np.ndarray:
     found_dh = copies_dh.cumsum(axis=1)
     if form == "trapezoid":
         return _trapezoid_area(copies_dh, found_dh, ranks_dh)
-    precision_dh = found_dh / np.maximum(ranks_dh, 1)  # of copies the last has the best; a hit not drawn has no better
-    envelope_dh = np.maximum.accumulate(precision_dh[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray((copies_dh * envelope_dh).sum(axis=1))
+    found_dh /= np.maximum(ranks_dh, 1)  # precision: of copies the last has the best, and a hit not drawn no better
+    envelope_dh = np.maximum.accumulate(found_dh[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(np.einsum("dh,dh->d", copies_dh, envelope_dh))
 
 
 def _trapezoid_area(copies_dh: np.ndarray, found_dh: np.ndarray, ranks_dh: np.ndarray) -> np.ndarray:

@@ -1,0 +1,301 @@
+"""Which runs stand on either side of a comparison, and whether they may be held against each other.
+
+side_of(name, results)      the runs that a name means: of one configuration, one a seed, with what they have kept
+same_tests(first, second)   what both were tested on; refused where it is not the same
+columns_of(names, ...)      the numbers that are compared
+
+A run says what it was tested on by its record and by its per-video matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from ssldet import plugins
+from ssldet.contracts import Matches, Strategy
+from ssldet.errors import RequestError, SsldetError, UnknownName
+from ssldet.evaluation.per_video import PerVideo, read_per_video
+from ssldet.evaluation.results import column_titles
+from ssldet.report.resampling import class_scores
+from ssldet.report.run_selection import Folders, LeftOut, Run, collect_runs, result_folders, select_runs
+from ssldet.runs import layout
+from ssldet.runs.listing import HEADLINES
+from ssldet.runs.store import find_run, find_runs, is_run
+
+_SLACK = 1e-6
+"""By how much a record's number may differ from what its matches give, by rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The runs on one side.
+
+    Attributes:
+        title: strategy, its options that are not its defaults, ratio and preset.
+        runs: ids, in the order of `seeds`.
+        seeds: those that count.
+        left_out: runs that were named and do not count, with the reason.
+    """
+
+    title: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------------- sides
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """Runs of one configuration by seed, with what each has kept."""
+
+    name: str
+    runs: Mapping[int, Run]
+    kept: Mapping[int, PerVideo]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def reference(self) -> Run:
+        return next(iter(self.runs.values()))
+
+    @property
+    def compared(self) -> Compared:
+        ids = tuple(run.entry.id for run in self.runs.values())
+        return Compared(title_of(self.reference), ids, tuple(self.runs), self.left_out)
+
+    def matches(self, column: Column, seed: int) -> Matches:
+        return self.kept[seed].matches[column.metric][column.protocol]
+
+
+def side_of(name: str | Path, results: Folders | None) -> Side:
+    runs, left_out = _one_configuration(str(name), *_named_runs(str(name), results))
+    by_seed = {run.experiment.seed: run for run in sorted(runs, key=lambda run: run.place)}
+    return Side(str(name), by_seed, {seed: per_video_of(run) for seed, run in by_seed.items()}, left_out)
+
+
+def _named_runs(name: str, results: Folders | None) -> tuple[list[Run], list[LeftOut]]:
+    """The runs that are meant, done or not, and those of which nothing is known."""
+    path = Path(name)
+    if path.is_dir() and not is_run(path):
+        folders = [path]
+    else:
+        searched = result_folders(results)
+        entries = find_runs(searched) if not path.is_dir() else []
+        names = [name] if path.exists() else [part.strip() for part in name.split(",")]
+        folders = [find_run(each, entries, searched).folder for each in names]
+    collection = collect_runs(folders)
+    if not collection.runs and not collection.unreadable:
+        raise RequestError(f"{name} holds no run; name a run, or a folder of runs of one configuration")
+    return list(collection.runs), list(collection.unreadable)
+
+
+def _one_configuration(
+    name: str, runs: Sequence[Run], unreadable: Sequence[LeftOut]
+) -> tuple[list[Run], tuple[LeftOut, ...]]:
+    """The finished runs of the one configuration that was named, one a seed. Raises RequestError."""
+    done = [run for run in runs if run.done]
+    if not done:
+        reasons = [f"{run.entry.id}: {run.entry.problem}" for run in runs] + [each.reason for each in unreadable]
+        raise RequestError(f"{name} has no finished run to compare: {'; '.join(reasons)}")
+    if len({run.key for run in done}) > 1:
+        raise RequestError(_several(name, done))
+    selection = select_runs(runs)
+    splits = sorted({split for split, _ in selection.runs})
+    if len(splits) > 1:
+        raise RequestError(
+            f"{name} has runs on the official splits {splits}; name the runs of one, with commas between"
+        )
+    return list(selection.runs.values()), (*unreadable, *selection.left_out)
+
+
+def _several(name: str, runs: Sequence[Run]) -> str:
+    of_key: dict[str, list[Run]] = {}
+    for run in runs:
+        of_key.setdefault(run.key, []).append(run)
+    lines = (f"  {title_of(group[0])}: {','.join(run.entry.id for run in group)}" for group in of_key.values())
+    return (
+        f"{name} holds runs of {len(of_key)} configurations, and one is compared; name its runs by id (with --results "
+        f"{name}) or folder, with commas between seeds:\n" + "\n".join(sorted(lines))
+    )
+
+
+def title_of(run: Run) -> str:
+    """Strategy, those of its options that are not the strategy's own defaults, ratio and preset."""
+    usual = _defaults(run.experiment.strategy)
+    options = [f"{key}={value}" for key, value in run.experiment.strategy_options.items() if usual.get(key) != value]
+    return ", ".join([run.experiment.strategy, *options, f"ratio {run.experiment.ratio:g}", run.preset or "no preset"])
+
+
+def _defaults(strategy: str) -> Mapping[str, Any]:
+    """Its options' defaults; none where it is not installed."""
+    try:
+        kind: type[Strategy] = plugins.load("strategy", strategy)
+        return kind.Config().model_dump(mode="json")
+    except (SsldetError, ValidationError):  # the latter of options without default
+        return {}
+
+
+def per_video_of(run: Run) -> PerVideo:
+    """The per-video matches that a finished run has left.
+
+    Raises:
+        RequestError: it has none, and says what makes them; or the file is damaged.
+    """
+    path = run.entry.folder / layout.PER_VIDEO
+    if not path.is_file():
+        raise RequestError(f"run {run.entry.id} has no {layout.PER_VIDEO} in {run.entry.folder}; {_what_makes_it(run)}")
+    return read_per_video(path)
+
+
+def _what_makes_it(run: Run) -> str:
+    if (run.entry.folder / layout.DETECTIONS).is_file():
+        return f"`ssldet runs rescore {run.entry.folder}` makes it from its {layout.DETECTIONS} and the data"
+    return (
+        f"it keeps no {layout.DETECTIONS} to make it from: copy its {layout.CONFIG}, remove the run, and make it again "
+        "with `ssldet run --config COPY`"
+    )
+
+
+def all_videos(kept: PerVideo) -> np.ndarray:
+    return np.ones((1, len(kept.videos)), np.int64)
+
+
+# ------------------------------------------------------------------------------------- what may be compared
+
+
+def same_tests(first: Side, second: Side) -> PerVideo:
+    """What all runs of both sides were tested on. Raises RequestError, naming both, where that is not the same."""
+    reference, kept = first.reference, next(iter(first.kept.values()))
+    for side in (first, second):
+        for seed, run in side.runs.items():
+            for what, one, other in _tests(reference, kept, run, side.kept[seed]):
+                if one != other:
+                    raise RequestError(
+                        f"only runs that were tested alike can be compared, and {what} differs: {one} of run "
+                        f"{reference.entry.id} ({title_of(reference)}), {other} of run {run.entry.id} ({title_of(run)})"
+                    )
+    return kept
+
+
+def _tests(one: Run, of_one: PerVideo, other: Run, of_other: PerVideo) -> Iterable[tuple[str, object, object]]:
+    """(what, of one, of the other), in the order in which a reader wants to know."""
+    yield "the data set", str(one.dataset), str(other.dataset)
+    yield "the official split", one.experiment.split, other.experiment.split
+    yield "what it was tested on", one.experiment.eval_on, other.experiment.eval_on
+    yield "the data's fingerprint", one.record.data_fingerprint[:12], other.record.data_fingerprint[:12]
+    ids, other_ids = ({video.id for video in kept.videos} for kept in (of_one, of_other))
+    for lone in sorted(ids ^ other_ids)[:1]:
+        words = [f"{len(each)} videos, {'with' if lone in each else 'without'} {lone!r}" for each in (ids, other_ids)]
+        yield "the set of test videos", words[0], words[1]
+    for video, again in zip(of_one.videos, of_other.videos, strict=True):
+        yield f"what test video {video.id!r} is", (video.group, video.classes), (again.group, again.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    metric: str
+    protocol: str
+    key: str
+    title: str
+
+
+def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: PerVideo) -> list[Column]:
+    """The columns that were asked for, each once. Raises UnknownName, RequestError."""
+    if names is None:
+        places = (next((p for p in of if _has(kept, p)), None) for of in HEADLINES.values())
+        columns = [_column(kept, *place) for place in places if place]
+    else:
+        columns = list(dict.fromkeys(_read_column(name, kept) for name in names))
+    if not columns:
+        raise RequestError(f"{first.name} was scored by none of {', '.join(HEADLINES)}; name a column with --metric")
+    for column in columns:
+        for side in (first, second):
+            for seed, each in side.kept.items():
+                _check_column(column, kept, each, first.reference, side.runs[seed])
+    return columns
+
+
+def _has(kept: PerVideo, place: tuple[str, str, str]) -> bool:
+    metric, protocol, key = place
+    matches = kept.matches.get(metric, {}).get(protocol)
+    return matches is not None and key in matches.columns
+
+
+def _column(kept: PerVideo, metric: str, protocol: str, key: str) -> Column:
+    return Column(metric, protocol, key, column_titles(metric).get(key, f"{metric} {key}"))
+
+
+def _read_column(name: str, kept: PerVideo) -> Column:
+    """A column by title, or as metric:protocol:key, where the protocol may be left out."""
+    metric, _, rest = name.partition(":")
+    if metric in kept.matches:
+        protocol, _, key = rest.partition(":")
+        if protocol not in kept.matches[metric]:
+            protocol, key = _usual_protocol(kept, metric), rest
+        if _has(kept, (metric, protocol, key)):
+            return _column(kept, metric, protocol, key)
+    for metric in kept.matches:
+        for key, title in column_titles(metric).items():
+            if title == name and _has(kept, (metric, protocol := _usual_protocol(kept, metric), key)):
+                return _column(kept, metric, protocol, key)
+    raise UnknownName("column", name, _known_columns(kept))
+
+
+def _usual_protocol(kept: PerVideo, metric: str) -> str:
+    protocols = kept.matches[metric]
+    return "yowo" if "yowo" in protocols else next(iter(protocols))
+
+
+def _known_columns(kept: PerVideo) -> list[str]:
+    return [
+        f"{metric}:{protocol}:{key}"
+        for metric, by_protocol in kept.matches.items()
+        for protocol, matches in by_protocol.items()
+        for key in matches.columns
+    ]
+
+
+def _check_column(column: Column, kept: PerVideo, other: PerVideo, run: Run, other_run: Run) -> None:
+    place = (column.metric, column.protocol, column.key)
+    what = f"{column.metric}, protocol {column.protocol}, {column.key}"
+    if not _has(other, place):
+        raise RequestError(
+            f"run {run.entry.id} was scored by {what}, and run {other_run.entry.id} was not; it has "
+            f"{', '.join(_known_columns(other))}"
+        )
+    one, again = (each.matches[column.metric][column.protocol] for each in (kept, other))
+    alike = (one.rule, one.columns, one.thresholds) == (again.rule, again.columns, again.thresholds)
+    if not (alike and np.array_equal(one.truths_vk, again.truths_vk) and one.ranked.keys() == again.ranked.keys()):
+        raise RequestError(
+            f"runs {run.entry.id} and {other_run.entry.id} were not scored alike by {what}: versions of the metric "
+            "differ; score one of them again with `ssldet runs rescore`"
+        )
+    _check_against_record(column, again, other, other_run)
+
+
+def _check_against_record(column: Column, matches: Matches, kept: PerVideo, run: Run) -> None:
+    """Raises RequestError where matches give another number than the record: the file is of another run."""
+    recorded = run.number(column.metric, column.protocol, column.key)
+    scores_k = class_scores(matches, column.key, all_videos(kept))[0]
+    present_k = ~np.isnan(scores_k)
+    counted = present_k.sum() if matches.rule.skip_empty else len(scores_k)  # by the record's protocol, not by ours
+    if recorded is None or not counted:
+        return
+    ours = float(scores_k[present_k].sum() / counted)
+    if not abs(ours - recorded) <= kept.tolerance + _SLACK:
+        raise RequestError(
+            f"{run.entry.folder / layout.PER_VIDEO} is not of run {run.entry.id}: {column.title} is {ours:.6f} by it "
+            f"and {recorded:.6f} by the record; `ssldet runs rescore {run.entry.folder}` makes it again"
+        )
+
+
+def common_seeds(first: Side, second: Side) -> tuple[int, ...]:
+    """The seeds that both sides have."""
+    return tuple(sorted(first.runs.keys() & second.runs.keys()))
