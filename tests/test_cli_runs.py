@@ -139,6 +139,53 @@ def test_show_has_numbers_origin_files_and_the_end_of_the_log(results: Path) -> 
         assert words in done.stdout
     content = json.loads(invoke("show", folder, "--json").stdout)
     assert content["record"]["training"]["steps"] == 4 and content["log"][0]["step"] == 7
+    assert "steps 7 to 7" not in done.stdout  # one line makes no curve
+
+
+def write_log(results: Path, lines: int) -> None:
+    """A run whose losses fall, whose pseudo-labels get better, and whose teacher is ahead of its student."""
+    folder = next(results.glob("*" + 12 * "a"))
+    written = []
+    for i in range(1, lines + 1):
+        second, scored = i > lines // 2, i in (lines - 2, lines)
+        losses = {"box": 10 / i} | ({"box_u": 0.5} if second else {})
+        scores = {"student": {"F@0.5": 0.1 * i / lines}, "teacher": {"F@0.5": 0.2 * i / lines}}
+        written.append(
+            {"step": 10 * i, "losses": losses, "unlabelled_ratio": 0.5 / (10 / i) if second else None}
+            | {"pseudo_labels": {"frame_coverage": i / lines, "box_precision": None} if second else None}
+            | {"validation": scores if scored else None}
+        )
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
+
+
+def test_show_draws_small_curves_of_the_whole_log(results: Path) -> None:
+    write_log(results, 8)
+    lines = invoke("show", "aa", "--results", results).stdout.splitlines()
+    rows = {line[:18].strip(): line[18:].rstrip() for line in lines[lines.index("") :]}
+    assert "steps 10 to 80" in rows
+    assert rows["box"].split() == ["█▄▃▂▂▁▁▁", "10", "1.25", "1.25", "10"]
+    assert rows["box_u"].split() == ["▁▁▁▁", "0.5", "0.5", "0.5", "0.5"]
+    assert rows["box_u"].startswith("    ▁▁▁▁")  # the second stage begins half way
+    assert rows["frame_coverage"].split()[0] == "▅▆▇█"
+    assert rows["teacher F@0.5"].split()[:2] == ["▆", "█"]  # two lines have scores
+    assert rows["student F@0.5"].split()[:2] == ["▄", "▅"]  # on the teacher's scale
+    assert "box_precision" not in rows  # never known
+
+
+def test_curves_are_narrow_however_long_the_log(results: Path) -> None:
+    write_log(results, 300)
+    lines = invoke("show", "aa", "--results", results).stdout.splitlines()
+    (row,) = [line for line in lines if line.startswith("box ") and "█" in line]
+    assert len(row) < 80 and len(row.split()[1]) == 24
+
+
+def test_show_gives_the_series_as_json(results: Path) -> None:
+    write_log(results, 4)
+    content = json.loads(invoke("show", "aa", "--results", results, "--json").stdout)["curves"]
+    assert content["losses"]["box"] == {"steps": [10, 20, 30, 40], "values": [10, 5, pytest.approx(10 / 3), 2.5]}
+    assert content["losses"]["unlabelled_ratio"]["steps"] == [30, 40]
+    assert content["pseudo_labels"] == {"frame_coverage": {"steps": [30, 40], "values": [0.75, 1]}}
+    assert content["validation"]["teacher F@0.5"] == {"steps": [20, 40], "values": [0.1, 0.2]}
 
 
 def test_verify_finds_files_that_changed_or_are_absent(results: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +41,34 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def sparkline(values: Sequence[float | None], *, top: float | None = None, width: int = 24) -> str:
+    """Numbers as at most `width` blocks, each the mean of its share of them; None is a gap.
+
+    Args:
+        values: the numbers, in order.
+        top: the full height, over 0; None takes the least and the greatest of what is drawn.
+        width: characters.
+    """
+    means = _binned(values, min(width, len(values)))
+    known = [mean for mean in means if mean is not None]
+    low, high = (min(known, default=0.0), max(known, default=0.0)) if top is None else (0.0, top)
+    return "".join(
+        " " if mean is None else _block((mean - low) / (high - low) if high > low else 0.0) for mean in means
+    )
+
+
+def _binned(values: Sequence[float | None], count: int) -> list[float | None]:
+    """The means of `count` neighbouring shares of the values, of those that are known."""
+    edges = [len(values) * i // count for i in range(count + 1)] if count else []
+    shares = [[value for value in values[start:end] if value is not None] for start, end in pairwise(edges)]
+    return [sum(share) / len(share) if share else None for share in shares]
+
+
+def _block(height: float) -> str:
+    blocks = "▁▂▃▄▅▆▇█"
+    return blocks[round(min(max(height, 0.0), 1.0) * (len(blocks) - 1))]
 
 
 @contextmanager

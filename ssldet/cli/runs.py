@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet.cli.options import data_root, json_flag, results_folders, yes_flag
-from ssldet.cli.output import aligned, confirm_removal, print_json
+from ssldet.cli.output import aligned, confirm_removal, print_json, sparkline
 from ssldet.cli.run_choice import (
     chosen_run,
     complete_runs,
@@ -22,6 +22,7 @@ from ssldet.cli.run_choice import (
 from ssldet.runs.filters import RunFilter
 
 if TYPE_CHECKING:
+    from ssldet.runs.curves import Curve
     from ssldet.runs.store import RunEntry
 
 
@@ -95,13 +96,18 @@ def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
 @results_folders
 @json_flag
 def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) -> None:
-    """Show the numbers of RUN, what it was made with, its files, and the end of its log."""
-    from ssldet.runs.listing import check_files, log_tail, summary
+    """Show the numbers of RUN, what it was made with, its files, and its log: curves over all of it, and its end.
+
+    Curves: loss terms, pseudo-labels, and with train.eval_every scores on the validation part; --json has the series.
+    """
+    from ssldet.runs.curves import as_json as curves_as_json
+    from ssldet.runs.listing import check_files, log_curves, log_tail, summary
 
     entry = chosen_run(name, results)
     checked = check_files(entry) if verify and entry.record else {}
     if as_json:
         content: dict[str, Any] = summary(entry) | {"record": None, "log": log_tail(entry)}
+        content["curves"] = curves_as_json(log_curves(entry))
         content |= {"record": entry.record.model_dump(mode="json")} if entry.record else {}
         print_json(content | ({"files": checked} if verify else {}))
     else:
@@ -113,7 +119,7 @@ def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) 
 def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:
     from ssldet.cli.run import show_record
     from ssldet.runs import layout
-    from ssldet.runs.listing import log_tail
+    from ssldet.runs.listing import log_curves, log_tail
 
     if entry.record and entry.record.metrics:
         show_record(entry.record, entry.folder / layout.RECORD)
@@ -121,6 +127,8 @@ def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:
     if entry.record:
         files = [(name, digest[:16], checked.get(name, "")) for name, digest in entry.record.files.items()]
         click.echo("\n" + aligned([("file", "sha-256", "content"), *files]))
+    if rows := _curve_rows(log_curves(entry)):
+        click.echo("\n" + aligned(rows))
     if lines := log_tail(entry):
         click.echo("\n" + aligned(_log_table(lines)))
 
@@ -161,6 +169,30 @@ def _versions(provenance: Mapping[str, Any]) -> list[str]:
         )
         found.append(f"{name} {origin.get('version')}{commit}")
     return found
+
+
+def _curve_rows(drawn: Sequence[Curve]) -> list[tuple[str, ...]]:
+    """A small curve for each series, over the steps that any of them has; none for a log of a single line."""
+    steps = sorted({step for curve in drawn for step in curve.steps})
+    if len(steps) < 2:
+        return []
+    rows: list[tuple[str, ...]] = [(f"steps {steps[0]} to {steps[-1]}", "", "first", "last", "low", "high")]
+    tops: dict[str, float] = {}
+    for curve in drawn:
+        tops[_scale(curve)] = max(tops.get(_scale(curve), 0.0), *curve.values)
+    for curve in drawn:
+        top = tops[_scale(curve)] if curve.kind in ("pseudo_labels", "validation") else None
+        by_step = dict(zip(curve.steps, curve.values, strict=True))
+        name = f"grad {curve.name}" if curve.kind == "gradient_norms" else curve.name
+        numbers = (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
+        drawing = sparkline([by_step.get(step) for step in steps], top=top)
+        rows.append((name, drawing, *(f"{number:.3g}" for number in numbers)))
+    return rows
+
+
+def _scale(curve: Curve) -> str:
+    """What has one scale, from 0: a score, of student and teacher."""
+    return f"{curve.kind} {curve.name.split()[-1]}"
 
 
 PSEUDO_LABELS = ("frame_coverage", "frame_precision", "boxes", "box_precision")

@@ -3,6 +3,7 @@
 summary(entry)        one line of a list, as plain data
 check_files(entry)    whether the files are those that the record names
 log_tail(entry)       the last lines of the log
+log_curves(entry)     what the log has over its steps, as series
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from ssldet.errors import RequestError, SsldetError
 from ssldet.runs import layout
+from ssldet.runs.curves import Curve, curves
 from ssldet.runs.log import read_log
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry
@@ -99,3 +101,9 @@ def log_tail(entry: RunEntry) -> list[dict[str, Any]]:
     """The last lines of the run's log; none where there is no log."""
     path = entry.folder / layout.LOG
     return read_log(path)[-LOG_LINES:] if path.is_file() else []
+
+
+def log_curves(entry: RunEntry) -> list[Curve]:
+    """What the run's log has over its steps; none where there is no log."""
+    path = entry.folder / layout.LOG
+    return curves(read_log(path)) if path.is_file() else []

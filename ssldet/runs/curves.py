@@ -1,0 +1,64 @@
+"""What the log of a run has over its steps, as series: losses, pseudo-labels, scores on the validation part.
+
+curves(lines)       the series, by kind and name
+as_json(curves)     as plain data
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CurveKind = Literal["losses", "gradient_norms", "pseudo_labels", "validation"]
+
+PSEUDO_LABELS = ("frame_coverage", "frame_precision", "box_coverage", "box_precision")
+"""What is shown of pseudo-labels, fractions: how many clips have some, and how many of these are right."""
+
+
+@dataclass(slots=True)
+class Curve:
+    """One number over the steps; lines of the log without it are left out.
+
+    Attributes:
+        name: within its kind, such as "box_u", "frame_coverage", "teacher F@0.5".
+    """
+
+    kind: CurveKind
+    name: str
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+def curves(lines: Iterable[Mapping[str, Any]]) -> list[Curve]:
+    """The series of a log, in the order of their kinds and of their first line; lines of older versions have fewer."""
+    found: dict[tuple[CurveKind, str], Curve] = {}
+    for line in lines:
+        for kind, name, value in _numbers(line):
+            if isinstance(value, int | float):
+                curve = found.setdefault((kind, name), Curve(kind, name))
+                curve.steps.append(line["step"])
+                curve.values.append(float(value))
+    kinds: tuple[CurveKind, ...] = ("losses", "gradient_norms", "pseudo_labels", "validation")
+    return sorted(found.values(), key=lambda curve: kinds.index(curve.kind))
+
+
+def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[CurveKind, str, Any]]:
+    for name, value in (line.get("losses") or {}).items():
+        yield "losses", name, value
+    yield "losses", "unlabelled_ratio", line.get("unlabelled_ratio")
+    for name, value in (line.get("gradient_norms") or {}).items():
+        yield "gradient_norms", name, value
+    for name in PSEUDO_LABELS:
+        yield "pseudo_labels", name, (line.get("pseudo_labels") or {}).get(name)
+    for network, scores in (line.get("validation") or {}).items():
+        for title, value in scores.items():
+            yield "validation", f"{network} {title}", value
+
+
+def as_json(found: Sequence[Curve]) -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """Kind -> name -> {steps, values}."""
+    content: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    for curve in found:
+        content.setdefault(curve.kind, {})[curve.name] = {"steps": curve.steps, "values": curve.values}
+    return content
