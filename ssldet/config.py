@@ -219,7 +219,7 @@ class Machine(Options):
     device: str = "auto"
     """"cpu", "cuda", "cuda:N"; "auto" takes a GPU where there is one."""
     threads: int | None = Field(None, ge=1)
-    """Threads of the arithmetic on the CPU; None leaves torch its own choice."""
+    """Threads of the arithmetic on the CPU; None leaves torch its own choice. Their number may move the last bits."""
     workers: int = Field(2, ge=1)
     """Processes that read clips."""
     skip_damaged: bool = False

@@ -17,11 +17,13 @@ from click.testing import CliRunner, Result
 from helpers import QUICK
 
 from ssldet.benchmark import spec as benchmark
-from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map
+from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map, run_config
 from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
 from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult
 from ssldet.cli import main
+from ssldet.cli.grid import _request
+from ssldet.cli.grid import command as command_of_grid
 from ssldet.data.datasets import load_dataset
 from ssldet.runs.record import Record
 
@@ -88,6 +90,24 @@ def test_seeds_optional_rows_and_further_strategies_add_cells(tmp_path: Path) ->
     full = {"approach": frozenset({"Supervised, all labels"})}
     (cell,) = plan_grid(request(tmp_path, "2", only=full, extra=("fully_supervised",))).cells()
     assert cell.cell["ratio"] == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "asked", "environment", "threads"),
+    [("smoke", [], {}, 1), ("smoke", ["--threads", "3"], {}, 3), ("paper", [], {"OMP_NUM_THREADS": "2"}, 2)],
+)
+def test_a_run_of_a_grid_has_the_threads_of_its_preset(
+    preset: str, asked: list[str], environment: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a cell is the run that `ssldet run` makes."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    context = command_of_grid.make_context("grid", ["--tables", "6", "--preset", preset, *asked])
+    settings = _request(**{k: v for k, v in context.params.items() if k not in ("as_json", "dry_run")}).settings
+    spec = benchmark.spec("6")
+    config = run_config(benchmark.cell(spec, spec.rows[0], 0.1, split=1, seed=0), settings)
+    assert config.machine.threads == threads
 
 
 def test_a_sweep_shares_the_cells_that_it_has_in_common_with_a_table(tmp_path: Path) -> None:

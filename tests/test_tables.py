@@ -335,6 +335,14 @@ def test_a_run_that_was_not_scored_so_has_no_number(tmp_path: Path) -> None:
     assert left_out(found) == {"not scored": ["it has no video_map at 0.5, protocol yowo"]}
 
 
+def test_a_mean_of_runs_with_different_numbers_of_threads_is_marked(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, seed=seed)
+    assert entry(table(tmp_path)).marks == ("other preset",)
+    write_run(tmp_path, seed=2, threads=2)
+    assert entry(table(tmp_path)).marks == ("other preset", "mixed threads")
+
+
 def test_other_data_and_mixed_versions_are_marked(tmp_path: Path) -> None:
     stand_in = Settings("paper", {"jhmdb": DatasetChoice("synthetic", {"flavour": "jhmdb"})})
     write_run(tmp_path, settings=stand_in, version="1.0")

@@ -44,6 +44,7 @@ class Settings:
         by_strategy: strategy -> "key=value" that were tuned for it; options that a row names go before.
         tuned_by: what a table says of where `by_strategy` comes from.
         machine: fields of `config.Machine` (data_root, results, device ...).
+        threads: of runs whose preset leaves the number open.
     """
 
     preset: str = DEFAULT_PRESET
@@ -53,6 +54,7 @@ class Settings:
     by_strategy: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tuned_by: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def dataset(self, name: str) -> DatasetChoice:
         return self.dataset_map.get(name, DatasetChoice(name))
@@ -92,7 +94,10 @@ def run_config(cell: Cell, settings: Settings) -> RunConfig:
         **settings.machine,
     }
     tuned = settings.by_strategy.get(cell.strategy, ())
-    return resolve(flags, preset=settings.preset, assignments=settings.assignments, tuned=tuned)
+    config = resolve(flags, preset=settings.preset, assignments=settings.assignments, tuned=tuned)
+    if config.machine.threads is not None:
+        return config
+    return config.model_copy(update={"machine": config.machine.model_copy(update={"threads": settings.threads})})
 
 
 def settings_key(experiment: Experiment) -> str:

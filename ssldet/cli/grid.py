@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 @results_folder
 @weights_root
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  [default: all cores / jobs]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
@@ -105,12 +109,9 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
     from ssldet.config import DEFAULT_PRESET
 
     names = [*_words(asked["tables"]), *(f"figure{number}" for number in _words(asked["figures"]))]
-    threads = asked["threads"] or max(1, (os.cpu_count() or 1) // jobs)
-    machine = {
-        **{name: asked[name] for name in ("data_root", "results", "weights_root", "device", "skip_damaged")},
-        "threads": threads,
-        "workers": threads,
-    }
+    names_of_machine = ("data_root", "results", "weights_root", "device", "skip_damaged", "threads")
+    cores = max(1, (os.cpu_count() or 1) // jobs)
+    machine = {**{name: asked[name] for name in names_of_machine}, "workers": asked["threads"] or cores}
     return GridRequest(
         specs=[_spec(name) for name in dict.fromkeys(names)],
         settings=Settings(
@@ -119,6 +120,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
             assignments=asked["assignments"],
             videos=asked["videos"],
             machine={name: value for name, value in machine.items() if value is not None},
+            threads=_threads_of_environment() or cores,
         ),
         seeds=_numbers("--seeds", asked["seeds"], least=0),
         splits=_numbers("--splits", asked["splits"], least=1),
@@ -126,6 +128,14 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         strategies=asked["strategy"],
         only=_filters(asked["only"]),
     )
+
+
+def _threads_of_environment() -> int | None:
+    """What OMP_NUM_THREADS says, which a run takes by itself."""
+    import os
+
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else None
 
 
 def _spec(name: str) -> TableSpec:

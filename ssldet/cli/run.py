@@ -51,7 +51,11 @@ LONG_RUN_SECONDS = 6 * 3600
 @data_root
 @results_folder
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
-@click.option("--threads", type=int, help="CPU threads of the network.  [default: all cores]")
+@click.option(
+    "--threads",
+    type=int,
+    help="CPU threads of the network.  [default: the preset's, or OMP_NUM_THREADS, or all cores]",
+)
 @click.option("--eval-on", type=click.Choice(["test", "val"]), help="Which videos are scored.  [default: test]")
 @click.option("--val-fraction", type=float, help="Share of labelled videos kept for validation.")
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")

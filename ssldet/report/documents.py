@@ -20,6 +20,7 @@ from ssldet.report.wording import digits_of, flags, headings, printed, sections_
 SYMBOLS = {
     "other preset": ("†", "made with another preset than the paper's settings"),
     "other data": ("‡", "made on other data than the paper's"),
+    "mixed threads": ("*", "mean of runs with different numbers of CPU threads, which round differently"),
     "mixed versions": ("§", "mean of runs made by different versions of ssldet or torch"),
     "failed": ("¶", "some seeds failed"),
 }

@@ -175,6 +175,11 @@ class RunSelection:
         runs = self.runs.values()
         return len(set(map(_versions, runs))) > 1 or any("first_stage_versions" in run.record.notes for run in runs)
 
+    @property
+    def mixed_threads(self) -> bool:
+        """Whether they were trained with different numbers of CPU threads, which round differently."""
+        return len({run.record.hardware.get("threads") for run in self.runs.values()}) > 1
+
 
 def select_runs(runs: Sequence[Run]) -> RunSelection:
     """Of runs with the same settings, the largest group with one origin; the newest of equally large ones."""

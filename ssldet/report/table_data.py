@@ -61,8 +61,8 @@ class Entry:
         runs: ids of the runs behind it.
         paper: what the paper prints.
         difference: to the baseline; None where there is nothing to compare.
-        marks: "not run", "failed", "not scored", "split missing", "partial", "other preset", "other data" and
-            "mixed versions".
+        marks: "not run", "failed", "not scored", "split missing", "partial", "other preset", "other data",
+            "mixed versions" and "mixed threads".
     """
 
     mean: float | None = None

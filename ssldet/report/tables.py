@@ -199,7 +199,7 @@ class _TableBuilder:
             runs=tuple(run.entry.id for run in runs),
             paper=paper,
             difference=self.comparisons.difference(selection, self._baseline(row, ratio), column) if compared else None,
-            marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), selection.mixed, column)),
+            marks=tuple(self._marks(runs, mean, len(by_seed), bool(failed), selection, column)),
         )
 
     def _by_seed(self, selection: RunSelection, column: Column) -> dict[int, float]:
@@ -219,7 +219,7 @@ class _TableBuilder:
         return values
 
     def _marks(
-        self, runs: Sequence[Run], mean: float | None, n: int, failed: bool, mixed: bool, column: Column
+        self, runs: Sequence[Run], mean: float | None, n: int, failed: bool, selection: RunSelection, column: Column
     ) -> Iterator[str]:
         if mean is None:
             missing = {run.experiment.split for run in runs} < set(column.splits)
@@ -233,8 +233,10 @@ class _TableBuilder:
             yield "other preset"
         if self.spec.dataset in self.settings.dataset_map:
             yield "other data"
-        if mixed:
+        if selection.mixed:
             yield "mixed versions"
+        if selection.mixed_threads:
+            yield "mixed threads"
 
     def _baseline(self, row: Row, ratio: float) -> RunSelection:
         key = (row.pretrained, ratio)
