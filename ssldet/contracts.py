@@ -163,13 +163,15 @@ class Truth:
 class Problem:
     """One thing wrong with a data set: what, where it was looked for, and how to mend it.
 
-    `video` is the id of the one video that it concerns; "" where it concerns more.
+    `video` is the id of the one video that it concerns; "" where it concerns more. An "error" makes the data unfit for
+    a run, a "doubt" is for a look.
     """
 
     what: str
     where: str = ""
     remedy: str = ""
     video: str = ""
+    severity: Literal["error", "doubt"] = "error"
 
     def __str__(self) -> str:
         return "; ".join(part for part in (self.what, self.where and f"looked in {self.where}", self.remedy) if part)

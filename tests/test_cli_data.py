@@ -35,7 +35,7 @@ def test_stand_ins_are_complete_and_recognised(stand_ins: Path, name: str) -> No
     assert result.exit_code == 0, result.output
     assert f"data set: {name}" in result.output
     assert "0 damaged, 0 short" in result.output
-    assert result.output.endswith("complete\n")
+    assert result.output.splitlines()[-1].startswith("complete")  # a stand-in has not all classes, which is doubted
 
 
 def test_stand_ins_are_the_same_every_time(stand_ins: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_verify_names_what_is_missing_and_damaged(stand_ins: Path, tmp_path: Pat
         path.stem for path in (first, second, third)
     ]
     text = ssldet("data", "verify", "ucf24", "--data-root", root).output
-    assert str(first) in text and "incomplete: 1 problems" in text
+    assert str(first) in text and "incomplete: 1 problem, 2 doubts" in text
 
 
 def test_verify_checks_listed_videos_only(stand_ins: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import click
 
 from ssldet.cli.completion import complete_plugins
 from ssldet.cli.options import (
+    FOLDER,
     check_root,
     data_root,
     data_settings,
@@ -25,8 +26,7 @@ from ssldet.cli.options import (
 from ssldet.cli.output import bar, print_json, stdout_console
 
 if TYPE_CHECKING:
-    from ssldet.contracts import Dataset, Problem, Subset, Video
-    from ssldet.data.decoding import DecodeReport
+    from ssldet.contracts import Dataset, Subset, Video
     from ssldet.data.statistics import Statistics
 
 dataset_name = click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
@@ -64,6 +64,10 @@ def list_data(data_root: Path | None, as_json: bool) -> None:
 @data_settings
 @videos_option("Check these videos only")
 @click.option("--decode", is_flag=True, help="Decode every video, which finds damage inside the files.")
+@click.option("--deep", is_flag=True, help="Look at tubes, labels, class balance and copies of videos too; a table.")
+@click.option(
+    "--draw", "sheets", type=FOLDER, help="Write a sheet of frames with boxes for each video into this folder."
+)
 @workers_option
 @json_flag
 def verify(
@@ -73,37 +77,39 @@ def verify(
     assignments: tuple[str, ...],
     videos: tuple[str, ...] | None,
     decode: bool,
+    deep: bool,
+    sheets: Path | None,
     workers: int,
     as_json: bool,
 ) -> None:
-    """Say what layout was found, what it holds, and every file that is missing or damaged; exit 1 if incomplete."""
-    from ssldet.data.datasets import check_ids, concerning
+    """Say what layout was found, what it holds, every file that is missing or damaged, and what looks wrong.
+
+    Errors end in exit 1. Doubts are a numbered list for a look and stop nothing.
+    """
+    from ssldet.cli import data_check
+    from ssldet.data.datasets import check_ids
+    from ssldet.data.health import examine
 
     dataset = open_data(name, data_root, assignments)
     if videos is not None:
         check_ids(dataset, videos, split)
-    problems = [_as_json(problem) for problem in concerning(dataset.verify(split), videos)]
+    health = examine(dataset, split, only=videos, deep=deep)
     checked = {
-        subset: [video for video in found if videos is None or video.id in videos]
-        for subset, found in _videos(dataset, split).items()
+        subset: [video for video in listed if videos is None or video.id in videos]
+        for subset, listed in _videos(dataset, split).items()
     }
-    decoded = _decode(dataset, [video for found in checked.values() for video in found], workers) if decode else None
+    everything = [video for listed in checked.values() for video in listed]
+    decoded = data_check.decode(dataset, everything, workers) if decode else None
     if decoded:
-        problems += [{"what": text, "video": video_id} for video_id, text in sorted(decoded.damaged.items())]
-    counts = {subset: len(found) for subset, found in checked.items()}
+        health.checks["decoding"] = data_check.damaged(decoded)
+    if sheets is not None:
+        data_check.draw(dataset, split, sheets, only=videos)
+    counts = {subset: len(listed) for subset, listed in checked.items()}
     if as_json:
-        report: dict[str, Any] = {
-            "dataset": dataset.facts.name,
-            "layout": _layout(dataset),
-            "videos": counts,
-            "problems": problems,
-        }
-        if decoded:
-            report |= {"decoded": decoded.videos, "short": decoded.short}
-        print_json(report)
+        print_json(data_check.report_json(dataset, counts, health, decoded, deep))
     else:
-        _show_check(dataset, counts, problems, decoded)
-    sys.exit(1 if problems else 0)
+        data_check.show(dataset, counts, health, decoded, deep)
+    sys.exit(1 if health.errors else 0)
 
 
 @command.command("stats", epilog="Example: ssldet data stats ucf24 --data-root data --json")
@@ -223,42 +229,6 @@ def _videos(dataset: Dataset, split: int) -> dict[str, Sequence[Video]]:
 
 
 # ------------------------------------------------------------------------------------------------- showing
-
-
-def _decode(dataset: Dataset, videos: Sequence[Video], workers: int) -> DecodeReport:
-    from ssldet.data.decoding import decode_all
-
-    with bar("decode", len(videos)) as advance:
-        return decode_all(dataset, videos, workers, advance)
-
-
-def _layout(dataset: Dataset) -> list[str]:
-    from ssldet.errors import DataError
-
-    try:
-        return dataset.layout().splitlines()
-    except DataError as error:
-        return [f"none: {str(error).splitlines()[0]}"]
-
-
-def _as_json(problem: Problem) -> dict[str, str]:
-    fields = ("what", "where", "remedy", "video")
-    return {name: value for name in fields if (value := getattr(problem, name))}
-
-
-def _show_check(
-    dataset: Dataset, counts: dict[str, int], problems: Sequence[dict[str, str]], decoded: DecodeReport | None
-) -> None:
-    click.echo("\n".join([f"data set: {dataset.facts.name}", *_layout(dataset)]))
-    click.echo("videos: " + ", ".join(f"{count} {subset}" for subset, count in counts.items()))
-    if decoded:
-        click.echo(f"decoded: {decoded.videos} videos, {len(decoded.damaged)} damaged, {len(decoded.short)} short")
-        for video_id, (found, annotated) in sorted(decoded.short.items()):
-            click.echo(f"  short: {video_id} has {found} of {annotated} frames; frames are repeated")
-    for problem in problems:
-        parts = (problem["what"], f"looked in {problem['where']}" if "where" in problem else "", problem.get("remedy"))
-        click.echo("  " + "; ".join(part for part in parts if part))
-    click.echo(f"incomplete: {len(problems)} problems" if problems else "complete")
 
 
 def _show_stats(dataset: Dataset, found: Statistics, rows: Sequence[dict[str, Any]]) -> None:

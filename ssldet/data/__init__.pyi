@@ -3,6 +3,8 @@ from .batches import ClipOptions as ClipOptions
 from .batches import ClipReader as ClipReader
 from .datasets import load_dataset as load_dataset
 from .frame_store import FrameStore as FrameStore
+from .health import Health as Health
+from .health import examine as examine
 from .sampling import KeyFrames as KeyFrames
 from .sampling import key_frames as key_frames
 from .sampling import stream_seed as stream_seed
@@ -16,10 +18,12 @@ __all__ = [
     "ClipOptions",
     "ClipReader",
     "FrameStore",
+    "Health",
     "KeyFrames",
     "LabelSplit",
     "TruthTable",
     "ViewOptions",
+    "examine",
     "key_frames",
     "load_dataset",
     "read_frames",

@@ -76,6 +76,28 @@ def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | No
     return _read_container(source.file, num_frames, size)
 
 
+def read_some(source: VideoSource, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Some frames of a video, (n, height, width, 3) uint8, in the order asked for; decodes to the last, keeps these.
+
+    Raises:
+        DecodeError: as `read_frames`.
+    """
+    last = max(frames) + 1
+    if source.file is None:
+        pictures = [_read_image(source.images[min(frame, len(source.images) - 1)], size) for frame in frames]
+        return np.stack(pictures)
+    if source.rate is not None:
+        return read_frames(source, last, size).frames_thwc[list(frames)]
+    kept: dict[int, np.ndarray] = {}
+    wanted, scale = set(frames), _Scale(source.file, size)
+    for index, (frame, _) in enumerate(_decode(source.file, last)):
+        if index in wanted:
+            kept[index] = scale(frame)
+        if index + 1 >= last:
+            return np.stack([kept[frame] for frame in frames])
+    return read_frames(source, last, size).frames_thwc[list(frames)]  # a short file: placed by time
+
+
 def probe(source: VideoSource) -> VideoInfo:
     """Size and number of frames, by counting packets: at most one frame is decoded (about 0.3 ms for a short clip).
 

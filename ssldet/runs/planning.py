@@ -88,10 +88,11 @@ class DatasetCache:
         return self._datasets[key]
 
     def problems(self, experiment: Experiment, machine: Machine) -> list[Problem]:
-        """What `verify` says of it."""
+        """The errors that `verify` finds in it; doubts stop no run."""
         key = (self._key(experiment, machine), experiment.split)
         if key not in self._problems:
-            self._problems[key] = self.dataset(experiment, machine).verify(experiment.split)
+            problems = self.dataset(experiment, machine).verify(experiment.split)
+            self._problems[key] = [problem for problem in problems if problem.severity == "error"]
         return self._problems[key]
 
     @staticmethod
