@@ -40,20 +40,20 @@ class Settings:
         preset: of all runs.
         dataset_map: the paper's data set -> the one that stands in for it; others stand for themselves.
         assignments: "key=value", as `--set` takes them.
+        machine: fields of `config.Machine` (data_root, results, device ...).
         videos: the ids that runs are restricted to; None means all videos.
         by_strategy: strategy -> "key=value" that were tuned for it; options that a row names go before.
         tuned_by: what a table says of where `by_strategy` comes from.
-        machine: fields of `config.Machine` (data_root, results, device ...).
         threads: of runs whose preset leaves the number open.
     """
 
     preset: str = DEFAULT_PRESET
     dataset_map: Mapping[str, DatasetChoice] = field(default_factory=dict)
     assignments: Sequence[str] = ()
+    machine: Mapping[str, Any] = field(default_factory=dict)
     videos: Sequence[str] | None = None
     by_strategy: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tuned_by: str = ""
-    machine: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
     def dataset(self, name: str) -> DatasetChoice:
