@@ -186,7 +186,8 @@ def requested_settings(
         return None
     if dataset_map is not None and not isinstance(dataset_map, str):
         dataset_map = ",".join(f"{paper}={choice}" for paper, choice in dataset_map.items())
-    return Settings(preset or DEFAULT_PRESET, parse_dataset_map(dataset_map or ""), tuple(assignments), videos)
+    stand_ins = parse_dataset_map(dataset_map or "")
+    return Settings(preset or DEFAULT_PRESET, stand_ins, tuple(assignments), videos=videos)
 
 
 def settings_options(spec: TableSpec, collection: RunCollection, base: Settings | None = None) -> list[SettingsOption]:
