@@ -280,9 +280,10 @@ def test_the_verb_shows_what_was_compared(results: Path) -> None:
         "frame_map, yowo",
         "Student's t of 3 paired differences",
         "fewer than 5 groups",
-        "videos that moved a difference most",
+        "Videos that moved a difference most",
     ):
         assert said in " ".join(done.stdout.split()), said
+    assert "(absent)" not in done.stdout  # options that only one of two strategies has are no news
 
 
 def test_json_has_fractions(results: Path, comparison: Comparison) -> None:

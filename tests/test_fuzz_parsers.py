@@ -21,11 +21,15 @@ import pytest
 import stand_in_forms as forms
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from made_matches import FACTS as MADE
+from made_matches import made_videos, scored
 from scipy.io import loadmat, savemat
 from test_folder import COCO, CSV, CVAT
 
 from ssldet.data import split_files
 from ssldet.errors import DataError, SsldetError
+from ssldet.evaluation.per_video import per_video, read_per_video, write_per_video
+from ssldet.report.resampling import class_scores
 from ssldet.util import safe_pickle
 from ssldet_datasets import ava, own_boxes, tube_files
 from ssldet_datasets.jhmdb import read_split_file
@@ -164,6 +168,20 @@ def test_final_annots(seeds: dict[str, bytes], tmp_path: Path, form: str) -> Non
 
 def test_puppet_masks(seeds: dict[str, bytes], tmp_path: Path) -> None:
     fuzz(read_mask, seeds["mask"], tmp_path / "mask.mat")
+
+
+def test_per_video_matches(tmp_path: Path) -> None:
+    cases = made_videos(3, videos=3)
+    kept = per_video(MADE, 1, [video for video, _, _ in cases], scored(cases, MADE, {"frame_map": ("yowo",)}).matches)
+    write_per_video(tmp_path / "seed.parquet", kept)
+
+    def parse(path: Path) -> None:
+        for by_protocol in read_per_video(path).matches.values():
+            for matches, key in ((each, key) for each in by_protocol.values() for key in each.columns):
+                scores_dk = class_scores(matches, key, np.ones((1, len(matches.videos)), np.int64))
+                assert ((scores_dk >= 0) | np.isnan(scores_dk)).all()
+
+    fuzz(parse, (tmp_path / "seed.parquet").read_bytes(), tmp_path / "per_video.parquet")
 
 
 def test_lists(seeds: dict[str, bytes], tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def set_key(**changes: Any) -> Callable[[pa.Table, dict[str, Any]], tuple[pa.Tab
         (set_cell("ranking", 99), "column 'ranking': 99, expected 0 to"),
         (set_cell("detections", 0), "column 'detections': 0, expected 1 to"),
         (set_cell("outcomes", None), "a row has an empty cell"),
+        (set_cell("detections", 1 << 30), "it claims 10737.* hits of a class in 6 videos"),
         (set_key(format=2), "metadata at format"),
         (set_key(videos=[]), "videos of truths"),
         (set_key(classes=["one"]), "labels: 1, expected 0 to 0"),

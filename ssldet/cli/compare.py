@@ -63,9 +63,20 @@ def command(
 def _show(comparison: Comparison) -> None:
     console = stdout_console()
     console.print(aligned([("", ""), *_head(comparison)]).strip("\n"), highlight=False, markup=False, soft_wrap=True)
-    console.print(_of_columns(comparison))
-    console.print(_of_classes(comparison))
-    console.print(_of_videos(comparison))
+    for title, table in (
+        ("\nPercent; intervals of 95 %", _of_columns(comparison)),
+        ("\nBy class", _of_classes(comparison)),
+        (
+            "\nVideos that moved a difference most: the difference with all videos less the one without it",
+            _of_videos(comparison),
+        ),
+    ):
+        if table.row_count:
+            console.print(title, highlight=False, markup=False)
+            console.print(table)
+    if any(each.few for column in comparison.columns for each in column.classes):
+        console.print("* fewer than 5 groups of test videos: their intervals over videos say little", highlight=False)
+    console.print()
     for remark in comparison.remarks:
         console.print(remark, highlight=False, markup=False)
 
@@ -89,7 +100,7 @@ def _side(side: Compared) -> str:
 def _of_columns(comparison: Comparison) -> Table:
     from rich.table import Table
 
-    table = Table(title="percent; intervals of 95 %", title_justify="left")
+    table = Table()
     for title in ("", "metric", "first", "second", "difference", "over seeds", "p", "over videos"):
         table.add_column(title, justify="right" if title not in ("", "metric") else "left")
     for column in comparison.columns:
@@ -110,9 +121,7 @@ def _of_classes(comparison: Comparison) -> Table:
     """A line a class; * marks those whose intervals over videos say little."""
     from rich.table import Table
 
-    few = any(each.few for column in comparison.columns for each in column.classes)
-    caption = "* fewer than 5 groups of test videos: the interval says little" if few else None
-    table = Table(title="by class", title_justify="left", caption=caption, caption_justify="left")
+    table = Table()
     with_seeds = len(comparison.pairs) > 1
     table.add_column("class", no_wrap=True)
     table.add_column("groups", justify="right")
@@ -140,7 +149,7 @@ def _cells(column: ColumnDifference, name: str, with_seeds: bool) -> list[str]:
 def _of_videos(comparison: Comparison) -> Table:
     from rich.table import Table
 
-    table = Table(title="videos that moved a difference most: with all videos less without it", title_justify="left")
+    table = Table()
     for title in ("", "video", "group", "points"):
         table.add_column(title, justify="right" if title == "points" else "left", no_wrap=title != "video")
     for column in comparison.columns:

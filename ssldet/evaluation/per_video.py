@@ -43,6 +43,9 @@ BITS = 64
 _MOST_ROWS = 20_000_000
 """More than any data set gives; a small file may claim to hold more."""
 
+_MOST_CELLS = 250_000_000
+"""Hits of a class times videos."""
+
 _KEY = b"ssldet.per_video"
 _SCHEMA = pa.schema(
     [
@@ -132,7 +135,7 @@ class _Protocol(_Part):
 
     protocol: str
     thresholds: tuple[float, ...]
-    columns: dict[str, tuple[int, ...]]
+    columns: dict[str, Annotated[tuple[int, ...], Field(min_length=1)]]
     rule: PrecisionRule
     first_bit: int = Field(ge=0, lt=BITS)
 
@@ -371,6 +374,17 @@ def _check(table: pa.Table, metadata: _Metadata) -> None:
         ("detections", 1, 1 << 31),
     ):
         _check_within(f"column {name!r}", table[name].to_numpy(), low, high)
+    _check_hits(table, videos)
+
+
+def _check_hits(table: pa.Table, videos: int) -> None:
+    """A row may claim more hits than there are truths in the world, and each is counted against every video."""
+    hits_n = table["outcomes"].to_numpy() > 0
+    ranking_m, label_m, counts_m = (table[name].to_numpy()[hits_n] for name in ("ranking", "label", "detections"))
+    _, of_m = np.unique(np.stack([ranking_m, label_m]), axis=1, return_inverse=True)
+    most = int(np.bincount(of_m.reshape(-1), counts_m).max(initial=0))
+    if most * videos > _MOST_CELLS:
+        raise ValueError(f"it claims {most} hits of a class in {videos} videos")
 
 
 def _check_within(what: str, values: Sequence[int] | np.ndarray, low: int, high: int) -> None:

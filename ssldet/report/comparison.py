@@ -15,6 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
+from ssldet.config import Experiment
 from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.comparable_runs import (
@@ -38,7 +39,7 @@ from ssldet.report.resampling import (
     percentile,
     without_each,
 )
-from ssldet.report.run_selection import Folders, differing
+from ssldet.report.run_selection import ABSENT, Folders, differing
 
 MOST_VIDEOS = 10
 """Of the videos that moved a difference most, so many are named."""
@@ -170,7 +171,7 @@ def compare(
     return Comparison(
         first=sides[0].compared,
         second=sides[1].compared,
-        settings=tuple(differing(sides[0].reference.experiment, sides[1].reference.experiment)),
+        settings=_settings(sides[0].reference.experiment, sides[1].reference.experiment),
         dataset=str(sides[0].reference.dataset),
         split=kept.split,
         videos=len(kept.videos),
@@ -181,6 +182,12 @@ def compare(
         columns=tuple(_difference(column, *sides, kept, drawn) for column in columns),
         remarks=tuple(_remarks(*sides, drawn)),
     )
+
+
+def _settings(first: Experiment, second: Experiment) -> tuple[str, ...]:
+    """What differs; of two strategies not the options that only one of them has, which titles name."""
+    words = differing(first, second)
+    return tuple(words if first.strategy == second.strategy else [each for each in words if ABSENT not in each])
 
 
 # --------------------------------------------------------------------------------------------- differences

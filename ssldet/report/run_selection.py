@@ -240,6 +240,10 @@ def _versions(run: Run) -> str:
 # ------------------------------------------------------------------------------------------------ comparing
 
 
+ABSENT = "(absent)"
+"""Stands for the value of a setting that one of two experiments does not have."""
+
+
 def differing(experiment: Experiment, expected: Experiment) -> list[str]:
     """ "train.steps 100 instead of 700", for every setting but seed and split.
 
@@ -270,4 +274,4 @@ def _short(key: str) -> str:
 def _word(values: Mapping[str, Any], key: str) -> str:
     if key == "videos":
         return f"({len(values[key])} listed)" if key in values else "(all)"
-    return str(values[key]) if key in values else "(absent)"
+    return str(values[key]) if key in values else ABSENT
