@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,6 +45,27 @@ if TYPE_CHECKING:
 @plugin_option("metric", "--metric", "A metric, such as frame_map; several are allowed.", multiple=True, required=True)
 @click.option("--protocol", help="standard, yowo or act.  [default: the metric's]")
 @click.option("--lenient", is_flag=True, help="Drop and count unsound rows instead of refusing the file.")
+@click.option("--first-frame", type=int, help="Number of a video's first frame in the file.  [default: 1; AVA: 900]")
+@click.option(
+    "--first-label", type=int, default=0, show_default=True, help="Number of the first class, where labels are numbers."
+)
+@click.option(
+    "--boxes",
+    type=click.Choice(["xyxy", "xywh"]),
+    default="xyxy",
+    show_default=True,
+    help="Corners, or corner and size.",
+)
+@click.option(
+    "--unit", type=click.Choice(["pixels", "fractions"]), default="pixels", show_default=True, help="Of the boxes."
+)
+@click.option(
+    "--scores",
+    type=click.Choice(["fractions", "percent"]),
+    default="fractions",
+    show_default=True,
+    help="0-1, or 0-100.",
+)
 @json_flag
 def command(
     path: Path,
@@ -57,6 +78,7 @@ def command(
     protocol: str | None,
     lenient: bool,
     as_json: bool,
+    **conventions: Any,
 ) -> None:
     """Score a detections file. Nothing in it is filtered or suppressed: what is in the file counts.
 
@@ -64,6 +86,7 @@ def command(
     fractions 0-1.
     """
     from ssldet import plugins
+    from ssldet.evaluation.detection_conventions import FileConventions
     from ssldet.evaluation.evaluator import evaluate
     from ssldet.evaluation.results import result_as_json
 
@@ -76,8 +99,11 @@ def command(
         split=split,
         videos=videos,
         lenient=lenient,
+        conventions=FileConventions(**conventions),
     )
     _report_dropped(found.dropped)
+    for text in (*found.remarks, *(f"warning: {warning}" for warning in found.warnings)):
+        click.echo(text, err=True)
     if as_json:
         print_json({name: result_as_json(result) for name, result in _single(found.results)})
     else:

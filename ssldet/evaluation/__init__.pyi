@@ -1,3 +1,4 @@
+from .detection_conventions import FileConventions as FileConventions
 from .detections import DetectionsWriter as DetectionsWriter
 from .detections import read_detections as read_detections
 from .evaluator import Evaluation as Evaluation
@@ -8,6 +9,7 @@ from .scoring import score as score
 __all__ = [
     "DetectionsWriter",
     "Evaluation",
+    "FileConventions",
     "detect_videos",
     "evaluate",
     "read_detections",

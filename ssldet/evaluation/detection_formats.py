@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from ssldet.contracts import DatasetFacts, Video
-from ssldet.errors import DetectionsError, did_you_mean
+from ssldet.errors import DetectionsError
+from ssldet.evaluation.detection_conventions import column_faults, read_labels, renamed
 from ssldet.evaluation.detection_rows import NO_FRAME, Rows
 
 SIDES = ("x1", "y1", "x2", "y2")
@@ -29,7 +31,7 @@ COMMON = ("video", "frame", *SIDES)
 KNOWN = (*COMMON, "confidence", "scores", "label", "score")
 
 
-def read_rows(path: Path, facts: DatasetFacts, videos: Mapping[str, Video], *, lenient: bool) -> Rows:
+def read_rows(path: Path, facts: DatasetFacts, videos: Mapping[str, Video]) -> Rows:
     """The rows of a file or folder that is not Parquet.
 
     Raises:
@@ -44,7 +46,7 @@ def read_rows(path: Path, facts: DatasetFacts, videos: Mapping[str, Video], *, l
             first_line = file.readline()
         if not first_line.strip():
             raise DetectionsError("the file is empty")
-        return _read_csv(path, facts, lenient) if _is_header(first_line) else _read_ava(path, facts, videos)
+        return _read_csv(path, facts) if _is_header(first_line) else _read_ava(path, facts, videos)
     raise DetectionsError("not a form of detections that is known: .parquet, .csv, .pkl or a folder of .txt files")
 
 
@@ -70,29 +72,34 @@ def rows_of_table(
     *,
     video: str | None = None,
     first_row: int = 0,
-    lenient: bool = False,
     csv: bool = False,
 ) -> Rows:
     """The rows of a table in the wide or the long form; of one `video`, where it is named.
 
     Raises:
-        DetectionsError: names the column that is missing, unknown, or of another type.
+        DetectionsError: names the columns that are missing, or one of another type.
     """
-    _check_columns(table.column_names, lenient)
+    table, faults = _our_columns(table, given_video=video is not None)
     codes_n, names = _names(table["video"]) if video is None else (np.zeros(len(table), np.int64), [video])
     boxes_n4 = np.stack([_numbers(table, side) for side in SIDES], axis=1)
     ones_n = np.ones(len(table), np.float32)
-    wide = "scores" in table.column_names
+    wide, with_confidence = "scores" in table.column_names, "confidence" in table.column_names
+    labels_n, named, unknown_labels = (None, False, ()) if wide else _labels(table["label"], facts)
     return Rows(
         names=names,
         codes_n=codes_n,
         numbers_n=_whole_numbers(table, "frame"),
         boxes_n4=boxes_n4,
-        confidence_n=_numbers(table, "confidence") if "confidence" in table.column_names else ones_n,
+        confidence_n=_numbers(table, "confidence") if with_confidence else ones_n,
         scores=_score_lists(table["scores"], facts.num_classes) if wide else _numbers(table, "score"),
-        labels_n=None if wide else _whole_numbers(table, "label"),
+        labels_n=labels_n,
         at_n=np.arange(first_row, first_row + len(table)),
         place=_csv_place if csv else _row_place,
+        has_confidence=with_confidence,
+        named=named,
+        unknown_labels=unknown_labels,
+        column_faults=faults,
+        remarks=_column_remarks(table.column_names),
     )
 
 
@@ -104,20 +111,48 @@ def _csv_place(row: int) -> str:
     return f"line {row + 2}"
 
 
-def _check_columns(columns: Sequence[str], lenient: bool) -> None:
+def _our_columns(table: pa.Table, *, given_video: bool) -> tuple[pa.Table, list[str]]:
+    """The table with our names of columns, and what is to be edited where it has others.
+
+    Raises:
+        DetectionsError: names all columns that are missing, or two forms that are mixed.
+    """
+    columns = table.column_names
     wide = "scores" in columns
     needed = (*COMMON, "confidence", "scores") if wide else (*COMMON, "label", "score")
-    if missing := [column for column in needed if column not in columns]:
-        form = "wide" if wide else "long"
-        raise DetectionsError(
-            f"column {missing[0]!r} is missing; the {form} form has {', '.join(needed)}, "
-            f"and the file has {', '.join(columns)}"
-        )
-    for column in columns:
-        if column not in KNOWN and not column.startswith("__index") and not lenient:
-            raise DetectionsError(f"column {column!r} is unknown{did_you_mean(column, KNOWN)}")
+    others = renamed(columns, [column for column in needed if not (given_video and column == "video")])
+    if missing := [column for column in needed if column not in {*columns, *others.values()}]:
+        raise DetectionsError(_missing_columns(missing, needed, columns, wide))
     if wide and ("label" in columns or "score" in columns):
         raise DetectionsError("column 'scores' (wide form) stands beside 'label' or 'score' (long form): give one form")
+    faults = column_faults(others)
+    if not wide and "confidence" not in columns and (near := get_close_matches("confidence", columns, n=1, cutoff=0.8)):
+        faults.append(f"column {near[0]!r} is not known: rename it if 'confidence' is meant")
+    return table.rename_columns([others.get(column, column) for column in columns]), faults
+
+
+def _missing_columns(missing: Sequence[str], needed: Sequence[str], columns: Sequence[str], wide: bool) -> str:
+    what = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))} are"
+    near = {column: get_close_matches(column, columns, n=1) for column in missing}
+    edits = "".join(f"; rename {names[0]!r} if {column!r} is meant" for column, names in near.items() if names)
+    form = "wide" if wide else "long"
+    return f"{what} missing{edits}; the {form} form has {', '.join(needed)}, and the file has {', '.join(columns)}"
+
+
+def _column_remarks(columns: Sequence[str]) -> list[str]:
+    further = [column for column in columns if column not in KNOWN and not column.startswith("__index")]
+    return [f"columns that are not read: {', '.join(further)}"] if further else []
+
+
+def _labels(column: pa.ChunkedArray, facts: DatasetFacts) -> tuple[np.ndarray, bool, Sequence[str]]:
+    """Labels from numbers or names: the labels, whether they are names, and the names that are no class."""
+    value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
+        return _whole_numbers(pa.table({"label": column}), "label"), False, ()
+    codes_n, words = _names(column)
+    labels, named = read_labels(words, facts)
+    numbers_k = np.array([*(labels[word] for word in words), 0], np.int64)
+    return numbers_k[codes_n], named, [word for word in words if labels[word] < 0] if named else ()
 
 
 def _names(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
@@ -169,18 +204,28 @@ def _score_lists(column: pa.ChunkedArray, num_classes: int) -> np.ndarray:
     return scores_nk
 
 
-def _read_csv(path: Path, facts: DatasetFacts, lenient: bool) -> Rows:
+def _read_csv(path: Path, facts: DatasetFacts) -> Rows:
     """Ours as CSV; `scores` is text such as "[0.1, 0.9]" (commas, semicolons or spaces)."""
     text = {"video": pa.string(), "scores": pa.string()}
+    separator, decimal = _marks_of_csv(path)
     table = pacsv.read_csv(
         path,
         read_options=pacsv.ReadOptions(use_threads=False),
-        convert_options=pacsv.ConvertOptions(column_types=text, strings_can_be_null=False),
+        parse_options=pacsv.ParseOptions(delimiter=separator),
+        convert_options=pacsv.ConvertOptions(column_types=text, strings_can_be_null=False, decimal_point=decimal),
     )
     if "scores" in table.column_names:
         index = table.column_names.index("scores")
         table = table.set_column(index, "scores", _parse_lists(table["scores"]))
-    return rows_of_table(table, facts, lenient=lenient, csv=True)
+    return rows_of_table(table, facts, csv=True)
+
+
+def _marks_of_csv(path: Path) -> tuple[str, str]:
+    """What separates the columns of a file with a header, and what the fraction of its numbers."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header, first = file.readline(), file.readline()
+    separator = next((mark for mark in (",", ";", "\t") if mark in header), ",")
+    return separator, "," if separator != "," and re.search(r"\d,\d", first) and "[" not in first else "."
 
 
 def _parse_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:

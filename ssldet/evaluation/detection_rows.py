@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Video, VideoDetections
-from ssldet.errors import DetectionsError, did_you_mean
+from ssldet.errors import did_you_mean
 
 NO_FRAME = np.iinfo(np.int64).min
 """Stands in `numbers_n` where the file has no whole number."""
@@ -35,6 +35,11 @@ class Rows:
         labels_n: int64 from 0 in the long form, None in the wide form.
         at_n: where each row stands in the file.
         place: the words for such a place ("row 17").
+        has_confidence: whether the file has a column of it; else it is 1.
+        named: whether labels are names in the file; `unknown_labels` are the words that are no class, which have the
+            numbers -1, -2 ... in `labels_n`.
+        frame_shift, label_shift: what was added to the file's frames, and taken from its labels.
+        column_faults: what is wrong with its columns; remarks: what a reader should know of how it was read.
     """
 
     names: Sequence[str]
@@ -46,6 +51,13 @@ class Rows:
     labels_n: np.ndarray | None
     at_n: np.ndarray
     place: Callable[[int], str]
+    has_confidence: bool = False
+    named: bool = False
+    unknown_labels: Sequence[str] = ()
+    frame_shift: int = 0
+    label_shift: int = 0
+    column_faults: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.codes_n)
@@ -63,25 +75,99 @@ class Rows:
             at_n=self.at_n[index],
         )
 
+    def sizes_n4(self, videos: Mapping[str, Video]) -> np.ndarray:
+        """Width, height, width, height of each row's video; NaN for a video that is not known."""
+        known = [videos.get(name) for name in self.names]
+        sizes = [(video.width, video.height) * 2 if video else (np.nan,) * 4 for video in known]
+        return np.array([*sizes, (np.nan,) * 4], np.float64)[self.codes_n]
+
 
 # ------------------------------------------------------------------------------------------ checks
 
 
-def check(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video], dropped: Counter[str] | None) -> Rows:
-    """The rows that are sound. With `dropped` None the first unsound row is an error, else such rows are counted.
+class Faults:
+    """What is unsound in a file: how many rows for each reason, and what is to be said of the first of them.
 
-    Raises:
-        DetectionsError: names the row, the column and what was expected of it.
+    Args:
+        strict: whether unsound rows are an error: then a row counts for each reason, else it is dropped for the first.
     """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.counts: Counter[str] = Counter()
+        self.columns: list[str] = []
+        self.range = ValueRange()
+        self._first: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, count: int, at: int, text: str) -> None:
+        """Take in rows of one reason; `at` is the place in the file of the first of them."""
+        self.counts[reason] += count
+        if reason not in self._first or at < self._first[reason][0]:
+            self._first[reason] = at, text
+
+    def __bool__(self) -> bool:
+        return bool(self.counts or self.columns)
+
+    def text(self, hints: Mapping[str, str]) -> str:
+        """All faults in the order in which they stand in the file; `hints`: reason -> what mends it."""
+        lines = list(self.columns)
+        for reason, (_, text) in sorted(self._first.items(), key=lambda item: item[1][0]):
+            more = f" ({self.counts[reason]} such rows)" if self.counts[reason] > 1 else ""
+            lines.append(f"{text}{more}" + (f"; {hints[reason]}" if reason in hints else ""))
+        return lines[0] if len(lines) == 1 else f"{len(lines)} faults\n" + "\n".join(f"- {line}" for line in lines)
+
+
+@dataclass(slots=True)
+class ValueRange:
+    """Between which values the numbers of a file lie, as it has them: what hints at what they mean follows from it."""
+
+    first_frame: int = np.iinfo(np.int64).max
+    labels: tuple[int, int] = (np.iinfo(np.int64).max, -1)
+    lowest_score: float = np.inf
+    highest_score: float = -np.inf
+    fits_as_xywh: bool = True
+
+    def take_in(self, rows: Rows, videos: Mapping[str, Video]) -> None:
+        """Widen by some rows."""
+        numbers_n = rows.numbers_n[rows.numbers_n != NO_FRAME] - rows.frame_shift
+        self.first_frame = min(self.first_frame, int(numbers_n.min(initial=self.first_frame)))
+        for values in (rows.confidence_n, rows.scores):
+            values = values[np.isfinite(values)]
+            self.lowest_score = min(self.lowest_score, float(values.min(initial=self.lowest_score)))
+            self.highest_score = max(self.highest_score, float(values.max(initial=self.highest_score)))
+        if rows.labels_n is not None and not rows.named:
+            low, high = self.labels
+            labels_n = rows.labels_n[rows.labels_n != NO_FRAME] + rows.label_shift
+            self.labels = int(labels_n.min(initial=low)), int(labels_n.max(initial=high))
+        ends_n2 = rows.boxes_n4[:, :2] + rows.boxes_n4[:, 2:]
+        outside_n2 = (rows.boxes_n4[:, 2:] < 0) | (ends_n2 > 1.02 * rows.sizes_n4(videos)[:, 2:] + 1)
+        self.fits_as_xywh &= not outside_n2.any()
+
+    def hints(self, facts: DatasetFacts) -> dict[str, str]:
+        """Reason -> the option that mends it, where the numbers allow only one reading."""
+        found = {}
+        if self.first_frame == 0 and facts.numbering.first == 1:
+            found["frame out of range"] = "a frame 0 means that the file counts from 0: --first-frame 0"
+        if self.lowest_score >= 0 and 2 < self.highest_score <= 100:
+            percent = f"scores go up to {self.highest_score:g}: --scores percent if they are percent"
+            found |= {f"{column} outside [0, 1]": percent for column in ("score", "scores", "confidence")}
+        if self.fits_as_xywh:
+            found["x2 < x1"] = "if they are x, y, width, height (all rows fit their video so): --boxes xywh"
+        if self.labels[0] == 1 and self.labels[1] == facts.num_classes:
+            found["label out of range"] = f"labels go from 1 to {facts.num_classes}: --first-label 1"
+        return found
+
+
+def check(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video], faults: Faults) -> Rows:
+    """The rows that are sound; what is wrong with the others is added to `faults`."""
     sound_n = np.ones(len(rows), bool)
+    faults.range.take_in(rows, videos)
     for reason, bad_n, explain in _faults(rows, facts, videos):
-        fresh_n = bad_n & sound_n
-        if not fresh_n.any():
-            continue
-        if dropped is None:
+        fresh_n = bad_n if faults.strict else bad_n & sound_n
+        if fresh_n.any():
             row = int(np.flatnonzero(fresh_n)[0])
-            raise DetectionsError(f"{rows.place(int(rows.at_n[row]))}: {explain(row)}")
-        dropped[reason] += int(fresh_n.sum())
+            at = int(rows.at_n[row])
+            faults.add(reason, int(fresh_n.sum()), at, f"{rows.place(at)}: {explain(row)}")
         sound_n &= ~bad_n
     return rows if sound_n.all() else rows.take(sound_n)
 
@@ -109,10 +195,19 @@ def _faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) -> lis
     if rows.labels_n is not None:
         labels_n, last = rows.labels_n, facts.num_classes - 1
         outside_n = (labels_n < 0) | (labels_n > last)
-        faults.append(
-            ("label out of range", outside_n, lambda row: f"column 'label' is {labels_n[row]}, expected 0 to {last}")
-        )
+        faults.append(("label out of range", outside_n, lambda row: _explain_label(rows, row, facts)))
     return faults
+
+
+def _explain_label(rows: Rows, row: int, facts: DatasetFacts) -> str:
+    assert rows.labels_n is not None
+    label = int(rows.labels_n[row])
+    if label < 0 and rows.unknown_labels:
+        word = rows.unknown_labels[-1 - label]
+        return f"column 'label' is {word!r}, which is no class{did_you_mean(word, facts.classes)}"
+    given = "empty or no whole number" if label == NO_FRAME else str(label + rows.label_shift)
+    last = facts.num_classes - 1 + rows.label_shift
+    return f"column 'label' is {given}, expected {rows.label_shift} to {last}"
 
 
 _SIDES = ("x1", "y1", "x2", "y2")
@@ -123,6 +218,7 @@ def _video_faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) 
     lengths_k = np.array([videos[name].num_frames if name in videos else 0 for name in rows.names], np.int64)
     indices_n = frame_indices(rows, facts)
     outside_n = (rows.numbers_n == NO_FRAME) | (indices_n < 0) | (indices_n >= lengths_k[rows.codes_n])
+    outside_n &= known_k[rows.codes_n]
 
     def explain_video(row: int) -> str:
         name = rows.names[rows.codes_n[row]]
@@ -130,10 +226,12 @@ def _video_faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) 
         return f"column 'video' is {name!r}, which is none of the {len(videos)} videos to score{tail}"
 
     def explain_frame(row: int) -> str:
-        number = "empty or no whole number" if rows.numbers_n[row] == NO_FRAME else str(rows.numbers_n[row])
+        number = rows.numbers_n[row]
+        given = "empty or no whole number" if number == NO_FRAME else str(number - rows.frame_shift)
         name = rows.names[rows.codes_n[row]]
-        first, last = (facts.numbering.to_file(index) for index in (0, videos[name].num_frames - 1))
-        return f"column 'frame' is {number}, expected {first} to {last} in video {name!r}"
+        ends = (0, videos[name].num_frames - 1)
+        first, last = (facts.numbering.to_file(index) - rows.frame_shift for index in ends)
+        return f"column 'frame' is {given}, expected {first} to {last} in video {name!r}"
 
     return [
         ("unknown video", ~known_k[rows.codes_n], explain_video),
@@ -179,17 +277,16 @@ def frame_indices(rows: Rows, facts: DatasetFacts) -> np.ndarray:
 # ------------------------------------------------------------------------------------------ one video
 
 
-def assemble(rows: Rows, facts: DatasetFacts, dropped: Counter[str] | None) -> VideoDetections:
-    """The detections of one video from its sound rows, ordered by content; repeated rows are refused or dropped."""
+def assemble(rows: Rows, facts: DatasetFacts, faults: Faults) -> VideoDetections:
+    """The detections of one video from its sound rows, ordered by content; repeated rows are faults, and left out."""
     order = _content_order(rows)
     rows = rows if order is None else rows.take(order)
     repeats_n = _repeats(rows)
     if repeats_n.any():
-        if dropped is None:
-            row = int(np.flatnonzero(repeats_n)[0])
-            earlier, later = sorted((int(rows.at_n[row - 1]), int(rows.at_n[row])))
-            raise DetectionsError(f"{rows.place(later)} repeats {rows.place(earlier)}: every row stands once in a file")
-        dropped["duplicate row"] += int(repeats_n.sum())
+        row = int(np.flatnonzero(repeats_n)[0])
+        earlier, later = sorted((int(rows.at_n[row - 1]), int(rows.at_n[row])))
+        text = f"{rows.place(later)} repeats {rows.place(earlier)}: every row stands once in a file"
+        faults.add("duplicate row", int(repeats_n.sum()), later, text)
         rows = rows.take(~repeats_n)
     frames_n = frame_indices(rows, facts)
     if rows.labels_n is None:

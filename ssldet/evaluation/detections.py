@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,9 @@ import pyarrow.parquet as pq
 
 from ssldet.contracts import DatasetFacts, Video, VideoDetections
 from ssldet.errors import DetectionsError
+from ssldet.evaluation.detection_conventions import FileConventions, known_names, label_remark
 from ssldet.evaluation.detection_formats import is_parquet, read_rows, rows_of_table
-from ssldet.evaluation.detection_rows import Rows, assemble, check, empty, in_content_order
+from ssldet.evaluation.detection_rows import Faults, Rows, assemble, check, empty, in_content_order
 from ssldet.util.files import replacing
 
 ROWS_PER_GROUP = 1 << 16
@@ -110,23 +112,35 @@ def _table(video_id: str, detections: VideoDetections, facts: DatasetFacts) -> p
 class Detections(Mapping[str, VideoDetections]):
     """Video id -> its detections, for every video that is to be scored; empty arrays where a video has none.
 
-    `dropped` counts the rows that a lenient reading left out, by reason.
+    `dropped` counts the rows that a lenient reading left out, by reason; `remarks` say how the file was read.
     """
 
-    def __init__(self, facts: DatasetFacts, videos: Mapping[str, Video], store: Store, *, lenient: bool) -> None:
-        self._facts, self._videos, self._store, self._lenient = facts, videos, store, lenient
-        self.dropped: Counter[str] = Counter()
+    def __init__(
+        self,
+        facts: DatasetFacts,
+        videos: Mapping[str, Video],
+        store: Store,
+        *,
+        lenient: bool,
+        conventions: FileConventions,
+    ) -> None:
+        self._facts, self._videos, self._store, self._conventions = facts, videos, store, conventions
         self._sound = False
+        faults, remarks = Faults(strict=not lenient), _Remarks(facts)
         for name in store.names:  # every row is checked before the first score is computed
-            self._load(name, self.dropped)
-        self._sound = not self.dropped
+            self._load(name, faults, remarks)
+        if faults.strict and faults:
+            raise DetectionsError(faults.text(faults.range.hints(facts)))
+        self.dropped: Counter[str] = faults.counts
+        self.remarks = (*store.remarks, *remarks.texts())
+        self._sound = not faults
 
     def __getitem__(self, video_id: str) -> VideoDetections:
         if video_id not in self._videos:
             raise KeyError(video_id)
         if video_id not in self._store.names:
             return empty(self._facts)
-        return self._load(video_id, Counter())
+        return self._load(video_id, Faults(strict=False))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._videos)
@@ -134,15 +148,44 @@ class Detections(Mapping[str, VideoDetections]):
     def __len__(self) -> int:
         return len(self._videos)
 
-    def _load(self, name: str, dropped: Counter[str]) -> VideoDetections:
-        counts = dropped if self._lenient else None
-        rows = self._store.rows(name)
+    def _load(self, name: str, faults: Faults, remarks: _Remarks | None = None) -> VideoDetections:
+        rows = self._conventions.applied(self._store.rows(name), self._facts, self._videos)
+        if remarks is not None:
+            remarks.take_in(rows)
+            faults.columns = [*dict.fromkeys((*faults.columns, *rows.column_faults))]
         if not self._sound:
-            rows = check(rows, self._facts, self._videos, counts)
-        return assemble(rows, self._facts, counts)
+            rows = check(rows, self._facts, self._videos, faults)
+        return assemble(rows, self._facts, faults)
 
 
-def read_detections(path: Path, facts: DatasetFacts, videos: Sequence[Video], *, lenient: bool = False) -> Detections:
+class _Remarks:
+    """What a reader should know of how a file was read, gathered over its videos."""
+
+    def __init__(self, facts: DatasetFacts) -> None:
+        self._facts = facts
+        self._texts: dict[str, None] = {}
+        self._labels: set[int] = set()
+        self._shift, self._named = 0, False
+
+    def take_in(self, rows: Rows) -> None:
+        self._texts |= dict.fromkeys(rows.remarks)
+        if rows.labels_n is not None:
+            self._labels |= set(np.unique(rows.labels_n).tolist())
+            self._shift, self._named = rows.label_shift, rows.named
+
+    def texts(self) -> list[str]:
+        labels = label_remark(self._labels, self._facts, self._shift, self._named)
+        return [*([labels] if labels else []), *self._texts]
+
+
+def read_detections(
+    path: Path,
+    facts: DatasetFacts,
+    videos: Sequence[Video],
+    *,
+    lenient: bool = False,
+    conventions: FileConventions | None = None,
+) -> Detections:
     """Open a detections file of any known form and check every row of it.
 
     A Parquet file whose videos stand one after the other is read video by video, so that memory does not grow
@@ -153,16 +196,17 @@ def read_detections(path: Path, facts: DatasetFacts, videos: Sequence[Video], *,
         facts: the classes and the frame numbering of the data set.
         videos: the videos that may occur; a row about another one is unsound.
         lenient: drop and count unsound rows instead of refusing the file.
+        conventions: what the file counts from and measures in, where that is not what this module says.
 
     Raises:
-        DetectionsError: names the row or column that is wrong.
+        DetectionsError: names every kind of fault with the first row that has it, and what mends it.
     """
     path, known = Path(path), {video.id: video for video in videos}
     if not path.exists():
         raise DetectionsError(f"no detections at {path}; expected a file (.parquet, .csv, .pkl) or a folder of .txt")
     try:
-        store = _open(path, facts, known, lenient)
-        return Detections(facts, known, store, lenient=lenient)
+        store = _open(path, facts, known)
+        return Detections(facts, known, store, lenient=lenient, conventions=conventions or FileConventions())
     except DetectionsError as error:
         raise DetectionsError(f"{path}: {error}") from error
     except (pa.ArrowException, OSError) as error:
@@ -175,18 +219,32 @@ class Store(Protocol):
     @property
     def names(self) -> Collection[str]: ...
 
+    @property
+    def remarks(self) -> Sequence[str]: ...
+
     def rows(self, name: str) -> Rows: ...
 
 
-def _open(path: Path, facts: DatasetFacts, videos: Mapping[str, Video], lenient: bool) -> Store:
+def _open(path: Path, facts: DatasetFacts, videos: Mapping[str, Video]) -> Store:
     if is_parquet(path):
         file = pq.ParquetFile(path)
         if not file.metadata.num_rows and b"written_by" not in (file.schema_arrow.metadata or {}):
             raise DetectionsError("the file has no rows")
-        if (spans := _contiguous(file)) is not None:
-            return _FileStore(file, spans, facts, lenient)
-        return _MemoryStore(rows_of_table(file.read(), facts, lenient=lenient))
-    return _MemoryStore(read_rows(path, facts, videos, lenient=lenient))
+        spans = _contiguous(file)
+        ids = known_names(spans or (), videos)
+        if spans is not None and len(set(ids.values())) == len(ids):
+            return _FileStore(file, {ids[name]: span for name, span in spans.items()}, facts, _name_remarks(ids))
+        return _MemoryStore(rows_of_table(file.read(), facts), videos)
+    return _MemoryStore(read_rows(path, facts, videos), videos)
+
+
+def _name_remarks(ids: Mapping[str, str]) -> list[str]:
+    """ "videos by file name: 'a.mp4' is 'a', and 3 more", of name -> id."""
+    others = [(name, video_id) for name, video_id in ids.items() if name != video_id]
+    if not others:
+        return []
+    more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+    return [f"videos by file name: {others[0][0]!r} is {others[0][1]!r}{more}"]
 
 
 def _contiguous(file: pq.ParquetFile) -> dict[str, tuple[int, int]] | None:
@@ -212,8 +270,10 @@ def _contiguous(file: pq.ParquetFile) -> dict[str, tuple[int, int]] | None:
 class _FileStore:
     """A Parquet file in which each video's rows stand together: one row group is held at a time."""
 
-    def __init__(self, file: pq.ParquetFile, spans: Mapping[str, tuple[int, int]], facts: DatasetFacts, lenient: bool):
-        self._file, self.names, self._facts, self._lenient = file, spans, facts, lenient
+    def __init__(
+        self, file: pq.ParquetFile, spans: Mapping[str, tuple[int, int]], facts: DatasetFacts, remarks: Sequence[str]
+    ) -> None:
+        self._file, self.names, self._facts, self.remarks = file, spans, facts, remarks
         counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         self._offsets = np.concatenate(([0], np.cumsum(counts)))
         self._held: tuple[int, pa.Table] | None = None
@@ -227,7 +287,7 @@ class _FileStore:
                 break
             parts.append(self._group(group).slice(max(start - low, 0), min(stop, high) - max(start, low)))
         table = pa.concat_tables(parts)
-        return rows_of_table(table, self._facts, video=name, first_row=start, lenient=self._lenient)
+        return rows_of_table(table, self._facts, video=name, first_row=start)
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:
@@ -238,9 +298,10 @@ class _FileStore:
 class _MemoryStore:
     """All rows, sorted by video."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, videos: Mapping[str, Video]) -> None:
         if not len(rows):
             raise DetectionsError("the file has no rows")
+        rows, self.remarks = _by_id(rows, videos)
         self._sorted = rows.take(np.argsort(rows.codes_n, kind="stable"))
         codes, starts = np.unique(self._sorted.codes_n, return_index=True)
         stops = [*starts[1:].tolist(), len(rows)]
@@ -250,3 +311,12 @@ class _MemoryStore:
     def rows(self, name: str) -> Rows:
         start, stop = self.names[name]
         return self._sorted.take(slice(start, stop))
+
+
+def _by_id(rows: Rows, videos: Mapping[str, Video]) -> tuple[Rows, list[str]]:
+    """The same rows under the ids that their names mean, and what to say of it."""
+    ids = known_names(rows.names, videos)
+    names = list(dict.fromkeys(ids.values()))
+    place = {name: code for code, name in enumerate(names)}
+    code_of = np.array([*(place[ids[name]] for name in rows.names), 0], np.int64)
+    return replace(rows, names=names, codes_n=code_of[rows.codes_n]), _name_remarks(ids)

@@ -17,8 +17,9 @@ import numpy as np
 from ssldet.contracts import Dataset, DatasetFacts, MetricResult, Subset, Video, VideoDetections
 from ssldet.data.datasets import load_dataset
 from ssldet.errors import DataError, DetectionsError, did_you_mean
-from ssldet.evaluation import results, scoring
-from ssldet.evaluation.detection_rows import Rows, check
+from ssldet.evaluation import diagnosis, results, scoring
+from ssldet.evaluation.detection_conventions import FileConventions
+from ssldet.evaluation.detection_rows import Faults, Rows, check
 from ssldet.evaluation.detections import read_detections
 from ssldet.evaluation.results import Results
 
@@ -33,11 +34,15 @@ class Evaluation(Mapping[str, Mapping[str, MetricResult]]):
         results: the same as plain dictionaries.
         dropped: how many rows a lenient reading left out, by reason.
         left_out: installed metrics that do not apply to the data set, with the reason; only where none was named.
+        remarks: how a file was read: its labels, names and columns.
+        warnings: what looks wrong with the detections; the likely cause wherever a score is exactly 0.
     """
 
     results: Results
     dropped: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __getitem__(self, metric: str) -> Mapping[str, MetricResult]:
         return self.results[metric]
@@ -67,6 +72,7 @@ def evaluate(
     split: int = 1,
     videos: Iterable[str] | None = None,
     lenient: bool = False,
+    conventions: FileConventions | None = None,
 ) -> Evaluation:
     """Score detections against a data set's truth, without a model.
 
@@ -84,6 +90,7 @@ def evaluate(
         split: official split.
         videos: score these ids only, of test or training; None means all test videos.
         lenient: drop and count unsound rows instead of refusing the detections.
+        conventions: what a file counts from and measures in, where it is not as docs/evaluation.md says.
 
     Returns:
         Metric -> protocol -> `MetricResult`, values as fractions 0-1.
@@ -92,7 +99,7 @@ def evaluate(
         UnknownName: no such data set, metric or protocol.
         ConfigError: a metric does not apply to the data set.
         DataError: the data set is absent or damaged, or has no such video.
-        DetectionsError: names the row and column that is wrong.
+        DetectionsError: names every kind of fault, with its first row and what mends it.
 
     Example:
         ```python
@@ -105,8 +112,11 @@ def evaluate(
     wanted, left_out = _wanted(opened.facts, metrics)
     scoring.build_meters(opened.facts, wanted)  # a name that is unknown should not cost the reading of a large file
     scored, known = choose_videos(opened, split, videos)
-    sound, dropped = _sound(detections, opened.facts, known, lenient=lenient)
-    return Evaluation(scoring.score(opened.facts, scored, opened.truth, sound, wanted), dropped, left_out)
+    sound, dropped, remarks = _sound(detections, opened.facts, known, lenient=lenient, conventions=conventions)
+    scores = scoring.score(opened.facts, scored, opened.truth, sound, wanted)
+    seen = diagnosis.sample(scored, opened.truth, sound)
+    warnings = tuple(diagnosis.why_zero(scores, opened.facts, seen) or diagnosis.doubts(seen))
+    return Evaluation(scores, dropped, left_out, tuple(remarks), warnings)
 
 
 def _sound(
@@ -115,12 +125,13 @@ def _sound(
     videos: Sequence[Video],
     *,
     lenient: bool,
-) -> tuple[Mapping[str, VideoDetections], Counter[str]]:
-    """The checked detections, and how many rows were dropped, by reason."""
+    conventions: FileConventions | None,
+) -> tuple[Mapping[str, VideoDetections], Counter[str], Sequence[str]]:
+    """The checked detections, how many rows were dropped, by reason, and how a file was read."""
     if isinstance(detections, Mapping):
-        return check_detections(detections, facts, videos, lenient=lenient)
-    from_file = read_detections(Path(detections), facts, videos, lenient=lenient)
-    return from_file, from_file.dropped
+        return (*check_detections(detections, facts, videos, lenient=lenient), ())
+    from_file = read_detections(Path(detections), facts, videos, lenient=lenient, conventions=conventions)
+    return from_file, from_file.dropped, from_file.remarks
 
 
 def _wanted(facts: DatasetFacts, metrics: Metrics | None) -> tuple[Mapping[str, Sequence[str]], dict[str, str]]:
@@ -165,14 +176,16 @@ def check_detections(
     Raises:
         DetectionsError: names the video, the row and what was expected of it.
     """
-    dropped: Counter[str] = Counter()
+    faults = Faults(strict=not lenient)
     known = {video.id: video for video in videos}
     sound = {}
     for name, detected in detections.items():
         _check_shapes(name, detected, facts)
-        rows = check(_rows(name, detected, facts), facts, known, dropped if lenient else None)
+        rows = check(_rows(name, detected, facts), facts, known, faults)
         sound[name] = detected[rows.at_n]
-    return sound, dropped
+    if faults.strict and faults:
+        raise DetectionsError(faults.text({}))
+    return sound, faults.counts
 
 
 def _check_shapes(name: str, detected: VideoDetections, facts: DatasetFacts) -> None:
