@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SHOWN_VIDEOS = 5
 
+GROUP_WIDTH = 24
+"""Columns; a video's id often has its group in it, and is shown whole."""
+
 
 @click.command("compare", epilog="Example: ssldet compare results/dual_guidance results/supervised --metric V@0.5")
 @click.argument("first", metavar="RUN|FOLDER", shell_complete=complete_runs)
@@ -150,8 +153,10 @@ def _of_videos(comparison: Comparison) -> Table:
     from rich.table import Table
 
     table = Table()
-    for title in ("", "video", "group", "points"):
-        table.add_column(title, justify="right" if title == "points" else "left", no_wrap=title != "video")
+    table.add_column("")
+    table.add_column("video", overflow="fold")
+    table.add_column("group", no_wrap=True, max_width=GROUP_WIDTH)
+    table.add_column("points", justify="right")
     for column in comparison.columns:
         for video in column.videos[:SHOWN_VIDEOS]:
             table.add_row(column.title, video.id, video.group, f"{100 * video.share:+.2f}")
