@@ -16,6 +16,7 @@ from ssldet.data.views import WindowGeometry
 from ssldet.detector.detector import GridDetector, GridPredictions
 from ssldet.detector.heads import FrameHead
 from ssldet.detector.postprocess import BoxRecords
+from ssldet.errors import TrainingError
 from ssldet.testing.tiny import TINY_INFO
 from ssldet.training.objectives import temporal_term
 from ssldet.training.pseudo_labels import candidate_boxes, carry_to_strong, confident_boxes
@@ -373,6 +374,14 @@ def test_the_moving_average_equals_its_closed_form_buffers_included() -> None:
     for name, tensor in teacher.network.state_dict().items():
         gain = 3 if name.endswith("num_batches_tracked") else expected
         torch.testing.assert_close(tensor, (start[name] + gain).to(tensor.dtype), msg=name)
+
+
+def test_an_average_does_not_follow_a_network_with_other_names() -> None:
+    student = tiny_detector()
+    teacher = Teacher(student, "ema", 0.5)
+    with pytest.raises(TrainingError, match=r"such as '_orig_mod\..*network.compile\(\) is not"):
+        teacher.follow(torch.compile(student))
+    assert teacher.updates == 0
 
 
 def test_a_young_average_follows_quickly() -> None:

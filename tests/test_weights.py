@@ -48,6 +48,14 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pt"])
+def test_weights_of_compiled_modules_have_plain_names(file: str, tmp_path: Path) -> None:
+    wrapped = {f"_orig_mod.{name}": tensor for name, tensor in network().state_dict().items()}
+    write = write_weights if file.endswith("safetensors") else lambda path, state: torch.save(state, path)
+    write(tmp_path / file, wrapped)
+    assert read_weights(tmp_path / file).keys() == network().state_dict().keys()
+
+
 class Trap:
     """Unpickling it creates a file."""
 

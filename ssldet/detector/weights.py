@@ -103,7 +103,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def open_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or torch checkpoint.
 
-    A checkpoint's `state_dict` (or `model`) is unwrapped and the prefix `module.` of data-parallel training removed.
+    A checkpoint's `state_dict` (or `model`) is unwrapped and the prefix `module.` of data-parallel training removed,
+    and from either kind of file the part `_orig_mod.` of names of compiled modules.
     Torch files are read with `weights_only`, which runs none of the code that a pickle may carry.
 
     Raises:
@@ -115,14 +116,19 @@ def open_weights(path: Path) -> WeightsFile:
         return _open_safetensors(path)
     content = _read_torch(path)
     form = "zip" if zipfile.is_zipfile(path) else "older"
-    return WeightsFile(f"torch checkpoint, {form} form", _named_tensors(path, content), _metadata(content))
+    return WeightsFile(f"torch checkpoint, {form} form", _plain(_named_tensors(path, content)), _metadata(content))
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without what torch.compile puts into the names of the modules that it wraps."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
 
 
 def _open_safetensors(path: Path) -> WeightsFile:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        return WeightsFile("safetensors", load_file(path), metadata)
+        return WeightsFile("safetensors", _plain(load_file(path)), metadata)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabels, StepLosses, Strategy, TrainingInfo
 from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
+from ssldet.errors import TrainingError
 from ssldet.training.objectives import ramp_up, supervised_terms, unlabelled_terms
 from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
 
@@ -57,12 +58,21 @@ class Teacher:
 
         Args:
             decay: of this step, for schedules; None means the teacher's own. The warm-up bounds it in either case.
+
+        Raises:
+            TrainingError: the student's tensors have other names than the average's.
         """
         if self.kind != "ema":
             return
+        mine, theirs = self.network.state_dict(), student.state_dict()
+        if other := sorted(mine.keys() ^ theirs.keys()):
+            raise TrainingError(
+                f"the student's tensors have other names than those of its moving average, such as {other[0]!r}; "
+                "give `follow` the network that `start` was given: torch.compile(network) is another one, whose names "
+                "begin with '_orig_mod.', and network.compile() is not"
+            )
         share = 1 - self._bounded(self.decay if decay is None else decay)
         self.updates += 1
-        mine, theirs = self.network.state_dict(), student.state_dict()
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], share)
         for name in mine.keys() - set(floats):
