@@ -84,6 +84,8 @@ class DatasetFacts:
         poses: on multi-label data, how many leading classes exclude each other (softmax), AVA 14.
         default_ratio: the share of labelled training videos of a run that names none, in (0, 1]: the smallest that is
             published for these data.
+        protocol: the evaluation protocol under which its numbers are shown where none is named; a metric that does not
+            know it takes its own first one.
     """
 
     name: str
@@ -95,6 +97,7 @@ class DatasetFacts:
     class_ratios: tuple[float, ...] | None = None
     poses: int = 0
     default_ratio: float = 0.2
+    protocol: str = "standard"
 
     @property
     def num_classes(self) -> int:
@@ -228,6 +231,11 @@ class Dataset(ABC):
     def layout(self) -> str:
         """Which of the layouts that it knows was found, in words, one line per kind of file."""
         return ""
+
+    @classmethod
+    def facts_under(cls, config: Options) -> DatasetFacts:
+        """The facts under some options, without data; those of the class unless a data set says otherwise."""
+        return cls.facts
 
     @classmethod
     def guide(cls) -> str:

@@ -21,7 +21,10 @@ from ssldet.util.files import file_hash
 
 METRICS = {
     "video_map": {"yowo": {"thresholds": {"0.5": {"mean": 0.123, "per_class": {}}}}},
-    "frame_map": {"standard": {"thresholds": {"0.5": {"mean": 0.456, "per_class": {}}}}},
+    "frame_map": {
+        "standard": {"thresholds": {"0.5": {"mean": 0.3, "per_class": {}}}},
+        "yowo": {"thresholds": {"0.5": {"mean": 0.456, "per_class": {}}}},
+    },
 }
 
 
@@ -59,12 +62,22 @@ def test_the_list_has_a_line_a_run_the_newest_last(results: Path) -> None:
     lines = invoke("list", "--results", results).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["id", "a" * 12, "b" * 12, "c" * 12, "d" * 12]
     start = ["done", "supervised", "synthetic", "0.2", "0", "1", "smoke"]
-    assert lines[0].split()[8:12] == ["backbone", "eval", "on", "V@0.5"]
-    assert lines[1].split()[1:11] == [*start, "yowo_nano", "test", "12.3"]
+    assert lines[0].split()[8:13] == ["backbone", "eval", "on", "protocol", "V@0.5"]
+    assert lines[1].split()[1:12] == [*start, "yowo_nano", "test", "yowo", "12.3"]
     assert "45.6" in lines[1]
     assert "fixmatch o_th=0.3" in lines[2] and "synthetic:jhmdb" in lines[2]
     assert lines[3].endswith("loss is nan")
     assert "interrupted" in lines[4]
+
+
+def test_the_protocol_is_that_of_the_data_set(tmp_path: Path) -> None:
+    for key, options in (("a", {}), ("b", {"flavour": "ava"})):
+        write_run(tmp_path, key * 12, metrics=METRICS, config=experiment(dataset_options=options))
+    runs = {run["id"][0]: run for run in json.loads(invoke("list", "--results", tmp_path, "--json").stdout)}
+    assert [(runs[key]["protocol"], runs[key]["metrics"]["F@0.5"]) for key in "ab"] == [
+        ("yowo", 0.456),
+        ("standard", 0.3),
+    ]
 
 
 def test_runs_are_dated_by_their_record_and_else_by_their_files(results: Path) -> None:

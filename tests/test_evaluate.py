@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,8 +9,11 @@ from click.testing import CliRunner
 from made_detections import FACTS, Made, perfect
 
 from ssldet import plugins
+from ssldet.benchmark import spec as benchmark
 from ssldet.cli import main
+from ssldet.data.datasets import default_protocol
 from ssldet.evaluation.detections import DetectionsWriter
+from ssldet.evaluation.evaluator import evaluate
 
 
 @pytest.fixture
@@ -50,6 +54,31 @@ def test_several_metrics_and_the_default_protocol(run, file):
     assert content["frame_map"]["protocol"] == "standard"
     assert content["frame_map"]["thresholds"]["0.5"]["mean"] == 0.5
     assert content["recall"]["localization"] == 0.5
+
+
+def test_the_default_protocol_is_that_of_the_data_set_where_the_metric_knows_it(file, monkeypatch):
+    facts = dataclasses.replace(FACTS, protocol="yowo")
+    monkeypatch.setattr(Made, "facts", facts)
+    scored = evaluate(file, Made(), ["frame_map", "recall"])
+    assert {name: list(of) for name, of in scored.items()} == {"frame_map": ["yowo"], "recall": ["standard"]}
+
+
+def test_several_protocols_in_one_call(run, file):
+    arguments = ["--detections", file, "--metric", "frame_map", "--protocol", "yowo", "--protocol", "act"]
+    assert list(json.loads(run(*arguments, "--json").stdout)["frame_map"]) == ["yowo", "act"]
+    heads = [line for line in run(*arguments).stdout.splitlines() if line.startswith("frame_map")]
+    assert [head.split(",")[1] for head in heads] == [" protocol yowo", " protocol act"]
+
+
+def test_a_protocol_that_a_metric_does_not_know_is_refused_with_its_name(run, file):
+    result = run("--detections", file, "--metric", "frame_map", "--metric", "recall", "--protocol", "yowo")
+    assert result.exit_code == 2 and "protocol of metric recall 'yowo'" in result.stderr
+
+
+@pytest.mark.parametrize("table", ["2", "3", "4", "5", "6"])
+def test_tables_show_the_protocol_of_their_data_set(table):
+    spec = benchmark.spec(table)
+    assert {column.protocol for column in spec.columns} == {default_protocol(spec.dataset)}
 
 
 def test_table(run, file):

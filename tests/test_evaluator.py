@@ -66,7 +66,7 @@ def test_a_data_set_may_be_named():
     found = {one.id: perfect(dataset.truth(one.id)) for one in dataset.videos("test")}
     options = {"train_per_class": 1, "test_per_class": 1}
     scored = ssldet.evaluate(found, "synthetic", ["frame_map", "recall"], options=options)
-    assert scored.value("frame_map", "standard", "0.5:0.95") == scored.value("recall", "standard", "Cls") == 1.0
+    assert scored.value("frame_map", "yowo", "0.5:0.95") == scored.value("recall", "standard", "Cls") == 1.0
 
 
 def changed(**fields: Any) -> dict[str, VideoDetections]:
@@ -99,7 +99,7 @@ def test_unsound_rows_in_memory_are_dropped_and_counted_when_told_so():
     ("arguments", "error", "message"),
     [
         ({"metrics": "recal"}, UnknownName, "did you mean 'recall'"),
-        ({"metrics": {"recall": ["yowo"]}}, UnknownName, "unknown protocol 'yowo'"),
+        ({"metrics": {"recall": ["yowo"]}}, UnknownName, "unknown protocol of metric recall 'yowo'"),
         ({"videos": ["a", "x"]}, DataError, "has no video 'x' in split 1"),
         ({"dataset": "sinthetic"}, UnknownName, "did you mean 'synthetic'"),
     ],

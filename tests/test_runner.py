@@ -448,7 +448,7 @@ def test_the_command_prints_the_record(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, arguments)
     assert json.loads(again.stdout) == record
     table = CliRunner().invoke(main, arguments[:-1])
-    assert "video_map@0.5" in table.stdout and "recall localization" in table.stdout
+    assert "V@0.5" in table.stdout and "recall localization" in table.stdout
     assert "record.json" in table.stdout
 
 

@@ -10,6 +10,7 @@ from ssldet.contracts import DatasetFacts, FrameNumbering
 JHMDB = DatasetFacts(
     name="jhmdb",
     default_ratio=0.2,
+    protocol="yowo",
     classes=(
         "brush_hair",
         "catch",
@@ -45,6 +46,7 @@ JHMDB = DatasetFacts(
 UCF24 = DatasetFacts(
     name="ucf24",
     default_ratio=0.05,
+    protocol="yowo",
     classes=(
         "Basketball",
         "BasketballDunk",

@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 @split_number
 @videos_option("Score these videos only")
 @plugin_option("metric", "--metric", "A metric, such as frame_map; several are allowed.", multiple=True, required=True)
-@click.option("--protocol", help="standard, yowo or act.  [default: the metric's]")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    help="standard, yowo or act; several are allowed.  [default: the data set's, else the metric's]",
+)
 @click.option("--lenient", is_flag=True, help="Drop and count unsound rows instead of refusing the file.")
 @click.option("--first-frame", type=int, help="Number of a video's first frame in the file.  [default: 1; AVA: 900]")
 @click.option(
@@ -75,7 +80,7 @@ def command(
     split: int,
     videos: tuple[str, ...] | None,
     metric: tuple[str, ...],
-    protocol: str | None,
+    protocols: tuple[str, ...],
     lenient: bool,
     as_json: bool,
     **conventions: Any,
@@ -83,19 +88,18 @@ def command(
     """Score a detections file. Nothing in it is filtered or suppressed: what is in the file counts.
 
     A video without rows is a video with no detections. Videos are matched by id. Tables are in percent, JSON in
-    fractions 0-1.
+    fractions 0-1: metric -> its result, or with several protocols metric -> protocol -> result.
     """
     from ssldet import plugins
     from ssldet.evaluation.detection_conventions import FileConventions
     from ssldet.evaluation.evaluator import evaluate
-    from ssldet.evaluation.results import result_as_json
 
     for name in metric:  # an unknown name should not cost the opening of the data
         plugins.load("metric", name)
     found = evaluate(
         path,
         open_data(dataset, data_root, assignments),
-        {name: [protocol] if protocol else [] for name in metric},
+        {name: list(dict.fromkeys(protocols)) for name in metric},
         split=split,
         videos=videos,
         lenient=lenient,
@@ -105,7 +109,7 @@ def command(
     for text in (*found.remarks, *(f"warning: {warning}" for warning in found.warnings)):
         click.echo(text, err=True)
     if as_json:
-        print_json({name: result_as_json(result) for name, result in _single(found.results)})
+        print_json(_as_json(found.results))
     else:
         _show(found.results)
 
@@ -116,9 +120,17 @@ def _report_dropped(dropped: Mapping[str, int]) -> None:
         click.echo(f"dropped {sum(dropped.values())} rows: {reasons}", err=True)
 
 
-def _single(results: Results) -> list[tuple[str, MetricResult]]:
-    """Each metric with its one protocol."""
+def _each(results: Results) -> list[tuple[str, MetricResult]]:
+    """Each metric under each of its protocols."""
     return [(metric, result) for metric, by_protocol in results.items() for result in by_protocol.values()]
+
+
+def _as_json(results: Results) -> dict[str, Any]:
+    """Metric -> its one result, or protocol -> result where there are several."""
+    from ssldet.evaluation.results import result_as_json
+
+    content = {name: {key: result_as_json(result) for key, result in of.items()} for name, of in results.items()}
+    return {name: next(iter(of.values())) if len(of) == 1 else of for name, of in content.items()}
 
 
 def _show(results: Results) -> None:
@@ -127,7 +139,7 @@ def _show(results: Results) -> None:
     from ssldet import plugins
 
     console = stdout_console()
-    for metric, result in _single(results):
+    for metric, result in _each(results):
         titles = plugins.load("metric", metric).columns
         table = Table(title=f"{metric}, protocol {result.protocol}, percent", title_justify="left")
         table.add_column("class", no_wrap=True)

@@ -185,10 +185,14 @@ def show_record(record: Record, path: Path) -> None:
     """A record's numbers in percent and seconds by phase, for people."""
     from rich.table import Table
 
+    from ssldet.data.datasets import default_protocol
+
     title = "{strategy} on {dataset}, {ratio:.0%} labelled, seed {seed}".format(**record.config["experiment"])
     table = Table("percent", title=title, title_justify="left")
     rows = _rows(record)
-    protocols = list(dict.fromkeys(protocol for values in rows.values() for protocol in values))
+    usual = default_protocol(str(record.config["experiment"]["dataset"]), _dataset_options(record))
+    present = dict.fromkeys(protocol for values in rows.values() for protocol in values)
+    protocols = sorted(present, key=lambda protocol: protocol != usual)  # that of the data set first
     for protocol in protocols:
         table.add_column(protocol, justify="right")
     for name, values in rows.items():
@@ -199,14 +203,21 @@ def show_record(record: Record, path: Path) -> None:
     console.print(f"{seconds}; record: {path}", highlight=False, soft_wrap=True)
 
 
+def _dataset_options(record: Record) -> dict[str, Any]:
+    return record.config["experiment"].get("dataset_options") or {}
+
+
 def _rows(record: Record) -> dict[str, dict[str, float | None]]:
-    """ "metric@threshold" or "metric name" -> protocol -> mean or number."""
+    """ "V@0.5", else "metric name" -> protocol -> mean or number."""
+    from ssldet.evaluation.results import column_titles
+
     rows: dict[str, dict[str, float | None]] = {}
     for metric, by_protocol in record.metrics.items():
+        titles = column_titles(metric)
         for protocol, result in by_protocol.items():
             for key, value in result.numbers.items():
-                mark = "@" if key in result.thresholds else " "
-                rows.setdefault(f"{metric}{mark}{key}", {})[protocol] = value
+                name = titles.get(key, f"{metric}@{key}") if key in result.thresholds else f"{metric} {key}"
+                rows.setdefault(name, {})[protocol] = value
     return rows
 
 

@@ -57,7 +57,7 @@ def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         click.echo(f"no such run in {places} ({len(found)} runs there){hint}", err=True)
 
 
-_FIELDS = ("ratio", "seed", "split", "preset", "backbone", "eval_on")
+_FIELDS = ("ratio", "seed", "split", "preset", "backbone", "eval_on", "protocol")
 
 
 def _header() -> tuple[str, ...]:

@@ -40,6 +40,18 @@ def dataset_options(plugin: type[Dataset], options: Mapping[str, Any]) -> Option
     return typed_options(plugin.Config, options, "dataset.", f" of data set {plugin.facts.name!r}")
 
 
+def default_protocol(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """The protocol under which a data set's numbers are shown where none is named; needs no data.
+
+    It is "standard" for a data set that is not installed or does not know its options.
+    """
+    try:
+        plugin: type[Dataset] = plugins.load("dataset", name)
+        return plugin.facts_under(dataset_options(plugin, options or {})).protocol
+    except (PluginError, RequestError):
+        return "standard"
+
+
 def identify(folder: Path) -> dict[str, Dataset]:
     """Which data sets lie in a folder: name -> opened, of all installed ones that users hold on their disks."""
     recognised = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ssldet import plugins
 from ssldet.contracts import DatasetFacts, Matches, Metric, Truth, Video, VideoDetections
-from ssldet.errors import ConfigError, PluginError
+from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.evaluation.detection_rows import empty, in_content_order
 from ssldet.evaluation.results import Results
 
@@ -34,7 +34,8 @@ def score(
         videos: the videos to score; detections of others are not looked at.
         truth: gives one video's annotation.
         detections: by video id; a video without an entry is one in which nothing was detected.
-        metrics: metric name -> protocols; an empty sequence means the metric's default protocol.
+        metrics: metric name -> protocols; an empty sequence means the data set's protocol, or where the metric does
+            not know that one, the metric's first.
 
     Raises:
         UnknownName: no such metric, or a protocol that a metric does not know.
@@ -88,5 +89,13 @@ def build_meters(facts: DatasetFacts, metrics: Mapping[str, Sequence[str]]) -> d
     meters: dict[str, dict[str, Metric]] = {}
     for name, protocols in metrics.items():
         kind: type[Metric] = plugins.load("metric", name)
-        meters[name] = {protocol: kind(facts, protocol) for protocol in protocols or kind.protocols[:1]}
+        for protocol in protocols:
+            if protocol not in kind.protocols:
+                raise UnknownName(f"protocol of metric {name}", protocol, kind.protocols)
+        meters[name] = {protocol: kind(facts, protocol) for protocol in protocols or [default_of(kind, facts)]}
     return meters
+
+
+def default_of(kind: type[Metric], facts: DatasetFacts) -> str:
+    """The protocol of a metric where none is named: the data set's if the metric knows it, else its own first one."""
+    return facts.protocol if facts.protocol in kind.protocols else kind.protocols[0]

@@ -25,7 +25,7 @@ from ssldet.evaluation.results import column_titles
 from ssldet.report.resampling import class_scores
 from ssldet.report.run_selection import Folders, LeftOut, Run, collect_runs, result_folders, select_runs
 from ssldet.runs import layout
-from ssldet.runs.listing import HEADLINES
+from ssldet.runs.listing import HEADLINES, headline_places, protocol_of
 from ssldet.runs.store import find_run, find_runs, is_run
 
 _SLACK = 1e-6
@@ -209,8 +209,8 @@ class Column:
 def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: PerVideo) -> list[Column]:
     """The columns that were asked for, each once. Raises UnknownName, RequestError."""
     if names is None:
-        places = (next((p for p in of if _has(kept, p)), None) for of in HEADLINES.values())
-        columns = [_column(kept, *place) for place in places if place]
+        places = headline_places(protocol_of(first.reference.entry)).values()
+        columns = [_column(kept, *place) for place in places if _has(kept, place)]
     else:
         columns = list(dict.fromkeys(_read_column(name, kept) for name in names))
     if not columns:

@@ -8,11 +8,12 @@ log_curves(entry)     what the log has over its steps, as series
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any, Literal
 
+from ssldet.data.datasets import default_protocol
 from ssldet.errors import RequestError, SsldetError
 from ssldet.runs import layout
 from ssldet.runs.curves import Curve, curves
@@ -23,11 +24,14 @@ from ssldet.util.files import file_hash
 
 Place = tuple[str, str, str]
 
-HEADLINES: Mapping[str, tuple[Place, ...]] = {
-    "V@0.5": (("video_map", "yowo", "0.5"),),
-    "F@0.5": (("frame_map", "yowo", "0.5"), ("frame_map", "standard", "0.5")),
-}
-"""Title -> where its number stands in a record: metric, protocol, key; the first that is there."""
+HEADLINES = {"V@0.5": ("video_map", "0.5"), "F@0.5": ("frame_map", "0.5")}
+"""Title -> metric and key of the numbers that stand for a run, each under the protocol of its data set."""
+
+
+def headline_places(protocol: str) -> dict[str, Place]:
+    """Title -> where the number stands in a record: metric, protocol, key."""
+    return {title: (metric, protocol, key) for title, (metric, key) in HEADLINES.items()}
+
 
 LOG_LINES = 5
 
@@ -41,6 +45,7 @@ def summary(entry: RunEntry) -> dict[str, Any]:
     """
     experiment, record, state = entry.experiment, entry.record, entry.state
     dated = record is not None and record.finished is not None
+    protocol = protocol_of(entry)
     fields = ("ratio", "seed", "split", "backbone", "pretrained", "eval_on")
     return {
         "id": entry.id,
@@ -50,7 +55,10 @@ def summary(entry: RunEntry) -> dict[str, Any]:
         "dataset": entry.dataset,
         **{name: experiment.get(name) for name in fields},
         "preset": entry.machine.get("preset"),
-        "metrics": {title: headline(record, places) for title, places in HEADLINES.items()} if record else {},
+        "protocol": protocol,
+        "metrics": {title: headline(record, *place) for title, place in headline_places(protocol).items()}
+        if record
+        else {},
         "train_seconds": record.training.seconds.get("train") if record else None,
         "date": entry.date.isoformat(timespec="seconds"),
         "date_from": "record" if dated else "files",
@@ -59,12 +67,17 @@ def summary(entry: RunEntry) -> dict[str, Any]:
     }
 
 
-def headline(record: Record, places: Iterable[Place]) -> float | None:
-    """The first of these numbers that a record has."""
-    for place in places:
-        with suppress(RequestError):
-            return record.value(*place)
+def headline(record: Record, metric: str, protocol: str, key: str) -> float | None:
+    """A number of a record; None where it has none there."""
+    with suppress(RequestError):
+        return record.value(metric, protocol, key)
     return None
+
+
+def protocol_of(entry: RunEntry) -> str:
+    """The protocol of a run's data set."""
+    options = entry.experiment.get("dataset_options") or {}
+    return default_protocol(str(entry.experiment.get("dataset")), options)
 
 
 def options_beside_preset(entry: RunEntry) -> dict[str, Any]:

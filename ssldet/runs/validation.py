@@ -10,15 +10,14 @@ from ssldet.data.batches import ClipReader
 from ssldet.errors import ConfigError, PluginError, RequestError
 from ssldet.evaluation import results, scoring
 from ssldet.evaluation.inference import detect_videos
-from ssldet.runs.listing import HEADLINES, Place
+from ssldet.runs.listing import Place, headline_places
 from ssldet.runs.planning import Plan
 
-SCORES: Mapping[str, tuple[Place, ...]] = {
-    **HEADLINES,
-    "Loc": (("recall", "standard", "localization"),),
-    "Cls": (("recall", "standard", "classification"),),
+RECALL: Mapping[str, Place] = {
+    "Loc": ("recall", "standard", "localization"),
+    "Cls": ("recall", "standard", "classification"),
 }
-"""Title -> metric, protocol and key of what is scored on the validation part; the first that applies to the data."""
+"""Title -> metric, protocol and key of what is scored on the validation part beside the headlines."""
 
 
 def validation_scores(
@@ -71,9 +70,9 @@ def detections_of(
 
 
 def _places(facts: DatasetFacts) -> dict[str, Place]:
-    """Of every title the first place that applies to the data set; titles without one are left out."""
-    usable = {title: [place for place in places if _applies(facts, place)] for title, places in SCORES.items()}
-    return {title: places[0] for title, places in usable.items() if places}
+    """Where the number of every title stands; those that do not apply to the data set are left out."""
+    places = {**headline_places(facts.protocol), **RECALL}
+    return {title: place for title, place in places.items() if _applies(facts, place)}
 
 
 def _applies(facts: DatasetFacts, place: Place) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ssldet.contracts import Dataset, Options, Problem, Subset, Truth, Video, VideoSource
+from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.errors import DataError
 from ssldet.util.cache import cache_root
 from ssldet.util.files import content_hash
@@ -55,6 +55,10 @@ class Synthetic(Dataset):
         self.recipe = Recipe(**self.config.model_dump())
         self.facts = self.recipe.made_as.facts
         self.root = Path(root) if root is not None else None
+
+    @classmethod
+    def facts_under(cls, config: Options) -> DatasetFacts:
+        return Recipe(**config.model_dump()).made_as.facts
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
         _check_split(split)

@@ -54,7 +54,7 @@ ANCHORS = ((1.75, 3.22), (1.93, 3.77), (2.39, 3.46), (2.22, 4.21), (2.82, 4.02))
 
 
 def _single_label(kinds: Kinds) -> DatasetFacts:
-    return DatasetFacts(name="synthetic", classes=tuple(map("_".join, kinds)), anchors=ANCHORS)
+    return DatasetFacts(name="synthetic", classes=tuple(map("_".join, kinds)), anchors=ANCHORS, protocol="yowo")
 
 
 FACTS = _single_label(CLASSES)
