@@ -107,6 +107,7 @@ QUICK = (
     "split show ucf24",
     "split verify",
     "table 3 --results runs",
+    "tune --strategy fixmatch --dataset jhmdb --preset smoke --try train.lr=0.1 --data-root stand-in --dry-run",
     "weights inspect made.safetensors",
     "cache clear --yes",
 )

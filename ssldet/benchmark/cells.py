@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssldet.benchmark.spec import Cell
-from ssldet.config import DEFAULT_PRESET, Experiment, RunConfig, resolve
+from ssldet.benchmark.tuned_settings import TunedSettings
+from ssldet.config import DEFAULT_PRESET, Experiment, RunConfig, non_default_options, resolve
 from ssldet.errors import ConfigError
 from ssldet.util.files import content_hash
 from ssldet.util.settings import split_assignment
@@ -42,8 +43,8 @@ class Settings:
         assignments: "key=value", as `--set` takes them.
         machine: fields of `config.Machine` (data_root, results, device ...).
         videos: the ids that runs are restricted to; None means all videos.
-        by_strategy: strategy -> "key=value" that were tuned for it; options that a row names go before.
-        tuned_by: what a table says of where `by_strategy` comes from.
+        tuned: settings that were chosen for each strategy on validation videos; options that a row names, and
+            `assignments`, go before them.
         threads: of runs whose preset leaves the number open.
     """
 
@@ -52,12 +53,19 @@ class Settings:
     assignments: Sequence[str] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     videos: Sequence[str] | None = None
-    by_strategy: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    tuned_by: str = ""
+    tuned: TunedSettings | None = None
     threads: int | None = None
 
     def dataset(self, name: str) -> DatasetChoice:
         return self.dataset_map.get(name, DatasetChoice(name))
+
+    def all_assignments(self) -> tuple[str, ...]:
+        """Those of all runs: what the trials of tuned settings had in common, and what is assigned beside it."""
+        return (*(self.tuned.shared_assignments() if self.tuned else ()), *self.assignments)
+
+    def tuned_for(self, strategy: str) -> tuple[str, ...]:
+        """The "key=value" that were chosen for a strategy; none where it was not tuned."""
+        return self.tuned.assignments_for(strategy) if self.tuned else ()
 
 
 def parse_dataset_map(text: str) -> dict[str, DatasetChoice]:
@@ -93,11 +101,37 @@ def run_config(cell: Cell, settings: Settings) -> RunConfig:
         "videos": settings.videos,
         **settings.machine,
     }
-    tuned = settings.by_strategy.get(cell.strategy, ())
-    config = resolve(flags, preset=settings.preset, assignments=settings.assignments, tuned=tuned)
+    tuned = settings.tuned_for(cell.strategy)
+    config = resolve(flags, preset=settings.preset, assignments=settings.all_assignments(), tuned=tuned)
+    if settings.tuned:
+        _check_tuned(settings.tuned, config, cell.dataset)
+    return with_threads(config, settings.threads)
+
+
+def with_threads(config: RunConfig, threads: int | None) -> RunConfig:
+    """A configuration with a number of threads where its preset leaves it open."""
     if config.machine.threads is not None:
         return config
-    return config.model_copy(update={"machine": config.machine.model_copy(update={"threads": settings.threads})})
+    return config.model_copy(update={"machine": config.machine.model_copy(update={"threads": threads})})
+
+
+def _check_tuned(tuned: TunedSettings, config: RunConfig, paper_dataset: str) -> None:
+    """Raises ConfigError where settings were tuned under another preset, or on other data than a cell's."""
+    experiment, preset = config.experiment, config.machine.preset
+    if preset != tuned.preset:
+        raise ConfigError(f"the settings file was tuned under preset {tuned.preset}, not {preset}; give the same one")
+    if (experiment.dataset, experiment.dataset_options) != (tuned.dataset, tuned.dataset_options):
+        ours = _data_in_words(experiment.dataset, experiment.dataset_options)
+        theirs = _data_in_words(tuned.dataset, tuned.dataset_options)
+        raise ConfigError(
+            f"the settings file was tuned on {theirs}, and the cells of {paper_dataset} are run on {ours}; leave out "
+            f"the tables of {paper_dataset}, or give the data with --dataset-map and --set"
+        )
+
+
+def _data_in_words(name: str, options: Mapping[str, Any]) -> str:
+    changed = non_default_options("dataset", name, options)
+    return " ".join([name, *(f"{key}={value}" for key, value in changed.items())])
 
 
 def settings_key(experiment: Experiment) -> str:

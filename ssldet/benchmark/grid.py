@@ -160,6 +160,8 @@ class Grid:
     def add(self, wanted: _Wanted) -> None:
         """Take in one cell, with the tasks that it needs."""
         fields = wanted.fields()
+        if self.request.settings.tuned:
+            fields["tuned"] = list(self.request.settings.tuned_for(wanted.cell.strategy))
         try:
             config = run_config(wanted.cell, self.request.settings)
         except (PluginError, UnknownName) as error:  # a plugin that is not installed, or broken
@@ -167,13 +169,23 @@ class Grid:
             task = Task("run", key, wanted.approach, None, (), wanted.tables, fields, "blocked", str(error))
             self.tasks[key] = task
             return
+        self.add_run(config, wanted.approach, wanted.tables, fields)
+
+    def add_run(self, config: RunConfig, name: str, tables: tuple[str, ...], fields: Mapping[str, Any]) -> Task:
+        """Take in one run, with the tasks that it needs.
+
+        Args:
+            config: the whole of it.
+            name, tables, fields: `name`, `tables` and `cell` of its task.
+        """
         key = content_hash(config.experiment.identity())
         if known := self.tasks.get(key):  # two tables ask for it in different words
-            known.tables = tuple(dict.fromkeys((*known.tables, *wanted.tables)))
-            return
-        task = Task("run", key, wanted.approach, config, (), wanted.tables, fields)
+            known.tables = tuple(dict.fromkeys((*known.tables, *tables)))
+            return known
+        task = Task("run", key, name, config, (), tables, fields)
         self._plan(task)
         self.tasks[key] = task  # after what it needs: the order of the tasks is that in which they are best done
+        return task
 
     def _plan(self, task: Task) -> None:
         """Find out where a run stands, and add the tasks that it needs."""
@@ -225,7 +237,7 @@ class Grid:
             **config.machine.model_dump(exclude={"preset", "weights_root"}),
             **fields,
         }
-        made = resolve(wanted, preset=config.machine.preset, assignments=self.request.settings.assignments)
+        made = resolve(wanted, preset=config.machine.preset, assignments=self.request.settings.all_assignments())
         key = content_hash(made.experiment.identity())
         if key in self.tasks:
             return self.tasks[key]

@@ -38,6 +38,7 @@ class Verb:
 VERBS = {
     "run": Verb("ssldet.cli.run:command", "Train a detector, score it and leave a record.", "Experiments"),
     "grid": Verb("ssldet.cli.grid:command", "Plan and run all cells of the paper's tables.", "Experiments"),
+    "tune": Verb("ssldet.cli.tune:command", "Choose settings on validation videos, fairly.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
     "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folder,
     run_settings,
+    settings_file,
     videos_option,
     weights_root,
 )
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
 @run_settings("One setting of all runs.")
 @videos_option("Use these videos only")
+@settings_file("File of `ssldet tune`: run each strategy with what was chosen for it.")
 @data_root
 @results_folder
 @weights_root
@@ -102,32 +105,40 @@ def _exit_code(grid: Grid) -> int:
 
 
 def _request(jobs: int, **asked: Any) -> GridRequest:
-    import os
-
     from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.benchmark.grid import GridRequest
+    from ssldet.benchmark.tuned_settings import read_tuned
     from ssldet.config import DEFAULT_PRESET
 
+    tuned = read_tuned(asked["settings"]) if asked["settings"] else None
     names = [*_words(asked["tables"]), *(f"figure{number}" for number in _words(asked["figures"]))]
-    names_of_machine = ("data_root", "results", "weights_root", "device", "skip_damaged", "threads")
-    cores = max(1, (os.cpu_count() or 1) // jobs)
-    machine = {**{name: asked[name] for name in names_of_machine}, "workers": asked["threads"] or cores}
     return GridRequest(
         specs=[_spec(name) for name in dict.fromkeys(names)],
         settings=Settings(
-            preset=asked["preset"] or DEFAULT_PRESET,
+            preset=asked["preset"] or (tuned.preset if tuned else DEFAULT_PRESET),
             dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
             assignments=asked["assignments"],
             videos=asked["videos"],
-            machine={name: value for name, value in machine.items() if value is not None},
-            threads=_threads_of_environment() or cores,
+            tuned=tuned,
+            **machine_settings(jobs, asked),
         ),
-        seeds=_numbers("--seeds", asked["seeds"], least=0),
-        splits=_numbers("--splits", asked["splits"], least=1),
+        seeds=read_numbers("--seeds", asked["seeds"], least=0),
+        splits=read_numbers("--splits", asked["splits"], least=1),
         extra=asked["extra"],
         strategies=asked["strategy"],
         only=_filters(asked["only"]),
     )
+
+
+def machine_settings(jobs: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """`machine` and `threads` of the settings of a grid of `jobs` runs at a time, out of a verb's options."""
+    import os
+
+    names = ("data_root", "results", "weights_root", "device", "skip_damaged", "threads")
+    cores = max(1, (os.cpu_count() or 1) // jobs)
+    machine = {**{name: asked[name] for name in names}, "workers": asked["threads"] or cores}
+    given = {name: value for name, value in machine.items() if value is not None}
+    return {"machine": given, "threads": _threads_of_environment() or cores}
 
 
 def _threads_of_environment() -> int | None:
@@ -155,7 +166,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
+def read_numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
     """Distinct whole numbers of a list with commas. Raises ConfigError."""
     from ssldet.errors import ConfigError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from rich.console import Console, Group
@@ -106,6 +106,8 @@ def show_plan(grid: Grid, jobs: int, *, finished: bool = False) -> None:
     console.print(table)
     for reason, titles in _by_reason(grid).items():
         console.print(f"{titles[0]}{_and_more(titles)}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    for line in _tuned(grid):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(_sums(grid), highlight=False, soft_wrap=True, markup=False)
     if grid.seconds_left():
         console.print(f"estimated: {duration(grid.seconds_left() / jobs)} with --jobs {jobs}", highlight=False)
@@ -123,6 +125,15 @@ def _place(task: Task) -> tuple[str, ...]:
 def _styled(state: State) -> Text:
     styles = {"done": "green", "failed": "bold red", "blocked": "yellow"}
     return Text(state, style=styles.get(state, ""))
+
+
+def _tuned(grid: Grid) -> Iterator[str]:
+    """What a settings file gives each strategy of the plan."""
+    if not (tuned := grid.request.settings.tuned):
+        return
+    yield f"settings tuned by {tuned.summary()}"
+    for strategy in sorted({task.cell["strategy"] for task in grid.cells()}):
+        yield f"  {strategy}: {', '.join(tuned.assignments_for(strategy)) or 'not tuned, as the preset has it'}"
 
 
 def _by_reason(grid: Grid) -> dict[str, list[str]]:

@@ -87,6 +87,11 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
     return tuple(ids)
 
 
+def settings_file(help_text: str) -> Callable[[F], F]:
+    """`--settings`: the path of a file that `ssldet tune` wrote."""
+    return click.option("--settings", type=click.Path(path_type=Path, dir_okay=False), help=help_text)
+
+
 def run_settings(help_text: str) -> Callable[[F], F]:
     """`--set KEY=VALUE` of runs, whose keys the shell completes."""
     return click.option(

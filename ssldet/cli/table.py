@@ -17,6 +17,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folders,
     run_settings,
+    settings_file,
     videos_option,
 )
 
@@ -49,6 +50,7 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 @dataset_map
 @run_settings("Show runs made with this setting.")
 @videos_option("Show runs that were restricted to these videos")
+@settings_file("File of `ssldet tune`: show runs with what was chosen for each strategy.")
 @click.option("--seeds", callback=_numbers(0), help="Seeds that each cell should have.  [default: all found]")
 @click.option(
     "--splits",
@@ -76,6 +78,7 @@ def command(
     dataset_map: str | None,
     assignments: tuple[str, ...],
     videos: tuple[str, ...] | None,
+    settings: Path | None,
     seeds: tuple[int, ...] | None,
     splits: tuple[int, ...],
     extra: tuple[str, ...],
@@ -96,7 +99,9 @@ def command(
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
     form = "json" if as_json else form or format_of(out)
-    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns, videos)
+    request = table_request(
+        preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns, videos, settings
+    )
     shown = documents(names, request, results=results or None, data_root=data_root)
     if out:
         write_text(out, render(shown, form))

@@ -16,6 +16,7 @@ from ssldet import config
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import DatasetChoice, Settings, parse_dataset_map, run_config, settings_key
 from ssldet.benchmark.spec import Cell, Row, TableSpec
+from ssldet.benchmark.tuned_settings import TunedSettings
 from ssldet.config import DEFAULT_PRESET, Experiment
 from ssldet.errors import PluginError, SsldetError, UnknownName
 from ssldet.report.run_selection import Run, RunCollection, differing
@@ -64,8 +65,8 @@ class CellMatcher:
         """The settings of a cell, on split 1 with seed 0; None when they cannot be resolved here."""
         assert row.strategy is not None
         chosen = self.settings
-        tuned = chosen.by_strategy.get(row.strategy, ())
-        settings = [chosen.preset, self._data, chosen.assignments, chosen.videos, tuned]
+        tuned = chosen.tuned_for(row.strategy)
+        settings = [chosen.preset, self._data, chosen.all_assignments(), chosen.videos, tuned]
         name = content_hash([row.strategy, row.options, row.pretrained, ratio, settings])
         if name not in self._resolved:
             options = tuple(sorted(row.options.items()))
@@ -129,7 +130,7 @@ class CellMatcher:
 
     def compared(self, row: Row, base: Row) -> Row:
         """The row whose settings a further strategy's runs must have: its own where it was tuned, or the baseline's."""
-        return row if row.strategy in self.settings.by_strategy else base
+        return row if row.strategy and self.settings.tuned_for(row.strategy) else base
 
     def _title(self, experiment: Experiment) -> str:
         """A strategy's name and those of its options that are not what it would have had without being asked."""
@@ -175,19 +176,22 @@ def requested_settings(
     dataset_map: Mapping[str, str] | str | None,
     assignments: Sequence[str] = (),
     videos: Sequence[str] | None = None,
+    tuned: TunedSettings | None = None,
 ) -> Settings | None:
-    """The settings that were asked for; None where neither a preset nor data were named. Raises ConfigError.
+    """The settings that were asked for; None where no preset, data or tuned settings were. Raises ConfigError.
 
     Args:
         dataset_map: {"ucf24": "synthetic:ucf24"}, or the same as the command line takes it, "ucf24=synthetic:ucf24".
         videos: the ids that runs were restricted to.
+        tuned: settings that were chosen on validation videos; their preset is the default.
     """
-    if preset is None and dataset_map is None:
+    if preset is None and dataset_map is None and tuned is None:
         return None
+    preset = preset or (tuned.preset if tuned else DEFAULT_PRESET)
     if dataset_map is not None and not isinstance(dataset_map, str):
         dataset_map = ",".join(f"{paper}={choice}" for paper, choice in dataset_map.items())
     stand_ins = parse_dataset_map(dataset_map or "")
-    return Settings(preset or DEFAULT_PRESET, stand_ins, tuple(assignments), videos=videos)
+    return Settings(preset, stand_ins, tuple(assignments), videos=videos, tuned=tuned)
 
 
 def settings_options(spec: TableSpec, collection: RunCollection, base: Settings | None = None) -> list[SettingsOption]:

@@ -101,6 +101,7 @@ def _caption(table: Table) -> Iterator[str]:
         by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
     yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
     yield _settings_line(table)
+    yield from _tuned_line(table)
     if table.no_splits:
         yield f"There is no split {', '.join(map(str, table.no_splits))} of these data."
     if table.others:
@@ -116,6 +117,11 @@ def _settings_line(table: Table) -> str:
     if table.best and table.best.filled:
         return f"{line}: of what the records hold, this fills most ({_cells(table.best.filled)}); {flags(settings)}."
     return f"{line}."
+
+
+def _tuned_line(table: Table) -> Iterator[str]:
+    if tuned := table.settings.tuned:
+        yield f"Settings tuned by {tuned.summary()}; other strategies have the preset's."
 
 
 def _cells(count: int) -> str:

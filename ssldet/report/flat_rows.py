@@ -20,6 +20,7 @@ def facts(table: Table) -> dict[str, Any]:
         "dataset": str(settings.dataset(table.spec.dataset)),
         "preset": settings.preset,
         "assignments": list(settings.assignments),
+        "tuned": settings.tuned.summary() if settings.tuned else None,
         "videos": None if settings.videos is None else list(settings.videos),
         "seeds": list(table.seeds),
         "chosen_because_it_fills": table.best.filled if table.best else None,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ssldet.benchmark import spec as benchmark
+from ssldet.benchmark.tuned_settings import read_tuned
 from ssldet.errors import UnknownName
 from ssldet.report import tables
 from ssldet.report.cell_matching import requested_settings
@@ -38,6 +39,7 @@ def table(
     extra: Iterable[str] = (),
     cost: bool = False,
     videos: Iterable[str] | None = None,
+    settings: str | Path | None = None,
     data_root: str | Path | None = None,
 ) -> str:
     """The paper's tables from the records of runs, our numbers beside the paper's, as text.
@@ -57,6 +59,7 @@ def table(
         splits: official splits; of several, a column shows their mean.
         extra: optional rows that are shown even if nothing of them was run, such as "readings".
         cost: whether to show what each row cost: gradient clips, teacher clips, hours.
+        settings: a file that `ssldet tune` wrote; shows runs with what was chosen for each strategy.
         videos: shows runs that were restricted to these ids; means are over the classes that have truth there.
         data_root: the folder of the data, for Table 1, which is counted from annotation.
 
@@ -75,7 +78,7 @@ def table(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost, videos)
+    request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost, videos, settings)
     return render(documents(numbers, request, results=results, data_root=data_root), format)
 
 
@@ -88,16 +91,18 @@ def table_request(
     extra: Iterable[str] = (),
     cost: bool = False,
     videos: Iterable[str] | None = None,
+    settings: str | Path | None = None,
 ) -> TableRequest:
     """What tables show, out of the arguments of `table`. Raises ConfigError, or UnknownName of an optional row."""
+    tuned = read_tuned(Path(settings)) if settings is not None else None
     listed = None if videos is None else tuple(sorted(set(videos)))
-    settings = requested_settings(preset, dataset_map, assignments, listed)
+    requested = requested_settings(preset, dataset_map, assignments, listed, tuned)
     wanted = tuple(extra)
     for name in wanted:
         if name not in benchmark.optional_rows():
             raise UnknownName("optional row", name, benchmark.optional_rows())
     chosen_seeds = None if seeds is None else tuple(seeds)
-    return TableRequest(settings, tuple(assignments), chosen_seeds, tuple(splits), wanted, cost, listed)
+    return TableRequest(requested, tuple(assignments), chosen_seeds, tuple(splits), wanted, cost, listed)
 
 
 def documents(

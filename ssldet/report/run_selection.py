@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from statistics import fmean
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,22 +66,16 @@ class Run:
 
         On a subset of the videos a mean over classes is one over those that have truth there, whatever the protocol.
         """
-        if self.experiment.videos is not None and (by_class := self.class_numbers(metric, protocol, key)):
-            numbers = [number for number in by_class.values() if number is not None]
-            return fmean(numbers) if numbers else None
         try:
+            if self.experiment.videos is not None:
+                return self.record.mean_where_truth(metric, protocol, key)
             return self.record.value(metric, protocol, key)
         except RequestError:
             return None
 
     def class_numbers(self, metric: str, protocol: str, key: str) -> dict[str, float | None]:
         """Class -> its number, None for a class without truth; empty where there are no numbers by class."""
-        result = self.record.metrics.get(metric, {}).get(protocol)
-        value = result.by_class.get(key) if result else None
-        if result is None or value is None:
-            return {}
-        absent = result.notes.get("classes_without_truth", ())
-        return {name: None if name in absent else number for name, number in value.per_class.items()}
+        return self.record.class_numbers(metric, protocol, key)
 
 
 @dataclass(frozen=True, slots=True)
