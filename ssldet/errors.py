@@ -6,6 +6,7 @@
         - UnknownName: no such strategy, data set, backbone, metric
         - SplitError: the labelled / unlabelled split cannot be drawn
         - DataError: data absent, incomplete, or not what it claims to be
+            - AbsentData: nothing of a data set is where it was looked for
             - DecodeError: a video or image that does not decode
         - DetectionsError: a detections file that cannot be scored as it is
     - WeightsError: a weights file that does not fit the network (exit 2)
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+WITHOUT_DATA = "Without data this runs now: ssldet run --strategy supervised --dataset synthetic --preset smoke"
 
 
 class SsldetError(Exception):
@@ -48,6 +51,13 @@ class SplitError(RequestError):
 
 class DataError(RequestError):
     pass
+
+
+class AbsentData(DataError):
+    """Ends with the command that runs now, without data."""
+
+    def __init__(self, message: str):
+        super().__init__(f"{message}\n{WITHOUT_DATA}")
 
 
 class DecodeError(DataError):

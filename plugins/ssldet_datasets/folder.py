@@ -7,7 +7,6 @@ speak of are neither actions nor background. docs/own-videos.md shows an example
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,28 +17,21 @@ from typing import Literal
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
-from ssldet.data.video import VideoInfo, probe
-from ssldet.errors import DataError
+from ssldet.data.orientation import STORED
+from ssldet.data.video import VideoInfo, file_orientation, probe
+from ssldet.errors import AbsentData, DataError
 from ssldet_datasets import facts
-from ssldet_datasets.layouts import (
-    IMAGE_SUFFIXES,
-    ImageFolders,
-    LayoutRow,
-    VideoFiles,
-    describe,
-    find_source,
-    frame_layouts,
-    inside,
-    source_bytes,
-)
-from ssldet_datasets.own_boxes import SUFFIXES, Annotation, OwnVideo, labels_in, read_boxes
+from ssldet_datasets.layouts import find_source, inside, source_bytes
+from ssldet_datasets.own_boxes import annotation_files, read_boxes
+from ssldet_datasets.own_files import OwnImages, OwnVideoFiles
+from ssldet_datasets.own_records import OwnVideo, VideoNames, class_name, labels_in
 from ssldet_datasets.tube_files import read_lines
 
 GRID = 7
 ANNOTATIONS = ("annotations.csv", "annotations.json", "annotations.xml", "annotations")
-FRAMES: tuple[LayoutRow, ...] = (
-    ("videos", lambda folder: VideoFiles(folder, SUFFIXES)),
-    ("frames", ImageFolders),
+FRAMES: tuple[tuple[str, type[OwnVideoFiles] | type[OwnImages]], ...] = (
+    ("videos", OwnVideoFiles),
+    ("frames", OwnImages),
 )
 
 GUIDE = """\
@@ -66,12 +58,16 @@ class Folder(Dataset):
         """Options of `folder`; each is set with --set dataset.NAME=VALUE."""
 
         annotations: str | None = None
-        """File of boxes (.csv, .json, .xml) or folder of .xml, below the root; None looks for the usual names."""
+        """File of boxes (.csv, .json, .xml) or folder of .xml and .json, below the root; None looks for the usual
+        names."""
         classes: tuple[str, ...] | None = None
         """The classes in label order; None takes classes.txt, else the labels of the boxes by name."""
         rest: Literal["unknown", "background"] = "unknown"
         """What the frames of an annotated video are that the file does not mention: "unknown" frames are neither
         trained on with labels nor scored."""
+        keyframes_only: bool = False
+        """Leave out boxes that the annotation tool interpolated (CVAT's keyframe="0"); frames with such boxes are
+        unknown."""
 
     facts: DatasetFacts = DatasetFacts("folder", (), facts.UCF24.anchors, default_ratio=1.0)
     config: Config
@@ -79,16 +75,19 @@ class Folder(Dataset):
     def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         super().__init__(root, config)
         self.root = Path(root) if root is not None else Path()
-        self.layouts = frame_layouts(self.root, FRAMES) if root is not None else []
+        folders = [(make, self.root / name) for name, make in FRAMES] if root is not None else []
+        self.layouts = [make(folder) for make, folder in folders if folder.is_dir()]
         if not self.layouts:
-            raise DataError(f"no folder videos/ or frames/ in {root or 'the data root, which was not given'}.\n{GUIDE}")
+            missing = f"no folder videos/ or frames/ in {root or 'the data root, which was not given'}"
+            raise AbsentData(f"{missing}.\n{GUIDE}")
         self.annotations = self._annotation_path(self.config.annotations)
-        self._annotation: Annotation = read_boxes(self.annotations)
-        names = self.config.classes or self._classes()
-        unknown = sorted(set(labels_in(self._annotation)) - set(names))
-        if unknown or not names:
-            raise DataError(f"{self.annotations}: boxes of {unknown[0] if unknown else 'no class'!r}; known: {names}")
-        self.facts = replace(type(self).facts, classes=names, anchors=self._anchors())
+        names = VideoNames(self._known)
+        self._annotation = read_boxes(self.annotations, names, keyframes_only=self.config.keyframes_only)
+        classes = self.config.classes or self._classes()
+        unknown = sorted(set(labels_in(self._annotation)) - set(classes))
+        if unknown or not classes:
+            raise DataError(f"{self.annotations}: boxes of {unknown[0] if unknown else 'no class'!r}; known: {classes}")
+        self.facts = replace(type(self).facts, classes=classes, anchors=self._anchors())
 
     @classmethod
     def guide(cls) -> str:
@@ -103,7 +102,8 @@ class Folder(Dataset):
     def layout(self) -> str:
         annotated = len(self._annotation.keys() & self._known)
         where = self.annotations.relative_to(self.root)
-        return f"annotation: {where}, of {annotated} of {len(self._ids)} videos\n{describe(self.layouts, self.root)}"
+        frames = "frames: " + ", ".join(f"{at.words} in {at.folder.relative_to(self.root)}/" for at in self.layouts)
+        return f"annotation: {where}, of {annotated} of {len(self._ids)} videos\n{frames}"
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
         """Of the test videos those with boxes; training videos without boxes have no class."""
@@ -116,17 +116,19 @@ class Folder(Dataset):
     def truth(self, video_id: str) -> Truth:
         num_frames = self._video(video_id).num_frames
         video = self._annotation.get(video_id, OwnVideo())
-        boxes = sorted((box for box in video.boxes if box.frame < num_frames), key=lambda box: (box.frame, box.tube))
+        known = [box for box in video.boxes if box.frame < num_frames and box.frame not in video.unknown]
+        boxes = sorted(known, key=lambda box: (box.frame, box.tube))
         labels_nk = np.zeros((len(boxes), self.facts.num_classes), bool)
         labels_nk[np.arange(len(boxes)), [self.facts.classes.index(box.label) for box in boxes]] = True
-        key_frames = np.array(sorted(frame for frame in video.frames if frame < num_frames), np.int64)
         whole = self.config.rest == "background" and video_id in self._annotation
+        spoken_of = set(range(num_frames)) if whole else {frame for frame in video.frames if frame < num_frames}
+        key_frames = np.array(sorted(spoken_of - video.unknown), np.int64)
         return Truth(
             frames_n=np.array([box.frame for box in boxes], np.int64),
             boxes_n4=np.array([box.edges for box in boxes], np.float32).reshape(-1, 4),
             labels_nk=labels_nk,
             tubes_n=np.array([box.tube for box in boxes], np.int64),
-            key_frames_m=np.arange(num_frames, dtype=np.int64) if whole else key_frames,
+            key_frames_m=key_frames,
         )
 
     def source(self, video_id: str) -> VideoSource:
@@ -148,12 +150,14 @@ class Folder(Dataset):
         names = (given,) if given else ANNOTATIONS
         boxes = next((path for name in names if (path := self.root / name).exists()), None)
         if boxes is None:
-            raise DataError(f"no boxes of own videos; looked in {self.root} for {', '.join(names)}.\n{GUIDE}")
+            raise AbsentData(f"no boxes of own videos; looked in {self.root} for {', '.join(names)}.\n{GUIDE}")
         return inside(boxes, self.root)
 
     def _classes(self) -> tuple[str, ...]:
         path = self.root / "classes.txt"
-        return tuple(read_lines(path)) if path.is_file() else tuple(sorted(set(labels_in(self._annotation))))
+        if path.is_file():
+            return tuple(class_name(line, str(path)) for line in read_lines(path))
+        return tuple(sorted(set(labels_in(self._annotation))))
 
     def _anchors(self) -> tuple[tuple[float, float], ...]:
         """Mean width and height, in cells, of as many groups of the boxes as there are anchors, by area."""
@@ -188,7 +192,7 @@ class Folder(Dataset):
 
     @cached_property
     def _ids(self) -> list[str]:
-        return sorted({video_id for layout in self.layouts for video_id in _found_in(layout.folder)})
+        return sorted({video_id for layout in self.layouts for video_id in layout.ids})
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -198,24 +202,35 @@ class Folder(Dataset):
         path = self.root / "test.txt"
         if not path.is_file():
             raise DataError(f"no test.txt in {self.root}: list there the annotated videos that are to be scored")
-        names = {line[: -len(Path(line).suffix)] if line.endswith(SUFFIXES) else line for line in read_lines(path)}
-        if unknown := sorted(names - self._known):
+        names = VideoNames(self._known)
+        test = {names.id_of(line, path) for line in read_lines(path)}
+        if unknown := sorted(test - self._known):
             raise DataError(f"{path}: there is no video {unknown[0]!r}; names look like {self._ids[:1]}")
-        return names
+        return test
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(("folder", self.facts.classes, self.config.rest)).encode())
-        files = sorted(self.annotations.glob("*.xml")) if self.annotations.is_dir() else [self.annotations]
-        for path in (*files, self.root / "test.txt"):
+        drawn = ("keyframes_only",) if self.config.keyframes_only else ()
+        digest = hashlib.sha256(repr(("folder", self.facts.classes, self.config.rest, *drawn)).encode())
+        for path in (*annotation_files(self.annotations), self.root / "test.txt"):
             digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"absent"))
         for video_id in self._ids:
             digest.update(repr((video_id, list(source_bytes(find_source(self.layouts, video_id))))).encode())
+            digest.update(b"turned" if self._turned(video_id) else b"")  # decoded lying, once
         return digest.hexdigest()
 
     # ---------------------------------------------------------------------------------------------- verifying
 
+    def _turned(self, video_id: str) -> bool:
+        """Whether frames are turned when they are decoded."""
+        file = self.source(video_id).file
+        try:
+            return file is not None and file_orientation(file) != STORED
+        except DataError:
+            return False
+
     def _problems(self) -> Iterator[Problem]:
+        yield from self._doubts()
         try:
             test = self._test_ids()
         except DataError as error:
@@ -240,11 +255,25 @@ class Folder(Dataset):
             what = f"{video_id} has {frames} frames and a box in frame {last + 1}"
             yield Problem(what, f"{self.annotations}", "frames count from 1 in a CSV, from 0 in CVAT", video_id)
 
+    def _doubts(self) -> Iterator[Problem]:
+        """Videos held twice, frames of another size than those annotated, frames that are left out."""
+        for video_id, files in sorted((i, f) for layout in self.layouts for i, f in layout.copies.items()):
+            what = f"{video_id} is there as {' and as '.join(files)}"
+            yield Problem(what, remedy=f"{files[0]} is used", video=video_id, severity="doubt")
+        for video_id in sorted(self._annotation.keys() & self._known):
+            yield from self._size_doubt(video_id)
+            if unknown := self._annotation[video_id].unknown:
+                what = f"{video_id}: frames with crowds, or with boxes that are left out, are unknown: {len(unknown)}"
+                yield Problem(what, remedy="not trained on, not scored", video=video_id, severity="doubt")
 
-def _found_in(folder: Path) -> Iterator[str]:
-    """Ids of the videos, or folders of images, below a folder; links to folders are not followed."""
-    for place, _, names in os.walk(folder):
-        below = Path(place).relative_to(folder)
-        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-            yield below.as_posix()
-        yield from ((below / name).with_suffix("").as_posix() for name in names if name.lower().endswith(SUFFIXES))
+    def _size_doubt(self, video_id: str) -> Iterator[Problem]:
+        size = self._annotation[video_id].size
+        try:
+            info = self._info(video_id)
+        except DataError:
+            return
+        if size is not None and size != (info.width, info.height):
+            ratios = " x ".join(f"{a / b:.2f}" for a, b in zip(size, (info.width, info.height), strict=True))
+            what = f"{video_id}: frames of {size[0]} x {size[1]} were annotated, and the video's are {info.width} x"
+            remedy = f"all boxes are off by {ratios}, if they are: scale them, or give the videos that were annotated"
+            yield Problem(f"{what} {info.height}", remedy=remedy, video=video_id, severity="doubt")

@@ -6,13 +6,14 @@ A data set lists those that it may be found in as rows (folder, layout); the one
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ssldet.contracts import VideoSource
-from ssldet.errors import DataError
+from ssldet.errors import AbsentData, DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -89,7 +90,7 @@ def source_bytes(source: VideoSource | None) -> Iterator[tuple[str, int]]:
     if source is None:
         return
     if source.file is not None:
-        yield source.file.name, source.file.stat().st_size
+        yield unicodedata.normalize("NFC", source.file.name), source.file.stat().st_size
     else:
         yield f"{len(source.images)} images", source.images[0].stat().st_size
 
@@ -138,10 +139,10 @@ def open_root(root: Path | None, names: Sequence[str], marks: Sequence[str], gui
         DataError: `root` is None or holds none of them; the message ends with `guide`.
     """
     if root is None:
-        raise DataError(f"no data root was given.\n{guide}")
+        raise AbsentData(f"no data root was given.\n{guide}")
     candidates = [Path(root), *(Path(root) / name for name in names)]
     marks_in = {folder: sum((folder / mark).exists() for mark in marks) for folder in candidates}
     if any(marks_in.values()):
         return max(marks_in, key=lambda folder: marks_in[folder])
     looked = ", ".join(str(folder) for folder in candidates)
-    raise DataError(f"nothing of the data set was found; looked for {', '.join(marks)} in {looked}.\n{guide}")
+    raise AbsentData(f"nothing of the data set was found; looked for {', '.join(marks)} in {looked}.\n{guide}")

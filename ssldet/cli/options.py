@@ -149,9 +149,13 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
         raise DataError(f"{name}: no such folder; name one that exists, or a data set ({_known()}) with --data-root")
     if options:
         raise RequestError(f"--set goes with the name of a data set, not a folder; name one of {_known()}")
-    found = identify(Path(name))
+    reasons: dict[str, str] = {}
+    found = identify(Path(name), reasons)
+    if not found and len(reasons) == 1:
+        raise DataError(f"{name}: cannot be read as the data set {next(iter(reasons))}: {next(iter(reasons.values()))}")
     if len(found) != 1:
         what = f"{' and '.join(found)} were found" if found else "no data set was recognised"
+        what += "".join(f"\n  not {other}: {reason}" for other, reason in reasons.items())
         raise DataError(
             f"{name}: {what}; name one of {_known()} with --data-root {name} to see what is missing, "
             "or see `ssldet data guide` for the folders expected"
@@ -160,11 +164,11 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
 
 
 def check_root(root: Path | None) -> None:
-    """Raises DataError where the data root is a folder that does not exist."""
-    from ssldet.errors import DataError
+    """Raises AbsentData where the data root is a folder that does not exist."""
+    from ssldet.errors import AbsentData
 
     if root is not None and not root.expanduser().is_dir():
-        raise DataError(f"--data-root {root} (or SSLDET_DATA): no such folder; name the one that holds the data")
+        raise AbsentData(f"--data-root {root} (or SSLDET_DATA): no such folder; name the one that holds the data")
 
 
 def _known() -> str:

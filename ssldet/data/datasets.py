@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from ssldet import plugins
 from ssldet.contracts import Dataset, Options, Problem, Subset
-from ssldet.errors import DataError, PluginError, RequestError
+from ssldet.errors import AbsentData, DataError, PluginError, RequestError
 from ssldet.util.settings import typed_options
 
 ROOT_VARIABLE = "SSLDET_DATA"
@@ -52,8 +52,12 @@ def default_protocol(name: str, options: Mapping[str, Any] | None = None) -> str
         return "standard"
 
 
-def identify(folder: Path) -> dict[str, Dataset]:
-    """Which data sets lie in a folder: name -> opened, of all installed ones that users hold on their disks."""
+def identify(folder: Path, reasons: dict[str, str] | None = None) -> dict[str, Dataset]:
+    """Which data sets lie in a folder: name -> opened, of all installed ones that users hold on their disks.
+
+    Args:
+        reasons: if given, why data sets that seem to lie there cannot be read is written here, by name.
+    """
     recognised = {}
     for name in plugins.names("dataset"):
         try:
@@ -62,8 +66,11 @@ def identify(folder: Path) -> dict[str, Dataset]:
                 dataset: Dataset = plugin(folder)
                 if _holds_videos(dataset):
                     recognised[name] = dataset
-        except (DataError, PluginError):
+        except (AbsentData, PluginError):
             continue
+        except DataError as error:
+            if reasons is not None:
+                reasons[name] = str(error)
     return recognised
 
 

@@ -1,0 +1,273 @@
+"""Files that annotation tools write, and spreadsheets save: read right, or refused with what they lack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_videos import write_video
+
+from ssldet.cli.options import open_data
+from ssldet.errors import DataError
+from ssldet_datasets.folder import Folder
+from ssldet_datasets.own_boxes import read_boxes
+from ssldet_datasets.own_records import Annotation, VideoNames
+
+HEAD = "video,frame,x1,y1,x2,y2,label,tube\n"
+BOX = '<box frame="{0}" keyframe="{1}" outside="{2}" occluded="0" xtl="{3}" ytl="5" xbr="40" ybr="40"/>'
+
+
+def cvat(boxes: list[tuple[int, int, int, int]], *, kind: str = "task", meta: str = "") -> str:
+    """An export of one task or job; boxes are (frame, keyframe, outside, xtl)."""
+    rows = "".join(BOX.format(*box) for box in boxes)
+    track = f'<track id="0" label="left">{rows}</track>'
+    return f"<annotations><version>1.1</version><meta><{kind}>{meta}</{kind}></meta>{track}</annotations>"
+
+
+def coco(**changes: Any) -> dict[str, Any]:
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 10, 20]} for n in (1, 2)]
+    return {
+        "images": [{"id": n, "file_name": f"one/{n:06}.jpg"} for n in (1, 2)],
+        "categories": [{"id": 1, "name": "left"}],
+        "annotations": boxes,
+        **changes,
+    }
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Annotation]:
+    """Reads text, or JSON, as a file of boxes of the videos that are named."""
+
+    def read(name: str, content: object, known: list[str] | None = None, **options: bool) -> Annotation:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return read_boxes(path, VideoNames(known) if known else None, **options)
+
+    return read
+
+
+# -------------------------------------------------------------------------------------------------------- CVAT
+
+STEP = "<size>4</size><start_frame>0</start_frame><stop_frame>15</stop_frame><frame_filter>step=5</frame_filter>"
+
+
+@pytest.mark.parametrize("kind", ["task", "job"])
+def test_frames_between_the_steps_of_a_task_are_unknown(read: Callable[..., Annotation], kind: str) -> None:
+    text = cvat([(0, 1, 0, 5), (5, 1, 0, 6), (10, 1, 0, 7), (15, 1, 1, 7)], kind=kind, meta=STEP)
+    video = read("left_0.xml", text)["left_0"]
+    assert video.frames == {0, 5, 10, 15}
+    assert [box.frame for box in video.boxes] == [0, 5, 10]
+
+
+def test_a_task_that_begins_later_says_nothing_of_the_frames_before(read: Callable[..., Annotation]) -> None:
+    meta = "<size>3</size><start_frame>10</start_frame><stop_frame>14</stop_frame><frame_filter>step=2</frame_filter>"
+    assert read("a.xml", cvat([(12, 1, 0, 5)], meta=meta))["a"].frames == {10, 12, 14}
+    with pytest.raises(DataError, match="a box in frame 1, and the task shows frames 10, 12, 14"):
+        read("a.xml", cvat([(1, 1, 0, 5)], meta=meta))
+
+
+def test_interpolated_boxes_can_be_left_out(read: Callable[..., Annotation], tmp_path: Path) -> None:
+    """A frame with one is unknown, not background."""
+    text = cvat([(0, 1, 0, 5), (1, 0, 0, 6), (2, 1, 0, 7), (3, 1, 1, 7)], meta="<size>5</size>")
+    assert read("one.xml", text)["one"].unknown == set()
+    assert read("one.xml", text, keyframes_only=True)["one"].unknown == {1}
+    write_video(tmp_path / "videos/one.avi", [20] * 5)
+    shutil.move(tmp_path / "one.xml", tmp_path / "annotations.xml")
+    (tmp_path / "annotations.xml").write_text(text.replace("<size>", "<source>one.avi</source><size>"))
+    truth = Folder(tmp_path, Folder.Config(keyframes_only=True)).truth("one")
+    assert (truth.frames_n.tolist(), truth.key_frames_m.tolist()) == ([0, 2], [0, 2, 3, 4])
+    assert Folder(tmp_path, Folder.Config(keyframes_only=True)).fingerprint() != Folder(tmp_path).fingerprint()
+
+
+def test_a_source_may_have_a_folder_more_or_less(read: Callable[..., Annotation]) -> None:
+    text = cvat([(0, 1, 0, 5)], meta="<size>2</size><source>share/kitchen/monday.MP4</source>")
+    assert list(read("a.xml", text, ["kitchen/monday", "tuesday"])) == ["kitchen/monday"]
+    assert list(read("a.xml", text.replace("share/kitchen/", ""), ["kitchen/monday"])) == ["kitchen/monday"]
+    with pytest.raises(DataError, match="may be 'a/monday' or 'b/monday'"):
+        read("a.xml", text.replace("share/kitchen/", ""), ["a/monday", "b/monday"])
+
+
+def test_a_job_without_source_is_known_by_its_file(read: Callable[..., Annotation]) -> None:
+    text = cvat([(0, 1, 0, 5)], kind="job", meta="<size>2</size>")
+    assert list(read("monday.xml", text, ["monday"])) == ["monday"]
+    with pytest.raises(DataError, match=r"no <source> .* rename the file after its video: annotations/VIDEO.xml"):
+        read("annotations.xml", text, ["monday"])
+
+
+def test_jobs_of_one_task_are_put_together(read: Callable[..., Annotation], tmp_path: Path) -> None:
+    """They may share frames; their tracks are numbered anew. The last file used to win."""
+    names = "<source>one.avi</source>"
+    early = "<start_frame>0</start_frame><stop_frame>2</stop_frame>"
+    late = early.replace("0<", "2<", 1).replace(">2</stop", ">4</stop")
+    read("jobs/1.xml", cvat([(n, 1, 0, 5) for n in (0, 1, 2)], kind="job", meta=names + early))
+    read("jobs/2.xml", cvat([(n, 1, 0, 6) for n in (2, 3, 4)], kind="job", meta=names + late))
+    video = read_boxes(tmp_path / "jobs")["one"]
+    assert [(box.frame, box.tube) for box in video.boxes] == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1)]
+    shutil.copy(tmp_path / "jobs/1.xml", tmp_path / "jobs/3.xml")
+    with pytest.raises(DataError, match=r"3\.xml: another file has boxes of the same frames of one"):
+        read_boxes(tmp_path / "jobs")
+
+
+def test_the_form_for_images(read: Callable[..., Annotation]) -> None:
+    box = '<box label="left" occluded="0" xtl="1" ytl="2" xbr="11" ybr="22"/>'
+    video = '<image id="0" name="frame_000005" width="64" height="48">{0}</image><image id="1" name="frame_000010"/>'
+    text = f"<annotations><meta><task><source>one.avi</source></task></meta>{video.format(box)}</annotations>"
+    found = read("a.xml", text)["one"]
+    assert (found.frames, [(b.frame, b.tube, b.edges) for b in found.boxes]) == ({5, 10}, [(5, -1, (1, 2, 11, 22))])
+    named = text.replace("frame_000005", "two/000005.jpg").replace("frame_000010", "two/000010.jpg")
+    assert read("a.xml", named)["two"].frames == {4, 9}  # numbers of images count from 1
+
+
+def test_turned_rectangles_and_other_shapes(read: Callable[..., Annotation]) -> None:
+    text = cvat([(0, 1, 0, 20)], meta="<size>1</size>").replace('ytl="5"', 'rotation="90" ytl="5"')
+    (box,) = read("a.xml", text)["a"].boxes
+    assert box.edges == pytest.approx((12.5, 12.5, 47.5, 32.5))  # 20 x 35 around (30, 22.5), lying
+    with pytest.raises(DataError, match="has a polygon, and boxes are wanted"):
+        read("a.xml", text.replace("<box", "<polygon"))
+
+
+# -------------------------------------------------------------------------------------------------------- COCO
+
+
+def test_names_of_images_count_from_0_where_one_is_0(read: Callable[..., Annotation]) -> None:
+    images = [{"id": n, "file_name": f"one/{n - 1:06}.jpg"} for n in (1, 2)]
+    assert read("a.json", coco(images=images))["one"].frames == {0, 1}
+    assert read("a.json", coco())["one"].frames == {0, 1}
+
+
+def test_cvats_coco_is_read_one_file_a_video(read: Callable[..., Annotation]) -> None:
+    images = [{"id": n, "file_name": f"frame_{5 * n:06}.PNG"} for n in (1, 2)]
+    rows = [{**row, "attributes": {"track_id": 3, "keyframe": n == 0}} for n, row in enumerate(coco()["annotations"])]
+    content = coco(images=images, annotations=rows)
+    video = read("one.json", content, ["one"])["one"]
+    assert [(box.frame, box.tube, box.drawn) for box in video.boxes] == [(5, 3, True), (10, 3, False)]
+    with pytest.raises(DataError, match=r"'frame_000005.PNG' does not say which video .* annotations/VIDEO.json"):
+        read("annotations.json", content, ["one"])
+    with pytest.raises(DataError, match=r"images 1 and 2 both show frame 5 \(from 0\) of one"):
+        read("one.json", coco(images=[{**row, "file_name": images[0]["file_name"]} for row in images]), ["one"])
+
+
+@pytest.mark.parametrize("where", ["track_id", "instance_id", "attributes"])
+def test_tracks_are_found_wherever_tools_keep_them(read: Callable[..., Annotation], where: str) -> None:
+    rows = coco()["annotations"]
+    for row, track in zip(rows, ("a7", "b2"), strict=True):
+        row |= {"attributes": {"track_id": track}} if where == "attributes" else {where: track}
+    assert [box.tube for box in read("a.json", coco(annotations=rows))["one"].boxes] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": [{"id": 1, "file_name": f"one/{n}.jpg"} for n in (1, 2)]}, "two images have the id 1"),
+        ({"categories": [{"id": n, "name": "left"} for n in (1, 2)]}, "two categories are called 'left'"),
+        ({"annotations": [coco()["annotations"][0]] * 2}, "two annotations have the id 1"),
+    ],
+)
+def test_what_is_there_twice_is_refused(read: Callable[..., Annotation], changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read("a.json", coco(**changes))
+
+
+def test_frames_with_crowds_are_unknown(read: Callable[..., Annotation], tmp_path: Path) -> None:
+    """Neither truth nor background; verify says so."""
+    first, second = coco()["annotations"]
+    read("annotations.json", coco(annotations=[first, {**second, "iscrowd": 1}]))
+    write_video(tmp_path / "videos/one.avi", [20] * 5)
+    (tmp_path / "test.txt").write_text("one")
+    dataset = Folder(tmp_path)
+    truth = dataset.truth("one")
+    assert (truth.frames_n.tolist(), truth.key_frames_m.tolist()) == ([0], [0])
+    whole = Folder(tmp_path, Folder.Config(rest="background")).truth("one")
+    assert whole.key_frames_m.tolist() == [0, 2, 3, 4]
+    (doubt,) = dataset.verify()
+    assert (doubt.severity, doubt.what) == (
+        "doubt",
+        "one: frames with crowds, or with boxes that are left out, are unknown: 1",
+    )
+
+
+def test_frames_of_another_size_are_doubted(read: Callable[..., Annotation], tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f"one/{n:06}.jpg", "width": 128, "height": 96} for n in (1, 2)]
+    read("annotations.json", coco(images=images))
+    write_video(tmp_path / "videos/one.avi", [20] * 5)  # 64 x 48
+    (tmp_path / "test.txt").write_text("one.avi")
+    (doubt,) = Folder(tmp_path).verify()
+    assert doubt.what == "one: frames of 128 x 96 were annotated, and the video's are 64 x 48"
+    assert "off by 2.00 x 2.00" in doubt.remedy
+
+
+# ------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_that_differ_in_unicode_form_or_suffix_are_one(tmp_path: Path) -> None:
+    """macOS stores an accent as a letter of its own; cameras write .MP4."""
+    decomposed = unicodedata.normalize("NFD", "Küche Gläser")
+    write_video(tmp_path / "made.avi", [20] * 5)
+    (tmp_path / "videos").mkdir()
+    shutil.copy(tmp_path / "made.avi", tmp_path / f"videos/{decomposed}.AVI")
+    rows = "Küche Gläser.mov,1,1,2,11,22,left,0\n" + f"{decomposed},2,1,2,11,22,{decomposed},0\n"
+    (tmp_path / "annotations.csv").write_text(HEAD + rows, encoding="utf-8")
+    (tmp_path / "test.txt").write_text("Küche Gläser.mp4", encoding="utf-8")
+    dataset = Folder(tmp_path)
+    (video,) = dataset.videos("test")
+    assert (video.id, dataset.facts.classes) == ("Küche Gläser", ("Küche Gläser", "left"))
+    assert dataset.truth(video.id).frames_n.tolist() == [0, 1]
+    assert dataset.verify() == []
+    shutil.copy(tmp_path / "made.avi", tmp_path / "videos/Küche Gläser.mkv")
+    (doubt,) = Folder(tmp_path).verify()
+    assert (doubt.severity, doubt.video) == ("doubt", "Küche Gläser")
+
+
+# --------------------------------------------------------------------------------------------------------- CSV
+
+ROW = "one.avi,1,1,2,11,22,left,0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "edges"),
+    [
+        (HEAD.replace(",", ";") + ROW.replace(",", ";"), (1, 2, 11, 22)),
+        (HEAD.replace(",", "\t") + ROW.replace(",", "\t"), (1, 2, 11, 22)),
+        (HEAD.replace(",", ";") + "one.avi;1;1,5;2;11,25;22;left;0\n", (1.5, 2, 11.25, 22)),
+        (HEAD + "one.avi,1.0,1,2,11,22,left,0.0\n", (1, 2, 11, 22)),
+        ("Video, Frame ,x1,y1,x2,y2,Label,tube,note\n" + "one.avi,1,1,2,11,22,left,0,seen twice\n\n", (1, 2, 11, 22)),
+    ],
+    ids=["semicolons", "tabs", "decimal commas", "1.0", "other columns"],
+)
+def test_what_spreadsheets_write_is_read(read: Callable[..., Annotation], text: str, edges: tuple[float, ...]) -> None:
+    (box,) = read("a.csv", text)["one"].boxes
+    assert (box.frame, box.tube, box.edges) == (0, 0, edges)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("one.avi,2,1,2,11,22,left,0,EXTRA,99", r"line 3: 10 cells, and the heading has 8; too many from 'EXTRA'"),
+        ("one.avi,2,1,5,2,11,22,left,0", r"line 3: 9 cells, .* write decimals with a point, or separate by ;"),
+        ("one.avi,2,1,2,11,22,left", "line 3: 7 cells, and the heading has 8; tube is missing"),
+        ('one.avi,2,"1,5",2,11,22,left,0', "line 3, column x1: expected a number, got '1,5'; write decimals with"),
+        ("one.avi,1.5,1,2,11,22,left,0", "line 3, column frame: frame is '1.5'; expected a whole number from 1"),
+        ("one.avi,2,1,2,11,22,left,many", "line 3, column tube: tube is 'many'"),
+    ],
+)
+def test_a_wrong_cell_is_named_by_line_and_column(
+    read: Callable[..., Annotation], tmp_path: Path, row: str, words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        read("annotations.csv", HEAD + ROW + row + "\n")
+    write_video(tmp_path / "videos/one.avi", [20] * 5)
+    with pytest.raises(DataError, match=words):  # and not that no data set was recognised
+        open_data(str(tmp_path), None)
+
+
+def test_a_column_that_is_missing_or_there_twice(read: Callable[..., Annotation]) -> None:
+    with pytest.raises(DataError, match="line 1: no column label; expected video;frame"):
+        read("a.csv", HEAD.replace("label", "class").replace(",", ";"))
+    with pytest.raises(DataError, match="line 1: column x1 is there twice"):
+        read("a.csv", HEAD.replace("tube", "X1"))
