@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ssldet import plugins
 from ssldet.contracts import Backbone, Options, Strategy
 from ssldet.data.batches import ClipOptions
-from ssldet.data.datasets import dataset_options
+from ssldet.data.datasets import dataset_options, split_flavour
 from ssldet.data.views import ViewOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.util.settings import explain, read_assignment, typed_options, unknown_key
@@ -281,8 +281,21 @@ def resolve(
     merged: dict[str, Any] = {}
     chosen, assigned = (_from_assignments(texts, mistakes) for texts in (tuned, assignments))
     for layer in (base, given, chosen, from_flags, assigned):
-        merged = _merge(merged, layer)
+        merged = _merge(merged, _with_flavour(layer, mistakes))
     return _typed({**merged, "preset": name}, proposed, mistakes)
+
+
+def _with_flavour(layer: Mapping[str, Any], mistakes: list[Mistake]) -> Mapping[str, Any]:
+    """The layer with synthetic:ucf24 written as name and option, so that it is one run either way."""
+    name, options = layer.get("dataset"), layer.get("dataset_options")
+    if not isinstance(name, str) or ":" not in name:
+        return layer
+    try:
+        plain, chosen = split_flavour(name, options if isinstance(options, Mapping) else None)
+    except ConfigError as error:
+        mistakes.append(str(error))
+        return layer
+    return {**layer, "dataset": plain, "dataset_options": chosen}
 
 
 def presets() -> list[str]:

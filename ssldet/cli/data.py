@@ -201,8 +201,9 @@ def synth(folder: Path, like: str, seed: int, as_json: bool) -> None:
 def guide(name: str, as_json: bool) -> None:
     """Say where to get a data set, under which licence, and which folders are expected."""
     from ssldet import plugins
+    from ssldet.data.datasets import split_flavour
 
-    plugin: type[Dataset] = plugins.load("dataset", name)
+    plugin: type[Dataset] = plugins.load("dataset", split_flavour(name)[0])
     if as_json:
         print_json({"dataset": name, "guide": plugin.guide()})
     else:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from ssldet import plugins
 from ssldet.contracts import Dataset, Options, Problem, Subset
-from ssldet.errors import AbsentData, DataError, PluginError, RequestError
+from ssldet.errors import AbsentData, ConfigError, DataError, PluginError, RequestError
 from ssldet.util.settings import typed_options
 
 ROOT_VARIABLE = "SSLDET_DATA"
@@ -19,7 +19,7 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     """Open a data set.
 
     Args:
-        name: a plugin name, such as "jhmdb".
+        name: a plugin name, such as "jhmdb", with or without a flavour ("synthetic:jhmdb").
         root: the folder that holds it; None means $SSLDET_DATA, else the data set's own default, where it has one.
         options: fields of its Config, such as flavour="jhmdb"; `ssldet plugins show NAME` lists them.
 
@@ -28,11 +28,29 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         ConfigError: an option that it does not know, or of another type.
         DataError: data that is absent.
     """
+    name, options = split_flavour(name, options)
     plugin = plugins.load("dataset", name)
     config = dataset_options(plugin, options)
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
     dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, config)
     return dataset
+
+
+def split_flavour(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """ "synthetic:ucf24" -> the data set's name, and its options with the flavour.
+
+    Raises:
+        ConfigError: nothing stands on one side of the colon, or the options name another flavour.
+    """
+    plain, colon, flavour = name.partition(":")
+    options = dict(options or {})
+    if not colon:
+        return name, options
+    if not plain or not flavour:
+        raise ConfigError(f"data set {name!r}: expected NAME or NAME:FLAVOUR, such as synthetic:ucf24")
+    if options.setdefault("flavour", flavour) != flavour:
+        raise ConfigError(f"data set {name!r} has the flavour {flavour}, and dataset.flavour={options['flavour']} too")
+    return plain, options
 
 
 def dataset_options(plugin: type[Dataset], options: Mapping[str, Any]) -> Options:
@@ -46,8 +64,9 @@ def default_protocol(name: str, options: Mapping[str, Any] | None = None) -> str
     It is "standard" for a data set that is not installed or does not know its options.
     """
     try:
-        plugin: type[Dataset] = plugins.load("dataset", name)
-        return plugin.facts_under(dataset_options(plugin, options or {})).protocol
+        plain, chosen = split_flavour(name, options)
+        plugin: type[Dataset] = plugins.load("dataset", plain)
+        return plugin.facts_under(dataset_options(plugin, chosen)).protocol
     except (PluginError, RequestError):
         return "standard"
 

@@ -53,9 +53,10 @@ def find_splits(name: Path) -> list[LabelSplit]:
     Raises:
         SplitError: the file cannot be read or is damaged, or no splits ship with the data set.
     """
-    if name.exists() or str(name) not in plugins.names("dataset"):
+    plain = str(name).partition(":")[0]
+    if name.exists() or plain not in plugins.names("dataset"):
         return [splits.read(name)]
-    found = split_files.frozen(plugins.load("dataset", str(name)))
+    found = split_files.frozen(plugins.load("dataset", plain))
     if not found:
         raise SplitError(f"no splits ship with {name}; make one with: ssldet split make {name} FILE --ratio R")
     return found
