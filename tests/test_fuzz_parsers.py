@@ -25,13 +25,15 @@ from made_matches import FACTS as MADE
 from made_matches import made_videos, scored
 from scipy.io import loadmat, savemat
 from test_folder import COCO, CSV, CVAT
+from test_own_exports import key as key_box
+from test_own_exports import label_studio, via
 
 from ssldet.data import split_files
 from ssldet.errors import DataError, SsldetError
 from ssldet.evaluation.per_video import per_video, read_per_video, write_per_video
 from ssldet.report.resampling import class_scores
 from ssldet.util import safe_pickle
-from ssldet_datasets import ava, own_boxes, tube_files
+from ssldet_datasets import ava, own_boxes, own_records, tube_files
 from ssldet_datasets.jhmdb import read_split_file
 from ssldet_datasets.jhmdb_boxes import read_mask
 from ssldet_datasets.layouts import checked_id
@@ -215,10 +217,19 @@ def test_ava_frame_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "text"), [(".csv", CSV), (".json", json.dumps(COCO)), (".xml", CVAT)], ids=["csv", "coco", "cvat"]
+    ("suffix", "text"),
+    [
+        (".csv", CSV),
+        (".json", json.dumps(COCO)),
+        (".xml", CVAT),
+        (".json", json.dumps(label_studio([key_box(2, 0), key_box(6, 50, enabled=False)]))),
+        (".json", json.dumps(via())),
+    ],
+    ids=["csv", "coco", "cvat", "label studio", "via"],
 )
 def test_own_boxes(tmp_path: Path, suffix: str, text: str) -> None:
-    fuzz(own_boxes.read_boxes, text.encode(), tmp_path / f"boxes{suffix}")
+    names = own_records.VideoNames(size=lambda video_id: (64, 48), rate=lambda video_id: 30.0)
+    fuzz(lambda path: own_boxes.read_boxes(path, names), text.encode(), tmp_path / f"boxes{suffix}")
 
 
 def test_published_lists(tmp_path: Path) -> None:

@@ -271,3 +271,89 @@ def test_a_column_that_is_missing_or_there_twice(read: Callable[..., Annotation]
         read("a.csv", HEAD.replace("label", "class").replace(",", ";"))
     with pytest.raises(DataError, match="line 1: column x1 is there twice"):
         read("a.csv", HEAD.replace("tube", "X1"))
+
+
+# ------------------------------------------------------------------------------------- Label Studio and VIA
+
+
+def label_studio(sequence: list[dict[str, object]], **changes: Any) -> list[dict[str, Any]]:
+    value = {"framesCount": 10, "labels": ["left"], "sequence": sequence, **changes}
+    region = {"id": "a", "type": "videorectangle", "value": value}
+    return [{"id": 1, "data": {"video": "/data/upload/1/0a1b2c3d-one.mp4"}, "annotations": [{"result": [region]}]}]
+
+
+def key(frame: int, x: float, *, enabled: bool = True) -> dict[str, object]:
+    return {"frame": frame, "enabled": enabled, "rotation": 0, "x": x, "y": 50, "width": 25, "height": 50}
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """A folder with one video of 64 x 48 at 30 frames a second."""
+    write_video(tmp_path / "mine/videos/one.avi", [20] * 10)
+    (tmp_path / "mine/test.txt").write_text("one")
+    return tmp_path / "mine"
+
+
+def test_label_studio_is_interpolated_as_it_shows(videos: Path) -> None:
+    """From an enabled key frame to the next, that included; percent of the frame; frames from 1."""
+    content = label_studio([key(2, 0), key(6, 50, enabled=False), key(9, 25)])
+    (videos / "annotations.json").write_text(json.dumps(content))
+    truth = Folder(videos).truth("one")
+    assert truth.frames_n.tolist() == [1, 2, 3, 4, 5, 8, 9]
+    assert truth.boxes_n4[[0, 2, 4, 6]].tolist() == [
+        [0, 24, 16, 48],
+        [16, 24, 32, 48],
+        [32, 24, 48, 48],
+        [16, 24, 32, 48],
+    ]
+    assert truth.key_frames_m.tolist() == list(range(10))
+    drawn = Folder(videos, Folder.Config(keyframes_only=True)).truth("one")
+    assert drawn.frames_n.tolist() == [1, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (label_studio([key(1, 0)], labels=[]), "expected one label, got"),
+        ([{"video": "one.mp4", "box": []}], "export as JSON, not JSON-MIN"),
+        ([{**label_studio([])[0], "annotations": [{"result": []}] * 2}], "2 annotations; keep one"),
+        ([{**label_studio([])[0], "data": {"video": "two.mp4"}}], "boxes of two, of which there is no video"),
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "is VIA 2's form"),
+    ],
+)
+def test_what_a_tool_lacks_is_said(videos: Path, content: object, words: str) -> None:
+    (videos / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        Folder(videos)
+
+
+def via(**changes: Any) -> dict[str, Any]:
+    action = {"aname": "Action", "anchor_id": "FILE1_Z1_XY1", "type": 3, "options": {"0": "left", "1": "right"}}
+    return {
+        "project": {},
+        "config": {},
+        "attribute": {"1": {"aname": "Part", "anchor_id": "FILE1_Z2_XY0"}, "2": action},
+        "file": {"1": {"fid": 1, "fname": "one.mp4"}},
+        "view": {"1": {"fid_list": ["1"]}},
+        "metadata": {
+            "1_a": {"vid": "1", "flg": 0, "z": [0.1, 0.3], "xy": [], "av": {"1": "x"}},
+            "1_b": {"vid": "1", "flg": 0, "z": [0.133], "xy": [2, 10, 20, 30, 15], "av": {"2": "1"}},
+        },
+        **changes,
+    }
+
+
+def test_via_gives_frames_by_their_seconds(videos: Path) -> None:
+    """0.133 seconds at 30 frames a second are frame 4 (from 0); nothing is said of the other frames."""
+    (videos / "annotations.json").write_text(json.dumps(via()))
+    truth = Folder(videos).truth("one")
+    assert (truth.frames_n.tolist(), truth.key_frames_m.tolist(), truth.tubes_n.tolist()) == ([4], [4], [-1])
+    assert truth.boxes_n4.tolist() == [[10, 20, 40, 35]]
+    assert Folder(videos).facts.classes == ("right",)
+    (videos / "annotations.json").write_text(json.dumps(via(attribute={})))
+    with pytest.raises(DataError, match="Call it action; there are: none"):
+        Folder(videos)
+    csv = "# Exported using VGG Image Annotator\n# CSV_HEADER = metadata_id,file_list\n"
+    (videos / "annotations.csv").write_text(csv)
+    with pytest.raises(DataError, match="VIA's CSV has no frames"):
+        Folder(videos)

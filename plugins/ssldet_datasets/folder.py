@@ -18,7 +18,7 @@ import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Options, Problem, Subset, Truth, Video, VideoSource
 from ssldet.data.orientation import STORED
-from ssldet.data.video import VideoInfo, file_orientation, probe
+from ssldet.data.video import VideoInfo, file_orientation, probe, timing
 from ssldet.errors import AbsentData, DataError
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import find_source, inside, source_bytes
@@ -81,7 +81,7 @@ class Folder(Dataset):
             missing = f"no folder videos/ or frames/ in {root or 'the data root, which was not given'}"
             raise AbsentData(f"{missing}.\n{GUIDE}")
         self.annotations = self._annotation_path(self.config.annotations)
-        names = VideoNames(self._known)
+        names = VideoNames(self._known, size=lambda i: self._info(i)[:2], rate=self._rate)
         self._annotation = read_boxes(self.annotations, names, keyframes_only=self.config.keyframes_only)
         classes = self.config.classes or self._classes()
         unknown = sorted(set(labels_in(self._annotation)) - set(classes))
@@ -220,6 +220,12 @@ class Folder(Dataset):
         return digest.hexdigest()
 
     # ---------------------------------------------------------------------------------------------- verifying
+
+    def _rate(self, video_id: str) -> float:
+        times = timing(self.source(video_id))
+        if times is None:
+            raise DataError(f"{video_id}: its frames have no times, and the boxes are given in seconds")
+        return times.rate
 
     def _turned(self, video_id: str) -> bool:
         """Whether frames are turned when they are decoded."""

@@ -1,4 +1,4 @@
-"""Boxes that people annotate themselves: a CSV, a COCO-style JSON, or CVAT's XML, read into one form.
+"""Boxes that people annotate themselves: a CSV, COCO, CVAT, Label Studio or VIA, read into one form.
 
 Frames count from 0 inside; in a CSV from 1, in CVAT and COCO's `frame_id` from 0, in names of images from
 either.
@@ -17,6 +17,7 @@ from ssldet_datasets.own_coco import read_coco
 from ssldet_datasets.own_csv import read_csv
 from ssldet_datasets.own_cvat import read_cvat
 from ssldet_datasets.own_records import Annotation, OwnVideo, VideoNames
+from ssldet_datasets.own_tools import read_label_studio, read_via
 
 MAX_BYTES = 256 * 2**20
 KINDS = (".csv", ".json", ".xml")
@@ -49,7 +50,7 @@ def annotation_files(path: Path) -> list[Path]:
 
 def _read_file(path: Path, names: VideoNames) -> Annotation:
     if path.suffix.lower() not in KINDS:
-        raise DataError(f"{path}: expected boxes as .csv, .json (COCO) or .xml (CVAT)")
+        raise DataError(f"{path}: expected boxes as .csv, .json (COCO, Label Studio, VIA 3) or .xml (CVAT)")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes; files of boxes have at most {MAX_BYTES}")
@@ -66,8 +67,14 @@ def _read_json(path: Path, text: str, names: VideoNames) -> Annotation:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not sound JSON ({error})") from error
+    if isinstance(content, list):
+        return read_label_studio(path, content, names)
     if not isinstance(content, Mapping):
         raise DataError(f"{path}: expected COCO's lists images, annotations and categories")
+    if "_via_img_metadata" in content or "_via_settings" in content:
+        raise DataError(f"{path}: is VIA 2's form, of images; annotate videos with VIA 3, or export it as COCO")
+    if {"metadata", "view", "file"} <= content.keys():
+        return read_via(path, content, names)
     return read_coco(path, content, names)
 
 

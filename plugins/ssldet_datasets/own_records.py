@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ssldet.errors import DataError
 from ssldet_datasets.layouts import checked_id
+
+T = TypeVar("T")
 
 MAX_FRAME = 1_000_000
 MAX_EDGE = 1e6
@@ -73,11 +75,32 @@ class VideoNames:
 
     Args:
         known: the ids of the videos; None takes every name as it is.
+        size, rate: (width, height), and frames a second, of a video by its id, for tools that give shares and seconds.
     """
 
-    def __init__(self, known: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        known: Collection[str] | None = None,
+        *,
+        size: Callable[[str], tuple[int, int]] | None = None,
+        rate: Callable[[str], float] | None = None,
+    ) -> None:
         self._known = None if known is None else frozenset(known)
         self._names: dict[str, str] = {}
+        self._size, self._rate = size, rate
+
+    def size(self, video_id: str) -> tuple[int, int]:
+        """(width, height) of a video's frames. Raises DataError where there is none."""
+        return self._present(video_id, self._size)(video_id)
+
+    def rate(self, video_id: str) -> float:
+        """Frames a second of a video. Raises DataError where there is none."""
+        return self._present(video_id, self._rate)(video_id)
+
+    def _present(self, video_id: str, ask: Callable[[str], T] | None) -> Callable[[str], T]:
+        if ask is None or (self._known is not None and video_id not in self._known):
+            raise DataError(f"boxes of {video_id}, of which there is no video; its frames say what they mean")
+        return ask
 
     def id_of(self, name: object, where: Path) -> str:
         """The id of the video that is meant, or would be. Raises DataError for what is no name, or that of two."""
