@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,6 +261,47 @@ def test_frames_are_one_a_video_right_ones_first_and_the_same_for_a_seed(finishe
     detected = {video.id for video in dataset.videos("test")[::2]}
     shown = [frame.video.id for row in first.rows for frame in row]
     assert len(set(shown)) == 10 and set(shown[:6]) == detected and not detected & set(shown[6:])
+
+
+def test_named_videos_have_a_row_each(finished: Path, tmp_path: Path) -> None:
+    ids = [video.id for video in load_dataset("synthetic", train_per_class=1, test_per_class=2).videos("test")][:2]
+    done = figure(5, "--run", finished, "--videos", ",".join(ids), "--out", tmp_path / "5.png", "--json")
+    frames = json.loads(done.stdout)["frames"]
+    assert [frame["video"] for frame in frames] == [ids[0]] * 4 + [ids[1]] * 4
+    assert [frame["kind"] for frame in frames] == ["right"] * 4 + ["failure"] * 4
+    numbers = [frame["frame"] for frame in frames[:4]]
+    assert numbers == sorted(set(numbers))
+    wrong = figure(5, "--run", finished, "--videos", "x,y", "--out", tmp_path / "5.png")
+    assert wrong.exit_code == 2 and "unknown video that run" in wrong.stderr
+    assert "--run RUN" in figure(5, "--videos", "x", "--out", tmp_path / "5.png").stderr
+
+
+def test_a_single_frame_has_room_for_its_words_and_a_dollar_is_a_dollar(finished: Path, tmp_path: Path) -> None:
+    (run,) = collect_runs([finished]).runs
+    frames = choose_frames(run, load_dataset("synthetic", **run.experiment.dataset_options))
+    first = frames.rows[0][0]
+    priced = replace(first, video=replace(first.video, id="$5_and_$6"))
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    drawn = drawing.draw_frames(replace(frames, rows=((priced,), (), ())), {("$5_and_$6", first.frame): pixels})
+    drawing.save(drawn, tmp_path / "5.png")
+    assert drawn._suptitle.get_window_extent(dpi=drawn.dpi).x1 <= drawn.bbox.x1  # type: ignore[attr-defined]
+    assert drawn.axes[0].get_title() == f"$5_and_$6\nframe {first.number}: IoU 1.00"
+
+
+def test_labels_stay_in_the_picture_and_do_not_cover_each_other() -> None:
+    video = Video("a", 3, 100, 100, (0,))
+    labels = drawing._Labels(video)
+    places = [labels.place("coral_jump 0.90", x, y) for x, y in ((10, 10), (12, 12), (90, 50), (-5, 93))]
+    assert all(x >= 0 and x + 15 * labels.LETTER * 100 <= 100 + 1e-9 and 0 <= y <= 93 for x, y in places)
+    assert abs(places[0][1] - places[1][1]) >= labels.LINE * 100 - 1e-9
+
+
+def test_a_notebooks_backend_need_not_be_installed(finished: Path, tmp_path: Path) -> None:
+    code = "from ssldet.cli import main; main()"
+    arguments = ["figure", "5", "--run", str(finished), "--out", str(tmp_path / "5.png")]
+    environment = os.environ | {"MPLBACKEND": "inline_of_a_notebook"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_videos_that_the_run_left_out_are_not_drawn(finished: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from ssldet.cli.options import (
     results_folders,
     run_settings,
     split_number,
+    videos_option,
 )
 from ssldet.cli.output import print_json
 from ssldet.cli.run_choice import complete_runs
@@ -34,6 +36,7 @@ FIGURES = ("3", "4", "5")
 @click.option("--threshold", default="0.5", show_default=True, help="Figure 3: overlap of tubes.")
 @click.option("--run", "name", metavar="RUN", shell_complete=complete_runs, help="Figure 5: the run to look at.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Figure 5: of the draw of frames.")
+@videos_option("Figure 5 of --run: these videos, a row each")
 @json_flag
 def command(
     number: str,
@@ -47,6 +50,7 @@ def command(
     threshold: str,
     name: str | None,
     seed: int,
+    videos: tuple[str, ...] | None,
     as_json: bool,
 ) -> None:
     """Draw a figure of the paper from runs.
@@ -54,6 +58,7 @@ def command(
     3: what each class gains over Supervised. 4: thresholds of pseudo-labels. 5: frames with truth and detections.
     With --json what the figure shows is printed; it is drawn all the same.
     """
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be installed here: nothing opens a window
     from ssldet.report.drawing import check_format, save
     from ssldet.report.paper_figures import paper_figure
 
@@ -70,6 +75,7 @@ def command(
         threshold=threshold,
         run=name,
         seed=seed,
+        videos=videos,
     )
     for remark in drawn.remarks:
         click.echo(remark, err=True)

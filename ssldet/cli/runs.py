@@ -93,9 +93,13 @@ def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
 @command.command("show", epilog="Example: ssldet runs show 3f2a --verify")
 @click.argument("name", metavar="RUN", shell_complete=complete_runs)
 @click.option("--verify", is_flag=True, help="Compare the files with the hashes in the record; exit 1 if any differs.")
+@click.option("--videos", "by_video", is_flag=True, help="Score video by video, the worst first, with kinds of error.")
+@data_root
 @results_folders
 @json_flag
-def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) -> None:
+def show_run(
+    name: str, verify: bool, by_video: bool, data_root: Path | None, results: tuple[Path, ...], as_json: bool
+) -> None:
     """Show the numbers of RUN, what it was made with, its files, and its log: curves over all of it, and its end.
 
     Curves: loss terms, pseudo-labels, and with train.eval_every scores on the validation part; --json has the series.
@@ -104,6 +108,9 @@ def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) 
     from ssldet.runs.listing import check_files, log_curves, log_tail, summary
 
     entry = chosen_run(name, results)
+    if by_video:
+        _show_videos(entry, data_root, as_json)
+        return
     checked = check_files(entry) if verify and entry.record else {}
     if as_json:
         content: dict[str, Any] = summary(entry) | {"record": None, "log": log_tail(entry)}
@@ -114,6 +121,27 @@ def show_run(name: str, verify: bool, results: tuple[Path, ...], as_json: bool) 
         _show(entry, checked)
     if verify and (not entry.record or set(checked.values()) - {"whole"}):
         sys.exit(1)
+
+
+def _show_videos(entry: RunEntry, data_root: Path | None, as_json: bool) -> None:
+    """The scores of each video; --json has fractions, the table percent."""
+    from ssldet.report.worst_videos import kinds_in, worst_videos
+    from ssldet.util.files import plain
+
+    found = worst_videos(entry, data_root)
+    for remark in found.remarks:
+        click.echo(remark, err=True)
+    if as_json:
+        print_json({"run": entry.id, **plain(found)})
+        return
+    titles, kinds = list(found.videos[0].scores) if found.videos else [], kinds_in(found.videos)
+    rows = [("video", "classes", *titles, *kinds)]
+    for video in found.videos:
+        numbers = [*(video.scores[title] for title in titles), *(video.errors.get(kind) for kind in kinds)]
+        shown = ("-" if number is None else f"{100 * number:.1f}" for number in numbers)
+        rows.append((video.id, ", ".join(video.classes), *shown))
+    click.echo(f"run {entry.id}, protocol {found.protocol}, percent, the worst video first")
+    click.echo(aligned(rows))
 
 
 def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:

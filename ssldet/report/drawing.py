@@ -5,7 +5,8 @@ A reader who prints in grey tells everything apart by lightness, hatching, marke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,18 @@ FORMATS = (".png", ".pdf")
 STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType inside the file: text stays text
     "font.size": 9,
+    "text.parse_math": False,  # a $ in a name is a $
     "hatch.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
 DARK, LIGHT, INK = "#1f4e79", "#f3c78b", "#222222"
 LONGEST_NAME = 28
+FEWEST_COLUMNS = 2
+"""Of Figure 5, so that what is said above it finds room."""
+
+LETTERS_PER_INCH = 14
+"""Of the text above Figure 5, rather too few than too many."""
 
 
 def draw_changes(changes: ClassChanges) -> Figure:
@@ -124,68 +131,111 @@ TRUTH: dict[str, Any] = {"colour": "#1c4fd6", "style": "-", "text": "white", "ha
 DETECTION: dict[str, Any] = {"colour": "#37d63a", "style": (0, (4, 2)), "text": "black", "halo": "black"}
 
 
-def draw_frames(frames: Frames, pictures: Mapping[str, np.ndarray]) -> Figure:
-    """A grid of frames: truth in solid blue, detections in dashed green, the last row failures.
+def draw_frames(frames: Frames, pictures: Mapping[tuple[str, int], np.ndarray]) -> Figure:
+    """A grid of frames: truth in solid blue, detections in dashed green, each row with its label.
 
     Args:
-        pictures: video id -> (h, w, 3) uint8, of any size: it is stretched over the video's.
+        pictures: (video id, frame) -> (h, w, 3) uint8, of any size: it is stretched over the video's.
     """
-    rows = [(row, "failures" if last else "right") for row, last in _rows(frames) if row]
-    columns = max(len(row) for row, _ in rows)
+    rows = [(row, label) for row, label in zip(frames.rows, frames.labels, strict=True) if row]
+    columns = max(FEWEST_COLUMNS, *(len(row) for row, _ in rows))
     shape = max(shown.video.height / shown.video.width for row, _ in rows for shown in row)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.3 * columns + 0.3, (2.3 * shape + 0.3) * len(rows) + 0.6), layout="constrained")
+        width = 2.3 * columns + 0.3
+        words = _about_run(frames, int(width * LETTERS_PER_INCH))
+        height = (2.3 * shape + 0.4) * len(rows) + 0.2 * (1 + words.count("\n")) + 0.2
+        figure = Figure(figsize=(width, height), layout="constrained")
         grid_axes = figure.subplots(len(rows), columns, squeeze=False)
         for row_axes, (row, kind) in zip(grid_axes, rows, strict=True):
             for place, axes in enumerate(row_axes):
                 axes.set(xticks=[], yticks=[], frame_on=False)
                 if place < len(row):
-                    _draw_frame(axes, row[place], pictures[row[place].video.id])
-            row_axes[0].set_ylabel(kind)
-        figure.suptitle(_about_run(frames), fontsize=9, x=0.01, ha="left")
+                    _draw_frame(axes, row[place], pictures[row[place].video.id, row[place].frame])
+            row_axes[0].set_ylabel(_shortened(kind))
+        figure.suptitle(words, fontsize=9, x=0.01, ha="left")
     return figure
 
 
-def _rows(frames: Frames) -> Iterator[tuple[tuple[ShownFrame, ...], bool]]:
-    """The rows, and whether it is the last, of failures."""
-    for place, row in enumerate(frames.rows, start=1):
-        yield row, place == len(frames.rows)
-
-
-def _about_run(frames: Frames) -> str:
+def _about_run(frames: Frames, letters: int) -> str:
+    """What is shown, in lines of at most so many letters."""
     run, experiment = frames.run, frames.run.experiment
-    return (
+    paragraphs = (
         f"{experiment.strategy} on {run.dataset}, {experiment.ratio:.0%} labelled, preset {run.preset}, "
-        f"seed {experiment.seed}, run {run.entry.id}\n"
-        f"truth: solid blue; detections: dashed green. {frames.right} of {frames.judged} drawn frames are right"
+        f"seed {experiment.seed}, run {run.entry.id}",
+        f"truth: solid blue; detections: dashed green. {frames.right} of {frames.judged} drawn frames are right",
     )
+    return "\n".join(textwrap.fill(paragraph, letters) for paragraph in paragraphs)
 
 
 def _draw_frame(axes: Axes, shown: ShownFrame, pixels_hwc: np.ndarray) -> None:
     video = shown.video
     axes.imshow(pixels_hwc, extent=(0, video.width, video.height, 0), interpolation="antialiased")
+    labels = _Labels(video)
     for box in shown.truth:
-        _draw_box(axes, video, box, TRUTH, at_top=False)
+        _draw_box(axes, video, box, TRUTH, labels, at_top=False)
     for rank, box in reversed(list(enumerate(shown.detections))):  # the best one on top, and stronger
-        _draw_box(axes, video, box, DETECTION, at_top=True, width=1.2 if rank else 2.0)
-    name = video.id if len(video.id) <= LONGEST_NAME else f"...{video.id[3 - LONGEST_NAME :]}"
+        _draw_box(axes, video, box, DETECTION, labels, at_top=True, width=1.2 if rank else 2.0)
     iou = f"IoU {shown.iou:.2f}" if shown.detections else "no detection"
-    axes.set_title(f"{name}, {shown.number}: {iou}", fontsize=7)
+    axes.set_title(f"{_shortened(video.id)}\nframe {shown.number}: {iou}", fontsize=7)
 
 
-def _draw_box(axes: Axes, video: Video, box: Box, look: Mapping[str, Any], *, at_top: bool, width: float = 1.5) -> None:
+def _shortened(name: str) -> str:
+    """The end of a long name."""
+    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
+
+
+class _Labels:
+    """Places of the labels in one picture: within it, and not over each other as long as there is room."""
+
+    LETTER, LINE = 0.021, 0.07
+    """Width of a letter in widths of a picture, and height of a line in heights of one."""
+
+    def __init__(self, video: Video) -> None:
+        self._video = video
+        self._taken: list[tuple[float, float, float, float]] = []
+
+    def place(self, text: str, x: float, y: float) -> tuple[float, float]:
+        """Left and upper edge of a label that is wanted at (x, y), moved line by line until it covers no other."""
+        width, height = len(text) * self.LETTER * self._video.width, self.LINE * self._video.height
+        x = min(max(x, 0.0), max(self._video.width - width, 0.0))
+        for step in (0, 1, -1, 2, -2, 3, -3):
+            area = (x, y + step * height, x + width, y + (step + 1) * height)
+            inside = area[1] >= 0 and area[3] <= self._video.height
+            if inside and not any(_covers(area, other) for other in self._taken):
+                break
+        else:
+            area = (x, y, x + width, y + height)
+        self._taken.append(area)
+        return area[0], area[1]
+
+
+def _covers(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _draw_box(
+    axes: Axes,
+    video: Video,
+    box: Box,
+    look: Mapping[str, Any],
+    labels: _Labels,
+    *,
+    at_top: bool,
+    width: float = 1.5,
+) -> None:
     (x1, x2), (y1, y2) = np.clip(box.box_4[::2], 0, video.width), np.clip(box.box_4[1::2], 0, video.height)
     halo = [withStroke(linewidth=width + 1.1, foreground=look["halo"])]
     outline = {"fill": False, "ec": look["colour"], "ls": look["style"], "lw": width, "path_effects": halo}
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **outline))
     score = "" if box.score is None else f" {box.score:.2f}"
+    x, y = labels.place(box.label + score, x1, y1 if at_top else y2 - _Labels.LINE * video.height)
     axes.text(
-        x1,
-        y1 if at_top else y2,
+        x,
+        y,
         box.label + score,
         fontsize=6,
         color=look["text"],
-        va="top" if at_top else "bottom",
+        va="top",
         clip_on=True,
         bbox={"facecolor": look["colour"], "edgecolor": "none", "pad": 1, "alpha": 0.85},
     )

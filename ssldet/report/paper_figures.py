@@ -53,6 +53,7 @@ def paper_figure(
     threshold: str = "0.5",
     run: str | None = None,
     seed: int = 0,
+    videos: Sequence[str] | None = None,
 ) -> DrawnFigure:
     """Draw Figure 3, 4 or 5 of the paper from the records and detections of runs.
 
@@ -67,6 +68,7 @@ def paper_figure(
         threshold: Figure 3: of the overlap of tubes, as records name it.
         run: Figure 5: the folder of the run to look at, or the start of its id.
         seed: Figure 5: of the draw of frames.
+        videos: Figure 5: ids; of each a row of frames, rather than a draw over all videos. Needs `run`.
 
     Raises:
         UnknownName: no such figure, preset or data set. RequestError: there are no such runs.
@@ -76,7 +78,9 @@ def paper_figure(
         raise UnknownName("figure", str(number), FIGURES)
     folders = result_folders(results)
     if str(number) == "5" and run:
-        return _draw_frames(_named_run(run, folders), data_root, seed)
+        return _draw_frames(_named_run(run, folders), data_root, seed, videos)
+    if videos:
+        raise RequestError("videos are named for Figure 5 with the run to look at: --run RUN")
     collection = collect_runs(folders)
     settings = figures.choose_settings(
         "figure4" if str(number) == "4" else "figure3",
@@ -116,27 +120,35 @@ def _draw_sweep(collection: RunCollection, settings: Settings, split: int) -> Dr
     return DrawnFigure(drawing.draw_sweep(sweep), plain(sweep), tuple(remarks))
 
 
-def _draw_frames(run: Run, data_root: str | Path | None, seed: int) -> DrawnFigure:
+def _draw_frames(run: Run, data_root: str | Path | None, seed: int, videos: Sequence[str] | None = None) -> DrawnFigure:
     """Figure 5."""
     experiment = run.experiment
     root = data_root or run.entry.machine.get("data_root")
     dataset = load_dataset(experiment.dataset, root, **experiment.dataset_options)
-    frames = qualitative.choose_frames(run, dataset, seed=seed)
+    chosen = list(dict.fromkeys(videos or ()))
+    frames = (
+        qualitative.frames_of(run, dataset, chosen) if chosen else qualitative.choose_frames(run, dataset, seed=seed)
+    )
     shown = [frame for row in frames.rows for frame in row]
-    pictures = {frame.video.id: qualitative.picture(dataset, frame, experiment.clip.size) for frame in shown}
+    size = experiment.clip.size
+    pictures = {(frame.video.id, frame.frame): qualitative.picture(dataset, frame, size) for frame in shown}
     return DrawnFigure(drawing.draw_frames(frames, pictures), _frames_content(frames))
 
 
 def _frames_content(frames: Frames) -> dict[str, Any]:
-    kinds = [*["right"] * (len(frames.rows) - 1), "failure"]
     return {
         "run": frames.run.entry.id,
         "seed": frames.seed,
         "judged": frames.judged,
         "right": frames.right,
         "frames": [
-            {"kind": kind, "video": frame.video.id, "frame": frame.number, "iou": round(frame.iou, 4)}
-            for kind, row in zip(kinds, frames.rows, strict=True)
+            {
+                "kind": "right" if frame.right else "failure",
+                "video": frame.video.id,
+                "frame": frame.number,
+                "iou": round(frame.iou, 4),
+            }
+            for row in frames.rows
             for frame in row
         ],
     }

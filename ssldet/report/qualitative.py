@@ -1,6 +1,7 @@
 """Figure 5: test frames of a run with the truth and the detections in them, chosen by rule and not by hand.
 
     choose_frames(run, dataset)     what is shown, as plain data
+    frames_of(run, dataset, ids)    frames of the videos that are named, a row a video
     picture(dataset, shown)         the pixels of one of the frames
 
 One annotated frame is drawn of each video. It is right when its best box, the detection of the highest score, overlaps
@@ -10,6 +11,7 @@ places, and failures fill the last row. All draws follow from one seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +19,8 @@ import numpy as np
 from ssldet.contracts import Dataset, DatasetFacts, Truth, Video, VideoDetections, VideoSource
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.video import read_frames
-from ssldet.errors import RequestError
-from ssldet.evaluation.detections import read_detections
+from ssldet.errors import RequestError, UnknownName
+from ssldet.evaluation.detections import Detections, read_detections
 from ssldet.ops.iou import paired_iou
 from ssldet.report.run_selection import Run
 from ssldet.runs import layout
@@ -58,7 +60,7 @@ class ShownFrame:
 class Frames:
     """Figure 5 as data: rows of right frames, then one row of failures; a row is empty where there are none.
 
-    `judged` and `right` count the frames that were drawn, one a video.
+    Of named videos each has a row. `labels` names the rows; `judged` and `right` count the frames that were drawn.
     """
 
     run: Run
@@ -66,6 +68,7 @@ class Frames:
     judged: int
     right: int
     seed: int
+    labels: tuple[str, ...]
 
 
 def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: int = 4, seed: int = 0) -> Frames:
@@ -75,14 +78,8 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
         RequestError: the run kept no detections, or no frame of its videos is annotated.
         DetectionsError, DataError: the detections do not fit the data, or data are absent.
     """
-    path = run.entry.folder / layout.DETECTIONS
-    if not path.is_file():
-        raise RequestError(
-            f"run {run.entry.id} keeps no {layout.DETECTIONS} in {run.entry.folder}; copy its config.yaml, remove "
-            f"the run (`ssldet runs rm {run.entry.id}`), and make it again: ssldet run --config COPY"
-        )
     videos = scored_videos(run.entry.folder, run.record, run.experiment, dataset)
-    detections = read_detections(path, dataset.facts, videos)
+    detections = _detections(run, dataset, videos)
     draws = np.random.default_rng(seed)
     judged = [
         judge(dataset.facts, video, truth, int(draws.choice(truth.annotated_frames)), detections[video.id])
@@ -94,7 +91,44 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
     order = [judged[place] for place in draws.permutation(len(judged))]
     right, wrong = ([frame for frame in order if frame.right is kind] for kind in (True, False))
     rows = [right[start : start + columns] for start in range(0, right_rows * columns, columns)]
-    return Frames(run, (*map(tuple, rows), tuple(wrong[:columns])), len(judged), len(right), seed)
+    labels = (*["right"] * right_rows, "failures")
+    return Frames(run, (*map(tuple, rows), tuple(wrong[:columns])), len(judged), len(right), seed, labels)
+
+
+def frames_of(run: Run, dataset: Dataset, ids: Sequence[str], *, columns: int = 4) -> Frames:
+    """Frames of the named videos: of each a row, spread evenly over its annotated frames with truth.
+
+    Raises:
+        RequestError: the run kept no detections, was not scored on such a video, or nothing is annotated in it.
+        DetectionsError, DataError: the detections do not fit the data, or data are absent.
+    """
+    scored = scored_videos(run.entry.folder, run.record, run.experiment, dataset)
+    known = {video.id: video for video in scored}
+    for video_id in ids:
+        if video_id not in known:
+            raise UnknownName(f"video that run {run.entry.id} was scored on", video_id, known)
+    detections = _detections(run, dataset, scored)
+    rows = []
+    for video_id in ids:
+        truth = dataset.truth(video_id)
+        frames_m = truth.annotated_frames
+        if not len(frames_m):
+            raise RequestError(f"no frame of video {video_id} has a truth box")
+        places = np.unique(np.linspace(0, len(frames_m) - 1, min(columns, len(frames_m))).round().astype(int))
+        video, found = known[video_id], detections[video_id]
+        rows.append(tuple(judge(dataset.facts, video, truth, int(frames_m[place]), found) for place in places))
+    judged = [frame for row in rows for frame in row]
+    return Frames(run, tuple(rows), len(judged), sum(frame.right for frame in judged), 0, tuple(ids))
+
+
+def _detections(run: Run, dataset: Dataset, videos: Sequence[Video]) -> Detections:
+    path = run.entry.folder / layout.DETECTIONS
+    if not path.is_file():
+        raise RequestError(
+            f"run {run.entry.id} keeps no {layout.DETECTIONS} in {run.entry.folder}; copy its config.yaml, remove "
+            f"the run (`ssldet runs rm {run.entry.id}`), and make it again: ssldet run --config COPY"
+        )
+    return read_detections(path, dataset.facts, videos)
 
 
 def judge(facts: DatasetFacts, video: Video, truth: Truth, frame: int, detections: VideoDetections) -> ShownFrame:
