@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from helpers import TinyDataset
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from test_run_store import write_run
 
@@ -284,7 +285,8 @@ def test_a_single_frame_has_room_for_its_words_and_a_dollar_is_a_dollar(finished
     pixels = np.zeros((8, 8, 3), np.uint8)
     drawn = drawing.draw_frames(replace(frames, rows=((priced,), (), ())), {("$5_and_$6", first.frame): pixels})
     drawing.save(drawn, tmp_path / "5.png")
-    assert drawn._suptitle.get_window_extent(dpi=drawn.dpi).x1 <= drawn.bbox.x1  # type: ignore[attr-defined]
+    words = drawn._suptitle.get_window_extent(FigureCanvasAgg(drawn).get_renderer())  # type: ignore[attr-defined]
+    assert 0 < words.x1 <= drawn.bbox.x1
     assert drawn.axes[0].get_title() == f"$5_and_$6\nframe {first.number}: IoU 1.00"
 
 
