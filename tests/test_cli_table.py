@@ -171,6 +171,15 @@ def test_html_is_one_page_with_all_text_escaped(runs: Path) -> None:
     assert "2 runs left out" in page.text
 
 
+def test_html_folds_rows_without_a_run_and_breaks_no_number(runs: Path) -> None:
+    text = printed(runs, "html")
+    folded = re.findall(r"<summary>(\d+) rows not run</summary>", text)
+    assert len(folded) == 1
+    unrun = re.findall(r"<tr><th scope=\"row\">Supervised, equal clips</th>", text)
+    assert not unrun and text.count("Supervised, equal clips</li>") == 2
+    assert "white-space: nowrap" in text and text.count('<div class="wide">') == text.count("<table>")
+
+
 def test_csv_has_every_number_and_computes_nothing(runs: Path) -> None:
     text = printed(runs, "csv")
     rows = list(csv.DictReader(io.StringIO(text)))

@@ -8,6 +8,8 @@ from typing import Any
 
 from ssldet.report.run_selection import LeftOut
 
+NOT_RUN = "not run"
+
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
@@ -15,6 +17,12 @@ class TextRow:
 
     label: str
     cells: tuple[tuple[str, ...], ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing but that it was not run: a page may fold it."""
+        words = {line for cell in self.cells for line in cell if line}
+        return words == {NOT_RUN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,12 @@ class Block:
             first = groups[-1].last + 1 if groups else 1
             groups.append(ColumnGroup(group, tuple(title for _, title in pairs), first))
         return tuple(groups)
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """What to call the rows that are empty, with the heading of their section."""
+        rows = [(section.title, row.label) for section in self.sections for row in section.rows if row.empty]
+        return tuple(f"{title}: {label}" if title else label for title, label in rows)
 
     @property
     def two_levels(self) -> bool:

@@ -13,7 +13,7 @@ from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.spec import Reported
 from ssldet.report import comparison_blocks, flat_rows
 from ssldet.report.data_table import TABLE_1, DataRow
-from ssldet.report.document import Block, Document, Section, TextRow
+from ssldet.report.document import NOT_RUN, Block, Document, Section, TextRow
 from ssldet.report.table_data import Entry, Table
 from ssldet.report.wording import digits_of, flags, headings, printed, sections_of
 
@@ -26,7 +26,7 @@ SYMBOLS = {
 }
 """Mark -> its symbol, and what it means."""
 
-WORDS = ("not run", "failed", "not scored", "split missing")
+WORDS = (NOT_RUN, "failed", "not scored", "split missing")
 """Marks that stand in the place of a number."""
 
 
