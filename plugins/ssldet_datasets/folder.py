@@ -37,7 +37,7 @@ FRAMES: tuple[tuple[str, type[OwnVideoFiles] | type[OwnImages]], ...] = (
 GUIDE = """\
 Own videos lie in one folder:
     mine/videos/<name>.mp4                         (or .avi, .mkv, .webm, .mov; or frames/<name>/00001.jpg)
-    mine/annotations.csv                           (or annotations.json in COCO's form, or CVAT's XML in annotations/)
+    mine/annotations.csv                           (or .json of COCO, Label Studio, VIA 3; or CVAT's annotations/*.xml)
     mine/test.txt                                  names of the videos to be scored; all others are for training
     mine/classes.txt                               one class a line; optional, else those of the boxes
 then name it with --data-root (or SSLDET_DATA). Videos without boxes are used as unlabelled ones."""
