@@ -107,7 +107,7 @@ QUICK = (
     "split show ucf24",
     "split verify",
     "table 3 --results runs",
-    "tune --strategy fixmatch --dataset jhmdb --preset smoke --try train.lr=0.1 --data-root stand-in --dry-run",
+    "tune --strategy fixmatch --dataset synthetic --preset smoke --try train.lr=0.1 --ratio 0.3 --dry-run",
     "weights inspect made.safetensors",
     "cache clear --yes",
 )

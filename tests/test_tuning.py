@@ -198,8 +198,18 @@ def sets(*texts: str) -> list[str]:
 
 
 def tune(root: Path, *more: object) -> Result:
-    asked = ["tune", "--strategy", "dual_guidance", "--dataset", "synthetic", "--preset", "smoke", "--ratio", "0.3"]
-    asked += [*sets(*SETS, *DATA, "dataset.flavour=ucf24"), "--results", str(root), "--threads", "1"]
+    asked = [
+        "tune",
+        "--strategy",
+        "dual_guidance",
+        "--dataset",
+        "synthetic:ucf24",
+        "--preset",
+        "smoke",
+        "--ratio",
+        "0.3",
+    ]
+    asked += [*sets(*SETS, *DATA), "--results", str(root), "--threads", "1"]
     return ssldet(*asked, "--try", "strategy.o_th=0.05", "--try", "supervised:train.lr=0.002", *more)
 
 

@@ -101,7 +101,7 @@ def command(jobs: int, out: Path | None, dry_run: bool, as_json: bool, **asked: 
         click.echo("no settings were chosen: not every trial is done", err=True)
         sys.exit(1 if whole else stopping.exit_code)
     tuned = tuning.outcome()
-    path = out or asked["results"] / f"{request.dataset}-{request.settings.preset}.yaml"
+    path = out or asked["results"] / f"{tuned.dataset}-{tuned.preset}.yaml"
     write_tuned(tuned, path)
     if as_json:
         print_json({"file": str(path), **tuned.model_dump(mode="json")})
