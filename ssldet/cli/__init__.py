@@ -123,7 +123,7 @@ def main() -> None:
     Example: ssldet run --strategy supervised --dataset synthetic --ratio 0.2 --preset smoke
 
     Results go to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 a request that cannot be carried
-    out as given, 128 + its number after a signal (130 after Ctrl-C).
+    out as given, 130 interrupted, 128 + its number after another signal.
     """
     # threads that wait for each other sleep: on a busy machine two that spin take many times as long as one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which no verb did yet
