@@ -191,7 +191,8 @@ def test_bad_requests_exit_2(tmp_path: Path, arguments: list[str], said: str) ->
 def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
     shown = invoke(tmp_path / "r", "--tables", "6", "--dry-run")
     assert shown.exit_code == 0, shown.output
-    assert "8 cells: 4 to run, 4 blocked" in shown.stdout and "estimated:" in shown.stdout
+    assert "8 cells: 4 to run, 4 blocked" in shown.stdout and "estimated with --jobs 1: about" in shown.stdout
+    assert "of processor time" in shown.stdout
     assert "the smallest ratio that works" in shown.stdout  # 5 % of so few videos
     listed = json.loads(invoke(tmp_path / "r", "--tables", "6", "--dry-run", "--json").stdout)
     assert listed["cells"] == {"to run": 4, "blocked": 4}

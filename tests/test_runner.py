@@ -456,7 +456,7 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(tmp_path: Path) -> N
     result = CliRunner().invoke(main, [*ARGUMENTS, *SETS, "--results", str(tmp_path), "--dry-run", "--json"])
     assert result.exit_code == 0, result.stderr
     shown = json.loads(result.stdout)
-    assert shown["videos"] == {"labelled": 12, "unlabelled": 18, "validation": 0, "evaluated": 6}
+    assert shown["videos"] == {"labelled": 12, "unlabelled": 18, "validation": 0, "set_aside": 0, "evaluated": 6}
     assert shown["steps"] == 16
     assert set(shown["estimate"]["seconds"]) == {"decode", "first_stage", "train", "detect"}
     assert shown["estimate"]["seconds"]["train"] > 0

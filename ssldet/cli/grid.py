@@ -90,14 +90,11 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
 
 
 def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
-    from ssldet.cli.run import LONG_RUN_SECONDS, duration
+    from ssldet.cli.grid_view import time_left
+    from ssldet.cli.run import LONG_RUN_SECONDS
 
-    seconds = grid.seconds_left() / jobs
-    if seconds > LONG_RUN_SECONDS:
-        click.echo(
-            f"warning: this grid would take about {duration(seconds)} here; --dry-run shows why",
-            err=True,
-        )
+    if grid.seconds_left() / jobs > LONG_RUN_SECONDS:
+        click.echo(f"warning: this grid would take {time_left(grid, jobs)}; --dry-run shows why", err=True)
 
 
 def _exit_code(grid: Grid) -> int:

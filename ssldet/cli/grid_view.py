@@ -14,7 +14,8 @@ from rich.text import Text
 
 from ssldet.benchmark.grid import Grid
 from ssldet.benchmark.tasks import STATES, GridCallback, State, Task, TaskProgress, TaskResult, start
-from ssldet.cli.run import duration
+from ssldet.cli.run import duration, time_needed
+from ssldet.runs.planning import choose_device
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -110,9 +111,15 @@ def show_plan(grid: Grid, jobs: int, *, finished: bool = False) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(_sums(grid), highlight=False, soft_wrap=True, markup=False)
     if grid.seconds_left():
-        console.print(f"estimated: {duration(grid.seconds_left() / jobs)} with --jobs {jobs}", highlight=False)
+        console.print(f"estimated with --jobs {jobs}: {time_left(grid, jobs)}", highlight=False)
     if finished and grid.seconds_left():
         console.print("the same command goes on from here", highlight=False)
+
+
+def time_left(grid: Grid, jobs: int) -> str:
+    """What is left of a grid with `jobs` runs at a time, on the device that its runs are asked to take."""
+    device = choose_device(grid.request.settings.machine.get("device", "auto"))
+    return time_needed(grid.seconds_left() / jobs, device)
 
 
 def _place(task: Task) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from ssldet.cli.options import (
 from ssldet.cli.output import print_json, stdout_console
 
 if TYPE_CHECKING:
+    from torch import device
+
     from ssldet.runs.estimate import Estimate
     from ssldet.runs.record import Record
     from ssldet.runs.runner import Plan
@@ -131,7 +133,7 @@ def _warn_of_long_run(planned: Plan) -> None:
     found = estimate(planned)
     if found.total_seconds > LONG_RUN_SECONDS:
         click.echo(
-            f"warning: this run would take about {duration(found.total_seconds)} on {planned.device}; "
+            f"warning: this run would take {time_needed(found.total_seconds, planned.device)} on {planned.device}; "
             "--dry-run shows why, --preset nano takes minutes",
             err=True,
         )
@@ -166,7 +168,7 @@ def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
         },
         "weights": {part: str(path) for part, path in planned.weights.items()} or "random",
         "estimate": {
-            "time": duration(found.total_seconds),
+            "time": time_needed(found.total_seconds, planned.device),
             "seconds": {phase: round(seconds, 1) for phase, seconds in found.seconds.items()},
             "disk_bytes": found.disk_bytes,
             "state_bytes": found.memory_bytes,
@@ -223,6 +225,12 @@ def _rows(record: Record) -> dict[str, dict[str, float | None]]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def time_needed(seconds: float, device: device) -> str:
+    """An estimate for people: "about 7 min of processor time; longer on a busy machine"."""
+    clock = " of processor time; longer on a busy machine" if device.type == "cpu" else ""
+    return f"about {duration(seconds)}{clock}"
 
 
 def duration(seconds: float) -> str:

@@ -1,9 +1,12 @@
-"""What a run will take, measured on the device it will run on: one forward pass is timed, the rest follows."""
+"""What a run will take, measured on the device it will run on: one forward pass is timed, the rest follows.
+
+On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere they pass on the wall.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +29,7 @@ BYTES_PER_WEIGHT = 4 * 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds by phase; bytes of disk for decoded frames, and of memory for weights and optimiser state alone."""
+    """Seconds by phase, of the processor on a CPU; bytes of disk for decoded frames, and of memory for weights and optimiser state alone."""
 
     seconds: dict[str, float]
     disk_bytes: int
@@ -52,7 +55,7 @@ def estimate(plan: Plan) -> Estimate:
 
 
 def seconds_per_clip(plan: Plan) -> float:
-    """Measured seconds of one clip's forward pass through a plan's network on its device."""
+    """Measured seconds of one clip's forward pass through a plan's network on its device; of the processor on a CPU."""
     return _seconds_per_clip(build_student(plan)[0], plan)
 
 
@@ -98,10 +101,20 @@ def _seconds_per_clip(student: Detector, plan: Plan, budget: float = 1.0) -> flo
 def _forward_seconds(student: Detector, plan: Plan, batch: int) -> float:
     clip, precision = plan.config.experiment.clip, plan.config.experiment.train.precision
     clips = torch.rand(batch, 3, clip.frames, clip.size, clip.size, device=plan.device)
-    began = time.perf_counter()
+    clock = _clock(plan.device)
+    began = clock()
     with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         float(student.decode(student(clips)).confidence_bn.float().sum())  # waits for the device
-    return time.perf_counter() - began
+    return clock() - began
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """What passes only while the device works on this: the thread's processor time on a CPU, which takes part in all it starts."""
+    if device.type == "cpu":
+        return time.thread_time
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # what was queued before is no part of it
+    return time.perf_counter
 
 
 @contextmanager
