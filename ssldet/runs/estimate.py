@@ -1,6 +1,6 @@
 """What a run will take, measured on the device it will run on: one forward pass is timed, the rest follows.
 
-On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere they pass on the wall.
+On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere wall time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ BYTES_PER_WEIGHT = 4 * 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds by phase, of the processor on a CPU; bytes of disk for decoded frames, and of memory for weights and optimiser state alone."""
+    """Seconds by phase, of the processor on a CPU; bytes of disk for decoded frames, and of memory for weights and
+    optimiser state alone.
+    """
 
     seconds: dict[str, float]
     disk_bytes: int
@@ -109,7 +111,9 @@ def _forward_seconds(student: Detector, plan: Plan, batch: int) -> float:
 
 
 def _clock(device: torch.device) -> Callable[[], float]:
-    """What passes only while the device works on this: the thread's processor time on a CPU, which takes part in all it starts."""
+    """What passes while the device works on this, and not while others do: on a CPU the time of this thread, which
+    takes a full share of what it hands to others.
+    """
     if device.type == "cpu":
         return time.thread_time
     if device.type == "cuda":
