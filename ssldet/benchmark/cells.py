@@ -13,6 +13,7 @@ from typing import Any
 from ssldet.benchmark.spec import Cell
 from ssldet.benchmark.tuned_settings import TunedSettings
 from ssldet.config import DEFAULT_PRESET, Experiment, RunConfig, non_default_options, resolve
+from ssldet.data.datasets import split_flavour
 from ssldet.errors import ConfigError
 from ssldet.util.files import content_hash
 from ssldet.util.settings import split_assignment
@@ -57,7 +58,8 @@ class Settings:
     threads: int | None = None
 
     def dataset(self, name: str) -> DatasetChoice:
-        return self.dataset_map.get(name, DatasetChoice(name))
+        """The data of the cells of a data set, by its name with or without a flavour. Raises ConfigError."""
+        return self.dataset_map[name] if name in self.dataset_map else DatasetChoice(*split_flavour(name))
 
     def all_assignments(self) -> tuple[str, ...]:
         """Those of all runs: what the trials of tuned settings had in common, and what is assigned beside it."""

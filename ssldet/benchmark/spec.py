@@ -68,6 +68,8 @@ class TableSpec(_Part):
         baseline: the strategy to whose plain runs the others are compared; "" for none.
         contrasts: pairs of approaches (A, B) with the same initial weights whose difference A - B is shown beside.
         note: what a reader must know (a sweep on test data, an inferred setting).
+        of_dataset: a table of any data set (`dataset_spec`), of which the paper has none: nothing of the paper's
+            numbers and marks is in it, and `dataset` may have a flavour ("synthetic:jhmdb").
     """
 
     name: str
@@ -79,6 +81,7 @@ class TableSpec(_Part):
     baseline: str = ""
     contrasts: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    of_dataset: bool = False
 
     @model_validator(mode="after")
     def _contrasts_name_rows(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +16,7 @@ from ssldet.cli.options import (
     optional_rows,
     plugin_option,
     preset_option,
+    read_ratios,
     results_folder,
     run_settings,
     settings_file,
@@ -27,19 +28,26 @@ if TYPE_CHECKING:
     from ssldet.benchmark.grid import Grid, GridRequest
     from ssldet.benchmark.spec import TableSpec
 
+TABLES = "2,3,4,5,6"
+
 
 @click.command(
     "grid",
     epilog="Example: ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2",
 )
-@click.option("--tables", default="2,3,4,5,6", show_default=True, help="Tables whose cells are wanted.")
+@click.option("--tables", help=f"Tables whose cells are wanted.  [default: {TABLES}, without --dataset]")
 @click.option("--figures", default="", help="Figures whose cells are wanted too: 3, 4.")
+@plugin_option("dataset", "--dataset", "Instead of the paper's tables: Supervised and each --strategy on these data.")
+@click.option(
+    "--ratio", "ratios", callback=read_ratios, help="With --dataset: label ratios.  [default: the data set's]"
+)
+@click.option("--pretrained", is_flag=True, help="With --dataset: start from published weights.")
 @click.option("--seeds", default="0", show_default=True, help="Every cell is run with each of these seeds.")
 @click.option("--splits", default="1", show_default=True, help="Official splits.")
 @preset_option("Settings of all runs: paper, nano or smoke.  [default: paper]")
 @dataset_map
 @optional_rows("Optional rows that are wanted too")
-@plugin_option("strategy", "--strategy", "A further strategy, beside Supervised in every table.", multiple=True)
+@plugin_option("strategy", "--strategy", "Further strategies, beside Supervised in every table.", multiple=True)
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
 @run_settings("One setting of all runs.")
 @videos_option("Use these videos only")
@@ -58,7 +66,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
 @json_flag
 def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
-    """Plan the distinct cells of the paper's tables, and run what is left of them.
+    """Plan the distinct cells of the paper's tables, or of --dataset, and run what is left of them.
 
     First stages are trained once for all runs that share them. Cells whose data, weights or plugin are missing are
     blocked, with the reason; what fails is noted and the rest goes on. The same command again does what is left.
@@ -108,9 +116,9 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
     from ssldet.config import DEFAULT_PRESET
 
     tuned = read_tuned(asked["settings"]) if asked["settings"] else None
-    names = [*_words(asked["tables"]), *(f"figure{number}" for number in _words(asked["figures"]))]
+    strategies = tuple(dict.fromkeys(name for text in asked["strategy"] for name in _words(text)))
     return GridRequest(
-        specs=[_spec(name) for name in dict.fromkeys(names)],
+        specs=_specs(asked, strategies),
         settings=Settings(
             preset=asked["preset"] or (tuned.preset if tuned else DEFAULT_PRESET),
             dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
@@ -122,7 +130,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         seeds=read_numbers("--seeds", asked["seeds"], least=0),
         splits=read_numbers("--splits", asked["splits"], least=1),
         extra=asked["extra"],
-        strategies=asked["strategy"],
+        strategies=() if asked["dataset"] else strategies,
         only=_filters(asked["only"]),
     )
 
@@ -144,6 +152,27 @@ def _threads_of_environment() -> int | None:
 
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdecimal() and int(said) else None
+
+
+def _specs(asked: Mapping[str, Any], strategies: Sequence[str]) -> list[TableSpec]:
+    """The paper's tables and figures that are asked for, or the one of a data set. Raises RequestError, UnknownName."""
+    from ssldet.benchmark.dataset_spec import dataset_spec, row_of
+    from ssldet.errors import RequestError
+
+    dataset, papers = asked["dataset"], ("tables", "figures", "dataset_map", "extra")
+    if not dataset:
+        if asked["ratios"] or asked["pretrained"]:
+            what = "--ratio" if asked["ratios"] else "--pretrained"
+            raise RequestError(f"{what} goes with --dataset; of the paper's tables, choose cells with --only")
+        names = [*_words(asked["tables"] or TABLES), *(f"figure{number}" for number in _words(asked["figures"]))]
+        return [_spec(name) for name in dict.fromkeys(names)]
+    if mixed := [name for name in papers if asked[name]]:
+        flag = "--with" if mixed[0] == "extra" else f"--{mixed[0].replace('_', '-')}"
+        raise RequestError(f"--dataset asks for cells on {dataset}, and {flag} for the paper's; give one of them")
+    pretrained = asked["pretrained"]
+    rows = [row_of(strategy, pretrained=pretrained) for strategy in ("supervised", *strategies)]
+    spec = dataset_spec(dataset, rows, asked["ratios"])
+    return [spec.model_copy(update={"rows": tuple(row for row in spec.rows if row.pretrained == pretrained)})]
 
 
 def _spec(name: str) -> TableSpec:

@@ -87,6 +87,17 @@ def _ids(context: click.Context, option: click.Parameter, listed: str | None) ->
     return tuple(ids)
 
 
+def read_ratios(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...]:
+    """ "0.1,0.2" -> each ratio once, in the order given; none where nothing is given."""
+    try:
+        ratios = tuple(dict.fromkeys(float(part) for part in (text or "").split(",") if part.strip()))
+    except ValueError:
+        ratios = (0.0,)
+    if not all(0 < ratio <= 1 for ratio in ratios) or (text is not None and not ratios):
+        raise click.BadParameter(f"{text!r}: expected shares in (0, 1] with commas, such as 0.1,0.2", context, option)
+    return ratios
+
+
 def settings_file(help_text: str) -> Callable[[F], F]:
     """`--settings`: the path of a file that `ssldet tune` wrote."""
     return click.option("--settings", type=click.Path(path_type=Path, dir_okay=False), help=help_text)

@@ -14,7 +14,9 @@ from ssldet.cli.options import (
     dataset_map,
     json_flag,
     optional_rows,
+    plugin_option,
     preset_option,
+    read_ratios,
     results_folders,
     run_settings,
     settings_file,
@@ -67,6 +69,9 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
     multiple=True,
     help="Further columns: cost adds gradient clips, teacher clips and hours of each row.",
 )
+@plugin_option("dataset", "--dataset", "Instead of the paper's tables: strategies that were run on these data.")
+@click.option("--ratio", "ratios", callback=read_ratios, help="With --dataset: label ratios.  [default: all found]")
+@click.option("--protocol", help="With --dataset: of the metrics.  [default: the data set's]")
 @results_folders
 @data_root
 def command(
@@ -83,6 +88,9 @@ def command(
     splits: tuple[int, ...],
     extra: tuple[str, ...],
     more_columns: tuple[str, ...],
+    dataset: str | None,
+    ratios: tuple[float, ...],
+    protocol: str | None,
     results: tuple[Path, ...],
     data_root: Path | None,
 ) -> None:
@@ -90,19 +98,25 @@ def command(
 
     Without --preset and --dataset-map each table shows the settings that fill most of its cells. What is not run,
     failed or was left out is said. Table 1 is counted from the data. --json is --format json.
+
+    With --dataset: one table of all strategies that were run on any data, your own too, against Supervised.
     """
     from ssldet.errors import RequestError
-    from ssldet.report.paper_tables import documents, table_request
+    from ssldet.report.paper_tables import dataset_document, documents, table_request
     from ssldet.report.rendering import format_of, render, show
     from ssldet.util.files import write_text
 
     if as_json and form not in (None, "json"):
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
+    _check_dataset_options(dataset, names, dataset_map, extra, ratios, protocol)
     form = "json" if as_json else form or format_of(out)
     request = table_request(
         preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns, videos, settings
     )
-    shown = documents(names, request, results=results or None, data_root=data_root)
+    if dataset:
+        shown = [dataset_document(dataset, request, ratios, protocol, results=results or None)]
+    else:
+        shown = documents(names, request, results=results or None, data_root=data_root)
     if out:
         write_text(out, render(shown, form))
         click.echo(f"{out} written ({form})", err=True)
@@ -112,3 +126,23 @@ def command(
         show(shown, Console(highlight=False))
     else:
         click.echo(render(shown, form), nl=False)
+
+
+def _check_dataset_options(
+    dataset: str | None,
+    names: tuple[str, ...],
+    dataset_map: str | None,
+    extra: tuple[str, ...],
+    ratios: tuple[float, ...],
+    protocol: str | None,
+) -> None:
+    """Raises RequestError where options of the paper's tables and of a data set's own are mixed."""
+    from ssldet.errors import RequestError
+
+    if dataset and (names or dataset_map or extra):
+        what = f"table {names[0]}" if names else "--dataset-map" if dataset_map else "--with"
+        raise RequestError(f"--dataset asks for a table of {dataset}, and {what} for the paper's; give one of them")
+    if not dataset and (ratios or protocol):
+        raise RequestError(
+            f"{'--ratio' if ratios else '--protocol'} goes with --dataset; the paper's tables have theirs"
+        )

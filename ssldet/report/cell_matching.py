@@ -52,7 +52,9 @@ class CellMatcher:
         self.spec, self.settings = spec, settings
         self._resolved, self._data = collection.resolved, settings.dataset(spec.dataset)
         data = self._data_of_cells()
-        self.candidates = [run for run in collection.runs if run.dataset == data]
+        # of the paper's tables other options are other data; a table of any data set says that it left them out
+        on_data = (lambda run: str(run.dataset) == str(data)) if spec.of_dataset else (lambda run: run.dataset == data)
+        self.candidates = [run for run in collection.runs if on_data(run)]
 
     def runs(self, row: Row, ratio: float) -> list[Run]:
         """Runs with exactly the settings of a cell."""
@@ -101,8 +103,8 @@ class CellMatcher:
         yield from nearest.values()
 
     def _all_cells(self) -> Iterator[tuple[Row, float]]:
-        """The cells of every table and sweep about the same data."""
-        for spec in benchmark.specs().values():
+        """The cells of every table and sweep about the same data; of a table of any data set, its own alone."""
+        for spec in [self.spec] if self.spec.of_dataset else benchmark.specs().values():
             if spec.dataset == self.spec.dataset:
                 yield from cells(spec)
 
@@ -111,6 +113,8 @@ class CellMatcher:
 
         Their runs are held against the baseline's: they must equal it in everything but the strategy.
         """
+        if self.spec.of_dataset:  # which has a row for every strategy
+            return
         named = {row.strategy for spec in benchmark.specs().values() for row in spec.rows}
         for base, ratio in baseline_cells(self.spec):
             by_row: dict[str, tuple[Row, list[Run]]] = {}
@@ -133,12 +137,19 @@ class CellMatcher:
         return row if row.strategy and self.settings.tuned_for(row.strategy) else base
 
     def _title(self, experiment: Experiment) -> str:
-        """A strategy's name and those of its options that are not what it would have had without being asked."""
+        return title_of(experiment.strategy, self.changed_options(experiment))
+
+    def changed_options(self, experiment: Experiment) -> dict[str, Any]:
+        """Those of a strategy's options that are not what it would have had without being asked."""
         plain = Row(approach="", pretrained=experiment.pretrained, strategy=experiment.strategy)
         usual = self.expected(plain, experiment.ratio)
         defaults = usual.strategy_options if usual else {}
-        changed = [f"{k}={v}" for k, v in experiment.strategy_options.items() if k not in defaults or defaults[k] != v]
-        return " ".join([experiment.strategy, *changed])
+        return {k: v for k, v in experiment.strategy_options.items() if k not in defaults or defaults[k] != v}
+
+
+def title_of(name: str, options: Mapping[str, Any]) -> str:
+    """A strategy's name and some of its options, as a row is called."""
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
 def cells(spec: TableSpec) -> list[tuple[Row, float]]:
@@ -210,7 +221,7 @@ def settings_options(spec: TableSpec, collection: RunCollection, base: Settings 
             stand_in = {} if papers_data else {spec.dataset: run.dataset}
             settings = replace(base, preset=run.preset, dataset_map=stand_in)
             by_data.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
-    counted = [_counted(spec, collection, settings) for settings in by_data.values()]
+    counted = [option_of(spec, collection, settings) for settings in by_data.values()]
     return sorted(counted, key=_preference, reverse=True)
 
 
@@ -221,7 +232,8 @@ def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
     return changed.keys() <= {"flavour"} and not {choice.name, choice.options.get("flavour")} & other_datasets
 
 
-def _counted(spec: TableSpec, collection: RunCollection, settings: Settings) -> SettingsOption:
+def option_of(spec: TableSpec, collection: RunCollection, settings: Settings) -> SettingsOption:
+    """How many cells of a table have runs under some settings."""
     matcher = CellMatcher(spec, collection, settings)
     by_cell = [runs for row, ratio in cells(spec) if (runs := matcher.runs(row, ratio))]
     filled = sum(any(run.done for run in runs) for runs in by_cell)

@@ -31,12 +31,12 @@ WORDS = (NOT_RUN, "failed", "not scored", "split missing")
 
 
 def of_table(table: Table) -> Document:
-    """Tables 2 to 6."""
+    """Tables 2 to 6, or a table of any data set."""
     footnotes = _Footnotes(table)
     spec = table.spec
     return Document(
         name=spec.name,
-        title=f"Table {spec.name}. {spec.title}",
+        title=spec.title if spec.of_dataset else f"Table {spec.name}. {spec.title}",
         caption=tuple(_caption(table)),
         blocks=(_numbers(table, footnotes), *comparison_blocks.blocks(table)),
         notes=tuple(_notes(table, footnotes)),
@@ -95,7 +95,8 @@ def _cell(entry: Entry | None, digits: int, footnotes: _Footnotes) -> tuple[str,
 
 def _caption(table: Table) -> Iterator[str]:
     seeds = ", ".join(map(str, table.seeds)) or "none found"
-    yield f"Ours: mean ± standard deviation (n - 1) over seeds ({seeds}), in percent; in parentheses, the paper's."
+    mean = f"ean ± standard deviation (n - 1) over seeds ({seeds}), in percent"
+    yield f"M{mean}." if table.spec.of_dataset else f"Ours: m{mean}; in parentheses, the paper's."
     by_protocol: dict[str, list[str]] = {}
     for column in table.spec.columns:
         by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
@@ -141,8 +142,9 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
     yield from _subset_note(table)
     if table.spec.note:
         yield table.spec.note
-    name = f"Table {table.spec.name}"
-    yield from (text for text in benchmark.paper().contradictions if name in text)
+    if not table.spec.of_dataset:
+        name = f"Table {table.spec.name}"
+        yield from (text for text in benchmark.paper().contradictions if name in text)
 
 
 def _subset_note(table: Table) -> Iterator[str]:

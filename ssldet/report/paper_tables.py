@@ -2,6 +2,7 @@
 
 table(numbers, ...)                     the text of tables, in one of six formats
 documents(numbers, request, ...)        the same in words, not yet in a format
+dataset_document(dataset, request, ...) a table of any data set in words
 table_request(preset, ...)              what they show, out of plain values
 """
 
@@ -12,10 +13,11 @@ from pathlib import Path
 
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.tuned_settings import read_tuned
-from ssldet.errors import UnknownName
+from ssldet.errors import RequestError, UnknownName
 from ssldet.report import tables
 from ssldet.report.cell_matching import requested_settings
 from ssldet.report.data_table import TABLE_1, data_table
+from ssldet.report.dataset_tables import dataset_table
 from ssldet.report.document import Document
 from ssldet.report.documents import of_data, of_table
 from ssldet.report.rendering import FORMATS, render
@@ -41,8 +43,11 @@ def table(
     videos: Iterable[str] | None = None,
     settings: str | Path | None = None,
     data_root: str | Path | None = None,
+    dataset: str | None = None,
+    ratios: Iterable[float] = (),
+    protocol: str | None = None,
 ) -> str:
-    """The paper's tables from the records of runs, our numbers beside the paper's, as text.
+    """The paper's tables from the records of runs, our numbers beside the paper's, as text; or one of any data set.
 
     Nothing is trained or scored: a number is there if a finished run has exactly the settings of its cell. What is not
     run, failed or was left out is said in the text.
@@ -62,6 +67,9 @@ def table(
         settings: a file that `ssldet tune` wrote; shows runs with what was chosen for each strategy.
         videos: shows runs that were restricted to these ids; means are over the classes that have truth there.
         data_root: the folder of the data, for Table 1, which is counted from annotation.
+        dataset: instead of the paper's tables, one of the strategies that were run on this data set, such as "folder"
+            or "synthetic:jhmdb", against Supervised.
+        ratios, protocol: of that table; by default the ratios of its runs, and the data set's protocol.
 
     Returns:
         The text, which ends with a line's end. In LaTeX it needs the package booktabs; in HTML it is a whole page.
@@ -69,7 +77,7 @@ def table(
     Raises:
         UnknownName: no such table, format, preset or data set.
         ConfigError: settings under which no cell can be run, or splits that the data do not have.
-        RequestError: a folder in `results` does not exist.
+        RequestError: a folder in `results` does not exist, or what only the paper's tables have goes with `dataset`.
 
     Example:
         ```python
@@ -79,6 +87,10 @@ def table(
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
     request = table_request(preset, dataset_map, assignments, seeds, splits, extra, cost, videos, settings)
+    if dataset is not None:
+        if numbers is not None or dataset_map is not None or request.extra:
+            raise RequestError("numbers, dataset_map and extra are of the paper's tables; leave them out with dataset")
+        return render([dataset_document(dataset, request, tuple(ratios), protocol, results=results)], format)
     return render(documents(numbers, request, results=results, data_root=data_root), format)
 
 
@@ -118,6 +130,19 @@ def documents(
         else of_table(tables.build_table(name, collection, request))
         for name in names
     ]
+
+
+def dataset_document(
+    dataset: str,
+    request: TableRequest,
+    ratios: Sequence[float] = (),
+    protocol: str | None = None,
+    *,
+    results: Folders | None = None,
+) -> Document:
+    """The table of any data set in words. Raises as `table` does."""
+    collection = collect_runs(result_folders(results))
+    return of_table(dataset_table(dataset, collection, request, ratios=ratios, protocol=protocol))
 
 
 def _table_names(numbers: Numbers) -> list[str]:

@@ -1,6 +1,7 @@
 """The paper's tables from records: ours beside theirs, what is missing and why, and what was left out.
 
     build_table(name, collection, request)      Tables 2 to 6 as plain data; `documents` makes words of it
+    build_from(spec, collection, request, ...)  any table whose rows and columns are given, under given settings
 
 Numbers come from records alone, in percent. A record belongs to a cell if its settings are exactly those that the grid
 would run for it (`cells.run_config`), seed and split apart.
@@ -48,16 +49,17 @@ def build_table(name: str, collection: RunCollection, request: TableRequest) -> 
         if not best.tried:
             best = fallback
         settings = best.settings
+    table = build_from(spec, collection, request, settings)
+    return replace(table, best=best, others=tuple(option for option in others if option.filled))
+
+
+def build_from(spec: TableSpec, collection: RunCollection, request: TableRequest, settings: Settings) -> Table:
+    """A table under given settings, whatever those of the request. Raises as `build_table` does."""
     if problem := cell_matching.settings_problem(spec, settings):
         raise problem
     splits = _splits(spec, collection, settings, request.splits)
     table = _TableBuilder(spec, collection, settings, replace(request, splits=splits)).table()
-    return replace(
-        table,
-        best=best,
-        others=tuple(option for option in others if option.filled),
-        no_splits=tuple(split for split in request.splits if split not in splits),
-    )
+    return replace(table, no_splits=tuple(split for split in request.splits if split not in splits))
 
 
 def _splits(spec: TableSpec, collection: RunCollection, settings: Settings, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -131,7 +133,7 @@ class _TableBuilder:
             cells = {ratio: self.matcher.runs(row, ratio) for ratio in self.spec.ratios_of(row) if row.strategy}
             if row.planned not in ("always", *self.request.extra) and not any(cells.values()):
                 continue
-            ours = row.control or row.planned != "always"
+            ours = row.control or row.planned != "always" or self.spec.of_dataset
             self.lines.append(Line(row, "reported" if row.strategy is None else "ours" if ours else "both"))
             for ratio, runs in cells.items():
                 self._add_cell(len(self.lines) - 1, ratio, runs)
@@ -174,7 +176,7 @@ class _TableBuilder:
 
     def _entry(self, index: int, column: Column) -> Entry | None:
         """The number of a line in a column; None when the line has none there."""
-        line, first = self.lines[index], column.splits == (1,)
+        line, first = self.lines[index], column.splits == (1,) and not self.spec.of_dataset
         paper = benchmark.paper().number(self.spec.name, line.row, column.metric.title, column.ratio) if first else None
         if line.row.strategy is None:
             return Entry(paper=paper) if paper else None
@@ -229,7 +231,7 @@ class _TableBuilder:
             yield "partial"
         if failed:
             yield "failed"
-        if self.settings.preset != DEFAULT_PRESET:
+        if self.settings.preset != DEFAULT_PRESET and not self.spec.of_dataset:
             yield "other preset"
         if self.spec.dataset in self.settings.dataset_map:
             yield "other data"
