@@ -37,6 +37,8 @@ VARIABLES = (
     ROOT_VARIABLE,
     WEIGHTS_VARIABLE,
     "SSLDET_CACHE",
+    "NUMBA_CACHE_DIR",
+    "MPLCONFIGDIR",
     plugins.STRICT_VARIABLE,
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -291,7 +293,21 @@ def folders(results: Path, report: Report) -> dict[str, Any]:
             report.problems.append(f"the {name} folder {folder} cannot be written; {remedy}")
         free = gigabytes(shutil.disk_usage(place).free)
         rows[name] = f"{folder}, {'writable' if writable else 'not writable'}, {free} free"
-    return rows
+    return {**rows, "compiled code": _compiled_code(report)}
+
+
+def _compiled_code(report: Report) -> str:
+    """Where numba keeps compiled loops; a problem where it cannot."""
+    from ssldet.ops.compiled import folder_of
+    from ssldet.ops.iou import box_iou
+
+    if kept := folder_of(box_iou):
+        return f"kept in {kept}"
+    report.problems.append(
+        "compiled loops cannot be kept, so that every process compiles them anew, in some seconds; "
+        "set NUMBA_CACHE_DIR to a folder that can be written"
+    )
+    return "not kept"
 
 
 def _existing(folder: Path) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ssldet.contracts import Truth
+from ssldet.ops.compiled import compiled
 from ssldet.ops.iou import box_iou
 
 
@@ -54,7 +54,7 @@ def match_frames(
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _match_frames(boxes, scores, truth_boxes, truth_labels, spans, thresholds, plus_one, pascal):  # type: ignore[no-untyped-def] # numba infers types
     hits = np.zeros(scores.shape, np.uint16)
     for m in range(len(spans)):

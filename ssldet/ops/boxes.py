@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torchvision.ops import batched_nms
+
+from ssldet.ops.compiled import compiled
 
 
 def xyxy_from_cxcywh(boxes_n4: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def _nms_on_device(boxes_n4: Tensor, ranking_n: Tensor, clip_n: Tensor, iou_thre
     return kept
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _keep_greedily(boxes_n4, order_n, clip_n, threshold):  # type: ignore[no-untyped-def]
     """(n,) bool: what greedy suppression leaves; `order_n` goes clip by clip, by falling rank. float64 throughout.
 

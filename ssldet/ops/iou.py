@@ -7,7 +7,8 @@ training; here it is float64, and is called from within loops that numba compile
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ssldet.ops.compiled import compiled
 
 
 def paired_iou(a_n4: np.ndarray, b_n4: np.ndarray, *, plus_one: bool = False) -> np.ndarray:
@@ -16,7 +17,7 @@ def paired_iou(a_n4: np.ndarray, b_n4: np.ndarray, *, plus_one: bool = False) ->
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def box_iou(a, b, plus_one):  # type: ignore[no-untyped-def]
     """IoU of two xyxy boxes; `plus_one` counts pixels inclusively. Two empty boxes have IoU 0."""
     one = 1.0 if plus_one else 0.0
@@ -31,7 +32,7 @@ def box_iou(a, b, plus_one):  # type: ignore[no-untyped-def]
     return shared / union if union > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _paired_iou(a_n4, b_n4, plus_one):  # type: ignore[no-untyped-def]
     ious_n = np.empty(len(a_n4), np.float64)
     for n in range(len(a_n4)):

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ssldet.ops.compiled import compiled
 from ssldet.ops.iou import box_iou
 
 MAX_PATHS = 3
@@ -194,7 +194,7 @@ def _tube_between(label: int, frames_m: np.ndarray, boxes_m4: np.ndarray, scores
 # ------------------------------------------------------------------------------------------ compiled loops
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _tube_iou(frames_a, boxes_a, frames_b, boxes_b, plus_one, least_shared):  # type: ignore[no-untyped-def]
     i, j, shared, total = 0, 0, 0, 0.0
     while i < len(frames_a) and j < len(frames_b):
@@ -210,7 +210,7 @@ def _tube_iou(frames_a, boxes_a, frames_b, boxes_b, plus_one, least_shared):  # 
     return total / (len(frames_a) + len(frames_b) - shared)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _best_paths(boxes_m4, scores_mk, offsets_t, paths, plus_one):  # type: ignore[no-untyped-def]
     """Rows of the best paths, (p, k, t). All classes advance together, so that IoU is computed once for all."""
     num_frames, num_classes = len(offsets_t) - 1, scores_mk.shape[1]
@@ -253,7 +253,7 @@ def _best_paths(boxes_m4, scores_mk, offsets_t, paths, plus_one):  # type: ignor
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _greedy_links(frames_m, boxes_m4, scores_m, least_iou, misses, plus_one):  # type: ignore[no-untyped-def]
     """Number of the tube that each row joins; rows are ordered by frame, then by falling score."""
     members = np.full(len(frames_m), -1, np.int64)
@@ -287,7 +287,7 @@ def _greedy_links(frames_m, boxes_m4, scores_m, least_iou, misses, plus_one):  #
     return members
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _insert(waiting, length, tube, total, count):  # type: ignore[no-untyped-def]
     """Put a tube into the first `length` places, which are ordered by falling mean score, after its equals."""
     place = length
