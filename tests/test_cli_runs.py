@@ -61,13 +61,30 @@ def results(tmp_path: Path) -> Path:
 def test_the_list_has_a_line_a_run_the_newest_last(results: Path) -> None:
     lines = invoke("list", "--results", results).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["id", "a" * 12, "b" * 12, "c" * 12, "d" * 12]
-    start = ["done", "supervised", "synthetic", "0.2", "0", "1", "smoke"]
-    assert lines[0].split()[8:13] == ["backbone", "eval", "on", "protocol", "V@0.5"]
-    assert lines[1].split()[1:12] == [*start, "yowo_nano", "test", "yowo", "12.3"]
+    start = ["done", "supervised", "synthetic", "data", "0.2", "0", "1", "smoke"]
+    assert lines[0].split()[9:14] == ["backbone", "eval", "on", "protocol", "V@0.5"]
+    assert lines[1].split()[1:13] == [*start, "yowo_nano", "test", "yowo", "12.3"]
     assert "45.6" in lines[1]
     assert "fixmatch o_th=0.3" in lines[2] and "synthetic:jhmdb" in lines[2]
     assert lines[3].endswith("loss is nan")
     assert "interrupted" in lines[4]
+
+
+def test_what_all_runs_share_is_said_once(tmp_path: Path) -> None:
+    for key, fields in (("a", {"seed": 0}), ("b", {"seed": 1})):
+        config = experiment(**fields, backbone="yowo_nano", eval_on="test")
+        config["machine"] = {"preset": "smoke", "data_root": "videos"}
+        write_run(tmp_path, key * 12, metrics=METRICS, config=config, data_fingerprint=key * 64)
+    shared, head, *lines = invoke("list", "--results", tmp_path).stdout.splitlines()
+    assert shared == (
+        "all: strategy supervised, dataset synthetic, ratio 0.2, split 1, preset smoke, backbone yowo_nano, "
+        "eval on test, protocol yowo"
+    )
+    assert head.split() == ["id", "status", "data", "seed", "V@0.5", "F@0.5", "train", "date"]
+    assert [line.split()[2:4] for line in lines] == [["aaaaaaaa", "0"], ["bbbbbbbb", "1"]]
+    assert all(len(line) <= 80 for line in (head, *lines))
+    runs = json.loads(invoke("list", "--results", tmp_path, "--json").stdout)
+    assert [(run["data_fingerprint"], run["data_root"]) for run in runs] == [("a" * 64, "videos"), ("b" * 64, "videos")]
 
 
 def test_the_protocol_is_that_of_the_data_set(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ssldet.benchmark.dataset_spec import dataset_spec, row_of
 from ssldet.benchmark.spec import cell
 from ssldet.cli import main
 from ssldet.errors import ConfigError, RequestError, UnknownName
+from ssldet.runs import layout
 
 DATA = "synthetic:jhmdb"
 
@@ -210,3 +211,16 @@ def test_a_table_shows_what_a_grid_ran(tmp_path: Path) -> None:
     means = {(entry["approach"], entry["column"]): entry["mean"] for entry in table["entries"]}
     assert len(means) == 6 and None not in means.values(), result.output
     assert not table["left_out"] and len(table["costs"]) == 2
+    # a clean-up later, the same commands say what is gone, and what makes it again
+    plain, teacher = sorted(tmp_path.glob("synthetic-*"), key=lambda folder: "mean_teacher" in folder.name)
+    (plain / layout.WEIGHTS).unlink()
+    (plain / layout.DETECTIONS).unlink()
+    (teacher / layout.PER_VIDEO).unlink()
+    again = invoke("grid", *asked, "--strategy", "mean_teacher", "--threads", "1")
+    assert again.exit_code == 0 and "2 cells: 2 done" in again.stdout
+    assert "done: its numbers are there, and detections.parquet, weights.safetensors are gone;" in again.stdout
+    assert "`ssldet runs rescore RUN` makes per_video.parquet again" in again.stdout
+    alone = invoke("run", "--strategy", "supervised", *asked)
+    run = f"{plain.name[-12:]} --results {tmp_path}"
+    assert f"are gone; `ssldet runs rm {run}` and the same command make the run" in alone.stderr
+    assert "rescore" not in alone.stderr and alone.exit_code == 0

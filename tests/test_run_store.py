@@ -24,11 +24,11 @@ CONFIG = {
 
 def write_run(results: Path, run_id: str, status: Any = "done", **fields: Any) -> Path:
     folder = results / f"synthetic-supervised-0.2-split1-seed0-{run_id}"
+    fields = {"data_fingerprint": "data", **fields}
     record = Record(
         id=run_id,
         status=status,
         split=SplitSummary(hash="0" * 64, labelled=1, unlabelled=2, evaluated=3),
-        data_fingerprint="data",
         training=TrainingSummary(steps=4, gradient_clips=8),
         hardware={},
         provenance={},

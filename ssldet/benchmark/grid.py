@@ -29,6 +29,7 @@ from ssldet.runs.estimate import seconds_by_phase, seconds_per_clip
 from ssldet.runs.first_stage import first_stage
 from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.record import Record
+from ssldet.runs.rescoring import what_is_lost
 from ssldet.util.files import content_hash
 
 FILTERS = ("approach", "strategy", "dataset", "ratio", "pretrained", "split", "seed")
@@ -207,6 +208,7 @@ class Grid:
     def _read_record(task: Task, record: Record) -> None:
         if record.status == "done":
             task.state = "done"
+            task.reason = what_is_lost(record, task.folder) if task.folder else ""
         else:  # it is tried again; until then this is what there is to say
             task.reason = f"failed before: {record.notes.get('error', '')}"
 

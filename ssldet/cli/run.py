@@ -92,10 +92,14 @@ def _say_that_it_is_done(planned: Plan) -> None:
     """A run's id does not hash code: say where its numbers are from, and how to have them made again."""
     from ssldet.runs.provenance import changed_distributions
     from ssldet.runs.record import Record
+    from ssldet.runs.rescoring import what_is_lost
 
     record = Record.read(planned.record_path)
     if record.status != "done":
         click.echo(f"run {planned.id} failed before and is tried again: {record.notes.get('error', '')}", err=True)
+        return
+    if lost := what_is_lost(record, planned.folder, f"{planned.id} --results {planned.config.machine.results}"):
+        click.echo(f"run {planned.id} is done: {lost}", err=True)
         return
     changed = changed_distributions(record.provenance)
     made = f", by other versions of {', '.join(changed)}" if changed else ""

@@ -39,7 +39,7 @@ def command() -> None:
 @results_folders
 @json_flag
 def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
-    """List runs, the newest last; metrics in percent. V: video-mAP, F: frame-mAP.
+    """List runs, the newest last; metrics in percent. V: video-mAP, F: frame-mAP. What all runs have is said above.
 
     The date is the record's; with ~ that of the newest file, where the record has none.
     """
@@ -50,21 +50,33 @@ def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     if as_json:
         print_json([summary(entry) for entry in chosen])
     elif chosen:
-        click.echo(aligned([_header(), *(_row(summary(entry)) for entry in chosen)]))
+        _list([summary(entry) for entry in chosen])
     if not chosen:
         places = ", ".join(map(str, places_of(results)))
         hint = "" if found else "; `ssldet run` and `ssldet grid` make some, --results names another folder"
         click.echo(f"no such run in {places} ({len(found)} runs there){hint}", err=True)
 
 
+def _list(runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each run; of several, the settings that all of them have stand above them, once."""
+    rows = [_header(), *map(_row, runs)]
+    columns = list(zip(*rows, strict=True))
+    shared = [column for column in columns[2:_SETTINGS] if len(runs) > 1 and len(set(column[1:])) == 1]
+    if shared:
+        click.echo("all: " + ", ".join(f"{title} {value}" for title, value, *_ in shared))
+    click.echo(aligned(list(zip(*(column for column in columns if column not in shared), strict=True))))
+
+
 _FIELDS = ("ratio", "seed", "split", "preset", "backbone", "eval_on", "protocol")
+_SETTINGS = 5 + len(_FIELDS)
+"""Columns from the start of a line that say what was run, id and status among them."""
 
 
 def _header() -> tuple[str, ...]:
     from ssldet.runs.listing import HEADLINES
 
     titles = (name.replace("_", " ") for name in _FIELDS)
-    return ("id", "status", "strategy", "dataset", *titles, *HEADLINES, "train", "date", "note")
+    return ("id", "status", "strategy", "dataset", "data", *titles, *HEADLINES, "train", "date", "note")
 
 
 def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -79,6 +91,7 @@ def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
         run["status"],
         f"{run['strategy'] or '?'} {options}".rstrip(),
         run["dataset"] or "?",
+        (run["data_fingerprint"] or "-")[:8],
         *("?" if run[name] is None else f"{run[name]}" for name in _FIELDS),
         *("-" if number is None else f"{100 * number:.1f}" for number in numbers),
         "-" if seconds is None else duration(seconds),

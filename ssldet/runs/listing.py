@@ -56,6 +56,8 @@ def summary(entry: RunEntry) -> dict[str, Any]:
         **{name: experiment.get(name) for name in fields},
         "preset": entry.machine.get("preset"),
         "protocol": protocol,
+        "data_fingerprint": record.data_fingerprint if record else None,
+        "data_root": entry.machine.get("data_root"),
         "metrics": {title: headline(record, *place) for title, place in headline_places(protocol).items()}
         if record
         else {},

@@ -1,4 +1,8 @@
-"""The detections of a finished run, scored again: what an earlier version, or a clean-up, has not left."""
+"""What an earlier version, or a clean-up, has not left of a finished run, and its detections, scored again.
+
+rescore(entry)                  its per-video matches, made again
+lost_files(record, folder)      which files are gone;  what_is_lost: and what makes them again
+"""
 
 from __future__ import annotations
 
@@ -60,6 +64,28 @@ def rescore(entry: RunEntry, data_root: Path | None = None) -> Path:
     path = entry.folder / layout.PER_VIDEO
     write_per_video(path, per_video(dataset.facts, experiment.split, videos, scored.matches))
     return path
+
+
+def lost_files(record: Record, folder: Path) -> list[str]:
+    """The files that a finished run left by its record, and that are no longer in its folder."""
+    return [name for name in record.files if not (folder / name).is_file()]
+
+
+def what_is_lost(record: Record, folder: Path, run: str = "RUN") -> str:
+    """Which files of a finished run are gone and what makes them again, in words; "" where all are there.
+
+    Args:
+        run: how the commands name the run.
+    """
+    lost = lost_files(record, folder)
+    if not lost:
+        return ""
+    rescored = layout.PER_VIDEO in lost and layout.DETECTIONS not in lost
+    again = [f"`ssldet runs rescore {run}` makes {layout.PER_VIDEO} again"] if rescored else []
+    others = [name for name in lost if not rescored or name != layout.PER_VIDEO]
+    again += [f"`ssldet runs rm {run}` and the same command make the run, and all its files, again"] if others else []
+    gone = f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'} gone"
+    return f"its numbers are there, and {gone}; {'; '.join(again)}"
 
 
 def scored_videos(folder: Path, record: Record, experiment: Experiment, dataset: Dataset) -> list[Video]:
