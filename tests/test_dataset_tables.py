@@ -100,6 +100,9 @@ def test_runs_left_out_are_listed_with_the_true_reason(tmp_path: Path) -> None:
         assert what in text
     assert f"{elsewhere} (data other data instead of data)" in text
     assert second not in text
+    assert "no run on these data has the settings shown" not in text
+    other = ssldet.table(dataset=DATA, results=tmp_path, assignments=["train.steps=9"], ratios=[0.5])
+    assert "no run on these data has the settings shown: give --preset and --set" in " ".join(other.split())
     named = {row["approach"]: row["marks"] for row in numbers(tmp_path) if row["column"] == "V@0.5"}
     assert (named["FixMatch"], named["Mean-Teacher"]) == ("not run", "failed")
 

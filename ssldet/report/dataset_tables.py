@@ -18,6 +18,11 @@ from ssldet.report.run_selection import Run, RunCollection
 from ssldet.report.table_data import Table, TableRequest
 from ssldet.report.tables import build_from
 
+OTHER_SETTINGS = (
+    "no run on these data has the settings shown: give --preset and --set as the runs had them (left out, below)"
+)
+"""Note of a table of which nothing was run although there are runs on its data."""
+
 
 def dataset_table(
     dataset: str,
@@ -47,7 +52,8 @@ def dataset_table(
         matcher = CellMatcher(plain, collection, settings)
         spec = dataset_spec(dataset, _rows(on_data, settings, matcher), wanted, protocol, _advice(dataset, on_data))
         spec = spec.model_copy(update={"columns": _scored_columns(spec, on_data)})
-        return spec, option_of(spec, collection, settings)
+        counted = option_of(spec, collection, settings)
+        return spec if counted.tried or not on_data else spec.model_copy(update={"note": OTHER_SETTINGS}), counted
 
     if request.settings:
         return build_from(option(request.settings)[0], collection, request, request.settings)
