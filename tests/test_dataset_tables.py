@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -209,6 +210,8 @@ def test_a_table_shows_what_a_grid_ran(tmp_path: Path) -> None:
     asked = ("--dataset", DATA, "--ratio", "0.5", "--preset", "smoke", "--results", str(tmp_path))
     done = invoke("grid", *asked, "--strategy", "mean_teacher", "--threads", "1")
     assert done.exit_code == 0, done.output
+    named = next(line for line in done.stderr.splitlines() if line.startswith("next: ssldet table "))
+    assert {"--dataset", DATA, "--results", str(tmp_path), *SETS} <= set(shlex.split(named))
     result = invoke("table", *asked, "--format", "json", "--columns", "cost")
     (table,) = json.loads(result.stdout)["tables"]
     means = {(entry["approach"], entry["column"]): entry["mean"] for entry in table["entries"]}

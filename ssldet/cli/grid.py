@@ -94,7 +94,22 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
         click.echo(_as_json(grid, jobs))
     else:
         show_plan(grid, jobs, finished=True)
+        if asked["dataset"]:
+            click.echo(f"next: {_table_command(request, asked)}", err=True)
     sys.exit(_exit_code(grid) if whole else stopping.exit_code)
+
+
+def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
+    """The command that shows what a grid of a data set ran."""
+    import shlex
+
+    flags = {"--dataset": asked["dataset"], "--preset": request.settings.preset}
+    flags |= {f"--{name}": str(asked[name]) for name in ("results", "settings") if asked[name]}
+    flags |= {"--splits": asked["splits"]} if asked["splits"] != "1" else {}
+    words = [word for pair in flags.items() for word in pair]
+    words += [word for assignment in asked["assignments"] for word in ("--set", assignment)]
+    words += ["--videos", ",".join([*asked["videos"], ""])] if asked["videos"] else []
+    return shlex.join(["ssldet", "table", *words])
 
 
 def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
