@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from made_detections import perfect
 from made_records import write_run
 
-from ssldet import cli
+from ssldet import cli, plugins
 from ssldet.cli import set_keys
 from ssldet.data.datasets import load_dataset
 from ssldet.evaluation.detections import DetectionsWriter
@@ -113,6 +113,13 @@ QUICK = (
 )
 
 
+WITH_A_NEXT_STEP = (
+    *("data synth", "data verify", "data prepare", "evaluate", "plugins new"),
+    *("run ", "runs list", "runs show", "split make", "table"),
+)
+"""Verbs of these that say on stderr what to do next."""
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with detections as good as the truth of the synthetic data, stand-in data, a run, and a weights file."""
@@ -172,6 +179,24 @@ def test_results_are_plain_in_a_pipe_and_json_on_request(line: str, as_json: boo
     assert result.stdout and "\x1b" not in result.output
     if as_json:
         json.loads(result.stdout)
+    said = 1 if not as_json and line.startswith(WITH_A_NEXT_STEP) else 0
+    assert [text[:6] for text in result.stderr.splitlines()].count("next: ") == said
+
+
+@pytest.mark.parametrize(
+    ("line", "missing", "kind"),
+    [
+        ("evaluate --detections d.csv --metric recall", "--dataset", "dataset"),
+        ("evaluate --detections d.csv --dataset synthetic", "--metric", "metric"),
+        ("tune --dataset synthetic --try train.lr=1", "--strategy", "strategy"),
+        ("data synth d", "--like", "dataset"),
+        ("data verify", "D", "dataset"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_choices(line: str, missing: str, kind: str) -> None:
+    result = ssldet(*line.split())
+    assert result.exit_code == 2
+    assert f"'{missing}'. Installed: {', '.join(plugins.names(kind))}." in result.stderr
 
 
 def test_detections_of_any_flavour_are_scored(place: Path) -> None:

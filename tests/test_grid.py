@@ -237,6 +237,8 @@ def test_a_grid_runs_in_two_workers_and_then_has_nothing_left_to_do(tmp_path: Pa
     again = invoke(tmp_path, *asked)
     assert again.exit_code == 0
     assert "3 cells: 3 done" in again.stdout
+    assert f"next: `ssldet table 2 --preset smoke --results {tmp_path}` shows the numbers" in again.stderr
+    assert "next: " not in done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")}
 
 

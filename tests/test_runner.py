@@ -450,6 +450,20 @@ def test_the_command_prints_the_record(tmp_path: Path) -> None:
     table = CliRunner().invoke(main, arguments[:-1])
     assert "V@0.5" in table.stdout and "recall localization" in table.stdout
     assert "record.json" in table.stdout
+    assert f"next: `ssldet runs show {record['id']} --results {tmp_path} --videos`" in table.stderr
+
+
+def test_a_dry_run_is_ten_lines_and_every_setting_on_request(tmp_path: Path) -> None:
+    asked = [*ARGUMENTS, *SETS, "--results", str(tmp_path), "--dry-run"]
+    short, long = (CliRunner().invoke(main, [*asked, *more]) for more in ((), ("--verbose",)))
+    assert short.exit_code == long.exit_code == 0, short.stderr
+    lines = short.stdout.splitlines()
+    names = ["run", "folder", "strategy", "data", "videos", "network", "steps", "device", "estimate", "space"]
+    assert [line.split(":")[0] for line in lines] == names
+    assert lines[6].startswith("steps: 16 of ") and lines[7].endswith("threads 1")
+    head, settings = long.stdout.split("\n\n", 1)
+    assert len(head.splitlines()) == 10
+    assert yaml.safe_load(settings)["experiment"]["train"]["steps"] == 16
 
 
 def test_a_dry_run_says_what_it_would_take_and_does_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ssldet.cli.options import json_flag, results_folders
-from ssldet.cli.output import aligned, print_json, stdout_console
+from ssldet.cli.output import aligned, next_step, print_json, stdout_console
 from ssldet.cli.run_choice import complete_runs
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _show(comparison: Comparison) -> None:
     console.print()
     for remark in comparison.remarks:
         console.print(remark, highlight=False, markup=False)
+    next_step("`ssldet runs show RUN --videos` shows which videos are worst; --json is for scripts")
 
 
 def _head(comparison: Comparison) -> Iterator[tuple[str, str]]:

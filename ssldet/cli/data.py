@@ -13,6 +13,7 @@ import click
 from ssldet.cli.completion import complete_plugins
 from ssldet.cli.options import (
     FOLDER,
+    PluginName,
     check_root,
     data_root,
     data_settings,
@@ -23,13 +24,15 @@ from ssldet.cli.options import (
     videos_option,
     workers_option,
 )
-from ssldet.cli.output import bar, print_json, stdout_console
+from ssldet.cli.output import bar, next_step, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, Subset, Video
     from ssldet.data.statistics import Statistics
 
-dataset_name = click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
+dataset_name = click.argument(
+    "name", metavar="D", type=PluginName("dataset"), shell_complete=complete_plugins("dataset")
+)
 
 
 @click.group(epilog="Example: ssldet data list --data-root data")
@@ -109,7 +112,20 @@ def verify(
         print_json(data_check.report_json(dataset, counts, health, decoded, deep))
     else:
         data_check.show(dataset, counts, health, decoded, deep)
+        _say_what_is_next(name, data_root, bool(health.errors), drawn=sheets is not None)
     sys.exit(1 if health.errors else 0)
+
+
+def _say_what_is_next(name: str, root: Path | None, faulty: bool, *, drawn: bool) -> None:
+    """A folder that was recognised goes to `run` as a data root."""
+    is_folder = root is None and Path(name).is_dir()
+    which = f"D --data-root {name}" if is_folder else f"{name} --data-root {root}" if root else name
+    if faulty:
+        next_step("mend what is listed, then the same command")
+    elif drawn:
+        next_step(f"`ssldet run --strategy supervised --dataset {which} --preset smoke` trains a first detector")
+    else:
+        next_step("the same with `--draw sheets` for a look at the boxes, then `ssldet run`")
 
 
 @command.command("stats", epilog="Example: ssldet data stats ucf24 --data-root data --json")
@@ -176,6 +192,7 @@ def prepare(
         click.echo(f"short: {video_id} has {decoded} of {annotated} frames; the others repeat those before them")
     for video_id in report.skipped:
         click.echo(f"skipped: {video_id} does not decode")
+    next_step(f"`ssldet run --dataset {name} --set clip.size={size}` takes them from there")
 
 
 @command.command("synth", epilog="Example: ssldet data synth stand-ins/ucf24 --like ucf24")
@@ -193,6 +210,7 @@ def synth(folder: Path, like: str, seed: int, as_json: bool) -> None:
         print_json({"folder": str(folder), "like": like, "seed": seed})
     else:
         click.echo(f"{folder}: stand-in data like {like}; numbers made on it mean nothing")
+        next_step(f"`ssldet data verify {like} --data-root {folder}`")
 
 
 @command.command("guide", epilog="Example: ssldet data guide ava")

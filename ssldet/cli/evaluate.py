@@ -17,7 +17,7 @@ from ssldet.cli.options import (
     split_number,
     videos_option,
 )
-from ssldet.cli.output import print_json, stdout_console
+from ssldet.cli.output import next_step, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import MetricResult
@@ -112,6 +112,8 @@ def command(
         print_json(_as_json(found.results))
     else:
         _show(found.results)
+        if "errors" not in metric:
+            next_step("the same with `--metric errors` says what kinds of mistakes these are; --json is for scripts")
 
 
 def _report_dropped(dropped: Mapping[str, int]) -> None:

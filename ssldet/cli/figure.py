@@ -18,7 +18,7 @@ from ssldet.cli.options import (
     split_number,
     videos_option,
 )
-from ssldet.cli.output import print_json
+from ssldet.cli.output import next_step, print_json
 from ssldet.cli.run_choice import complete_runs
 
 FIGURES = ("3", "4", "5")
@@ -84,3 +84,4 @@ def command(
         print_json({"file": str(out), **drawn.content})
     else:
         click.echo(str(out))
+        next_step("--out NAME.pdf draws it for print, --json prints what it shows")

@@ -23,6 +23,7 @@ from ssldet.cli.options import (
     videos_option,
     weights_root,
 )
+from ssldet.cli.output import next_step, results_words
 
 if TYPE_CHECKING:
     from ssldet.benchmark.grid import Grid, GridRequest
@@ -94,8 +95,7 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
         click.echo(_as_json(grid, jobs))
     else:
         show_plan(grid, jobs, finished=True)
-        if asked["dataset"]:
-            click.echo(f"next: {_table_command(request, asked)}", err=True)
+        next_step(_table_command(request, asked) if asked["dataset"] else _paper_tables(grid, asked))
     sys.exit(_exit_code(grid) if whole else stopping.exit_code)
 
 
@@ -110,6 +110,13 @@ def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
     words += [word for assignment in asked["assignments"] for word in ("--set", assignment)]
     words += ["--videos", ",".join([*asked["videos"], ""])] if asked["videos"] else []
     return shlex.join(["ssldet", "table", *words])
+
+
+def _paper_tables(grid: Grid, asked: Mapping[str, Any]) -> str:
+    """The same of a grid of the paper's tables."""
+    names = {name for task in grid.cells() for name in task.tables if name.isdecimal()}
+    preset = f" --preset {asked['preset']}" if asked["preset"] else ""
+    return f"`ssldet table {' '.join(sorted(names))}{preset}{results_words(asked['results'])}` shows the numbers"
 
 
 def _warn_of_long_grid(grid: Grid, jobs: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.types import StringParamType
 
 from ssldet.cli.completion import complete_plugins, complete_presets, complete_settings
 
@@ -52,6 +53,18 @@ data_settings = click.option(
 )
 
 
+class PluginName(StringParamType):
+    """The name of a plugin; where it is missing, the installed ones are named."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        from ssldet import plugins
+
+        return f"Installed: {', '.join(plugins.names(self.kind))}."
+
+
 def preset_option(help_text: str) -> Callable[[F], F]:
     """`--preset`, which the shell completes."""
     return click.option("--preset", help=help_text, shell_complete=complete_presets)
@@ -59,7 +72,7 @@ def preset_option(help_text: str) -> Callable[[F], F]:
 
 def plugin_option(kind: str, flag: str, help_text: str, **more: Any) -> Callable[[F], F]:
     """An option that takes the name of a plugin, which the shell completes."""
-    return click.option(flag, help=help_text, shell_complete=complete_plugins(kind), **more)
+    return click.option(flag, type=PluginName(kind), help=help_text, shell_complete=complete_plugins(kind), **more)
 
 
 def optional_rows(what: str) -> Callable[[F], F]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,18 @@ PIPED_WIDTH = 120
 def print_json(content: Any) -> None:
     """Plain data as JSON."""
     click.echo(json.dumps(content, indent=2))
+
+
+def next_step(text: str) -> None:
+    """One line on stderr that says what to do next; a verb that prints JSON, or a file for others, does not say it."""
+    click.echo(f"next: {text}", err=True)
+
+
+def results_words(results: Path | None) -> str:
+    """`--results` as the next command needs it: nothing where runs lie in the usual place."""
+    from ssldet.runs import layout
+
+    return "" if results in (None, layout.RESULTS) else f" --results {results}"
 
 
 def stdout_console() -> Console:

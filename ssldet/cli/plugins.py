@@ -12,7 +12,7 @@ import click
 from ssldet import plugin_info, plugins
 from ssldet.cli.completion import quietly
 from ssldet.cli.options import json_flag
-from ssldet.cli.output import aligned, print_json
+from ssldet.cli.output import aligned, next_step, print_json
 
 KIND = click.Choice(plugins.KINDS)
 STDERR = 2
@@ -141,9 +141,8 @@ def new(kind: str, name: str, folder: Path | None, as_json: bool) -> None:
         print_json({"kind": kind, "name": name, "folder": str(place), "files": written})
     else:
         click.echo("\n".join(written))
-    click.echo(
-        f"next: pip install {place if place.is_absolute() else f'./{place}'} && ssldet plugins test {name}", err=True
-    )
+    if not as_json:
+        next_step(f"pip install {place if place.is_absolute() else f'./{place}'} && ssldet plugins test {name}")
 
 
 @command.command("test", epilog="Example: ssldet plugins test supervised")

@@ -18,7 +18,7 @@ from ssldet.cli.options import (
     videos_option,
     weights_root,
 )
-from ssldet.cli.output import print_json, stdout_console
+from ssldet.cli.output import next_step, print_json, results_words, stdout_console
 
 if TYPE_CHECKING:
     from torch import device
@@ -63,9 +63,16 @@ LONG_RUN_SECONDS = 6 * 3600
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--keep-checkpoints", is_flag=True, default=None, help="Keep the training state of a finished run.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done and what it would take.")
+@click.option("--verbose", is_flag=True, help="With --dry-run: every setting too, as YAML.")
 @json_flag
 def command(
-    preset: str | None, file: Path | None, assignments: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
+    preset: str | None,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    verbose: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Train a detector semi-supervised, score it on the test videos, and leave a record.
 
@@ -77,7 +84,7 @@ def command(
 
     planned = plan(resolve(flags, preset=preset, file=file, assignments=assignments))
     if dry_run:
-        _show_plan(planned, as_json)
+        _show_plan(planned, as_json, verbose)
         return
     if planned.record_path.exists():
         _say_that_it_is_done(planned)
@@ -86,6 +93,15 @@ def command(
         print_json(record.model_dump(mode="json"))
     else:
         show_record(record, planned.record_path)
+        _say_what_is_next(planned)
+
+
+def _say_what_is_next(planned: Plan) -> None:
+    place = results_words(planned.config.machine.results)
+    next_step(
+        f"`ssldet runs show {planned.id}{place} --videos` shows the worst videos, "
+        "`ssldet compare` holds it against another run"
+    )
 
 
 def _say_that_it_is_done(planned: Plan) -> None:
@@ -143,7 +159,7 @@ def _warn_of_long_run(planned: Plan) -> None:
         )
 
 
-def _show_plan(planned: Plan, as_json: bool) -> None:
+def _show_plan(planned: Plan, as_json: bool, verbose: bool) -> None:
     from ssldet.runs.estimate import estimate
 
     found = estimate(planned)
@@ -151,9 +167,30 @@ def _show_plan(planned: Plan, as_json: bool) -> None:
     if as_json:
         print_json(content)
         return
-    click.echo(planned.config.to_yaml())
-    for name in ("run", "folder", "steps", "videos", "weights", "estimate"):
-        click.echo(f"{name}: {_line(content[name])}")
+    for name, value in _plan_lines(planned, found, content).items():
+        click.echo(f"{name}: {value}")
+    if verbose:
+        click.echo(f"\n{planned.config.to_yaml()}", nl=False)
+    next_step("the same command without --dry-run" + ("" if verbose else "; --verbose adds every setting"))
+
+
+def _plan_lines(planned: Plan, found: Estimate, content: dict[str, Any]) -> dict[str, str]:
+    """What a reader of a plan looks for first."""
+    experiment, machine = planned.config.experiment, planned.config.machine
+    phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in found.seconds.items())
+    return {
+        "run": planned.id,
+        "folder": content["folder"],
+        "strategy": f"{experiment.strategy}, preset {machine.preset}, seed {experiment.seed}",
+        "data": f"{experiment.dataset}, split {experiment.split}, {experiment.ratio:.0%} labelled",
+        "videos": _line(content["videos"]),
+        "network": f"{experiment.backbone}, {found.parameters:,} parameters, weights {_line(content['weights'])}",
+        "steps": f"{planned.steps} of {experiment.train.batch} labelled clips, {experiment.train.precision}",
+        "device": f"{planned.device}, threads {machine.threads or 'all'}",
+        "estimate": f"{content['estimate']['time']}: {phases}",
+        "space": f"{found.disk_bytes / 1e6:,.0f} MB of disk for frames, {found.memory_bytes / 1e6:,.0f} MB of memory "
+        "for weights and their state",
+    }
 
 
 def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet.cli.options import data_root, json_flag, results_folders, yes_flag
-from ssldet.cli.output import aligned, confirm_removal, print_json, sparkline
+from ssldet.cli.output import aligned, confirm_removal, next_step, print_json, sparkline
 from ssldet.cli.run_choice import (
     chosen_run,
     complete_runs,
@@ -51,6 +51,7 @@ def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         print_json([summary(entry) for entry in chosen])
     elif chosen:
         _list([summary(entry) for entry in chosen])
+        next_step("`ssldet runs show RUN` shows one, `ssldet compare A B` two, `ssldet table` all")
     if not chosen:
         places = ", ".join(map(str, places_of(results)))
         hint = "" if found else "; `ssldet run` and `ssldet grid` make some, --results names another folder"
@@ -132,6 +133,7 @@ def show_run(
         print_json(content | ({"files": checked} if verify else {}))
     else:
         _show(entry, checked)
+        next_step("the same with --videos shows the worst videos, `ssldet compare` holds it against another run")
     if verify and (not entry.record or set(checked.values()) - {"whole"}):
         sys.exit(1)
 
@@ -155,6 +157,8 @@ def _show_videos(entry: RunEntry, data_root: Path | None, as_json: bool) -> None
         rows.append((video.id, ", ".join(video.classes), *shown))
     click.echo(f"run {entry.id}, protocol {found.protocol}, percent, the worst video first")
     click.echo(aligned(rows))
+    if found.videos:
+        next_step(f"`ssldet figure 5 --run {entry.id} --videos {found.videos[0].id}` draws frames of the worst")
 
 
 def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:

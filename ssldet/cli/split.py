@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from ssldet.cli.completion import complete_plugins
-from ssldet.cli.options import data_options, data_root, data_settings, json_flag, open_data, split_number
-from ssldet.cli.output import print_json
+from ssldet.cli.options import PluginName, data_options, data_root, data_settings, json_flag, open_data, split_number
+from ssldet.cli.output import next_step, print_json
 
 
 @click.group(epilog="Example: ssldet split show ucf24")
@@ -19,7 +19,7 @@ def command() -> None:
 
 
 @command.command("make", epilog="Example: ssldet split make ava ava-20.json --ratio 0.2 --data-root data")
-@click.argument("name", metavar="D", shell_complete=complete_plugins("dataset"))
+@click.argument("name", metavar="D", type=PluginName("dataset"), shell_complete=complete_plugins("dataset"))
 @click.argument("out", type=click.Path(path_type=Path))
 @data_root
 @split_number
@@ -66,6 +66,7 @@ def make(
         print_json({"file": str(out), **summary(chosen), "left_out": unknown})
     else:
         click.echo(f"{out}: {in_words(chosen)}")
+        next_step(f"`ssldet split show {out}` shows it video by video")
 
 
 @command.command("show", epilog="Example: ssldet split show ucf24")

@@ -22,6 +22,7 @@ from ssldet.cli.options import (
     settings_file,
     videos_option,
 )
+from ssldet.cli.output import next_step
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html")
 
@@ -120,12 +121,15 @@ def command(
     if out:
         write_text(out, render(shown, form))
         click.echo(f"{out} written ({form})", err=True)
-    elif form == "terminal" and sys.stdout.isatty():
+        return
+    if form == "terminal" and sys.stdout.isatty():
         from rich.console import Console
 
         show(shown, Console(highlight=False))
     else:
         click.echo(render(shown, form), nl=False)
+    if form == "terminal":
+        next_step("`ssldet compare A B` tests a difference for chance; `--out FILE.html` keeps the table")
 
 
 def _check_dataset_options(

@@ -19,7 +19,7 @@ from ssldet.cli.options import (
     videos_option,
     weights_root,
 )
-from ssldet.cli.output import print_json, stdout_console
+from ssldet.cli.output import next_step, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.benchmark.tuned_settings import TunedSettings
@@ -107,6 +107,7 @@ def command(jobs: int, out: Path | None, dry_run: bool, as_json: bool, **asked: 
         print_json({"file": str(path), **tuned.model_dump(mode="json")})
     else:
         _show(tuned, path)
+        next_step(f"`ssldet grid --settings {path}` runs every approach with what was chosen for it")
 
 
 def _request(jobs: int, **asked: Any) -> TuneRequest:
