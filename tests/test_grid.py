@@ -306,7 +306,10 @@ def numbers(results: Path) -> dict[str, Any]:
 
 
 def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-c", "from ssldet.cli import main; main()", *command(results, *arguments)]
+    # a program that a shell starts in the background ignores Ctrl-C
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hear}; from ssldet.cli import main; main()"
+    program = [sys.executable, "-c", code, *command(results, *arguments)]
     return subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
