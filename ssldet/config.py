@@ -322,8 +322,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
-    if "experiment" in content:  # a run's config.yaml
-        content = {**content["experiment"], **content.get("machine", {})}
+    if "experiment" in content:  # a run's config.yaml; those of the first revision do not name it
+        content = {"revision": 1, **content["experiment"], **content.get("machine", {})}
     return migrated(content)
 
 

@@ -160,6 +160,10 @@ def test_a_configuration_names_the_revision_that_computes_it(tmp_path: Path) -> 
     fields = config.experiment.model_dump()
     del fields["revision"]
     assert Experiment(**fields).revision == 1  # a record from before there was the field
+    for older in ("  revision: 1\n", ""):  # a run's file of the first revision does not name it
+        file.write_text(config.to_yaml().replace("  revision: 2\n", older))
+        with pytest.raises(ConfigError, match="made under revision 1"):
+            resolve({}, file=file)
     file.write_text(config.to_yaml().replace("revision: 2", "revision: 1"))
     refusal = r"made under revision 1; this ssldet computes revision 2, and docs/moved-numbers\.md says"
     with pytest.raises(ConfigError, match=refusal):
@@ -178,7 +182,9 @@ def test_todays_defaults_are_not_those_of_another_revision() -> None:
 def test_the_box_loss_of_an_older_file_becomes_the_backbones(tmp_path: Path) -> None:
     """Until API 2.0 the region loss was a section of its own."""
     old = tmp_path / "config.yaml"
-    old.write_text("experiment: {strategy: supervised, dataset: synthetic, ratio: 0.2, loss: {form: giou, eta: 0.3}}\n")
+    old.write_text(
+        "experiment: {revision: 2, strategy: supervised, dataset: synthetic, loss: {form: giou, eta: 0.3}}\n"
+    )
     experiment = resolve({}, file=old, assignments=["backbone.region.eta=0.4"]).experiment
     region = experiment.backbone_options["region"]
     assert (region["form"], region["eta"]) == ("giou", 0.4)

@@ -29,7 +29,8 @@ from ssldet.report.resampling import draw_videos, mean_scores
 from ssldet.report.run_selection import RunCollection, collect_runs
 from ssldet.report.table_data import Entry, Table, TableRequest
 from ssldet.report.tables import build_table, names, summarise
-from ssldet.util.files import write_text
+from ssldet.runs.record import Record
+from ssldet.util.files import file_hash, write_text
 
 SMOKE = Settings("smoke")
 
@@ -115,7 +116,8 @@ def test_p_value_of_paired_differences() -> None:
     found = paired({0: 16.0, 1: 19.0, 2: 19.0}, {0: 10.0, 1: 12.0, 2: 14.0})
     t = 6 * math.sqrt(3)  # of 6, 7, 5; with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)
     assert found.p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
-    assert paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1
+    equal = paired({0: 14.1, 1: 11.5}, {0: 13.9, 1: 11.3})  # but for rounding, which is no evidence
+    assert (equal.n, equal.low, equal.p) == (2, None, None) and "all equal" in equal.why
 
 
 def test_holm_corrects_all_contrasts_of_a_table_together() -> None:
@@ -148,7 +150,10 @@ def write_tested(root: Path, approach: str, slip: float, **options: Any) -> None
     key = {key: value.mean for key, value in ours.results["video_map"]["yowo"].thresholds.items()}
     run = write_run(root, approach, key, **options)
     (folder,) = root.glob(f"*-{run}")
-    write_per_video(folder / "per_video.parquet", per_video(MADE, 1, [video for video, _, _ in cases], ours.matches))
+    path = folder / "per_video.parquet"
+    write_per_video(path, per_video(MADE, 1, [video for video, _, _ in cases], ours.matches))
+    record = Record.read(folder / "record.json")
+    record.model_copy(update={"files": {path.name: file_hash(path)}}).write(folder / "record.json")
 
 
 def test_differences_have_an_interval_over_test_videos(tmp_path: Path) -> None:
@@ -174,12 +179,26 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     assert difference.video_why == f"run {run} has no per_video.parquet"
 
 
+def test_matches_of_another_run_give_no_interval(tmp_path: Path) -> None:
+    write_tested(tmp_path, "Supervised", 1.5)
+    write_tested(tmp_path, "Dual Guidance", 0.5)
+    files = {path.parent.name.split("-")[1]: path for path in tmp_path.glob("*/per_video.parquet")}
+    files["dual_guidance"].write_bytes(files["supervised"].read_bytes())
+    difference = entry(table(tmp_path), "Dual Guidance").difference
+    assert (
+        difference and difference.video_low is None and "is not the one that its record names" in difference.video_why
+    )
+
+
 def test_ranks_are_means_over_columns_with_an_interval_over_test_videos(tmp_path: Path) -> None:
-    for ratio in (0.2, 0.3):
-        write_tested(tmp_path, "Supervised", 1.5, ratio=ratio)
-        write_tested(tmp_path, "Dual Guidance", 0.2, ratio=ratio)
-    write_run(tmp_path, "FixMatch", 0.9)  # has no number at 30 %, and no rank
+    for seed in (0, 1):
+        assert table(tmp_path).ranks == ()  # one seed orders nothing
+        for ratio in (0.2, 0.3):
+            write_tested(tmp_path, "Supervised", 1.5, ratio=ratio, seed=seed)
+            write_tested(tmp_path, "Dual Guidance", 0.2, ratio=ratio, seed=seed)
+        write_run(tmp_path, "FixMatch", 0.9, seed=seed)  # has no number at 30 %, and no rank
     shown = table(tmp_path)
+    assert shown.few_groups == 3  # all classes of so small a test set
     ties_at_low_overlap = {"Supervised": pytest.approx(5 / 3), "Dual Guidance": pytest.approx(4 / 3)}
     ranks = {shown.lines[rank.line].row.approach: rank for rank in shown.ranks}
     assert {name: rank.rank for name, rank in ranks.items()} == ties_at_low_overlap

@@ -118,10 +118,15 @@ def with_threads(config: RunConfig, threads: int | None) -> RunConfig:
 
 
 def _check_tuned(tuned: TunedSettings, config: RunConfig, paper_dataset: str) -> None:
-    """Raises ConfigError where settings were tuned under another preset, or on other data than a cell's."""
+    """Raises ConfigError where settings were tuned under another preset, or on other data or another split."""
     experiment, preset = config.experiment, config.machine.preset
     if preset != tuned.preset:
         raise ConfigError(f"the settings file was tuned under preset {tuned.preset}, not {preset}; give the same one")
+    if experiment.split != tuned.split:
+        raise ConfigError(
+            f"the settings file was tuned on split {tuned.split}, whose validation videos may be test videos of split "
+            f"{experiment.split}; tune on that one"
+        )
     if (experiment.dataset, experiment.dataset_options) != (tuned.dataset, tuned.dataset_options):
         ours = _data_in_words(experiment.dataset, experiment.dataset_options)
         theirs = _data_in_words(tuned.dataset, tuned.dataset_options)

@@ -40,10 +40,9 @@ from ssldet.util.yaml_text import load_yaml
 CONTROL = "supervised"
 SHARED = ("train", "views", "clip", "backbone", "detect")
 """Heads of the keys that every approach has."""
-FIXED = ("strategy", "dataset", "ratio", "seed", "split", "videos", "eval_on", "val_fraction", "revision")
+FIXED = ("strategy", "dataset", "ratio", "seed", "split", "videos", "eval_on", "val_fraction", "revision", "pretrained")
 """Fields of an experiment that a tuning sets itself."""
 EXAMPLE = "strategy.o_th=0.1,0.2,0.4"
-PREFERRED_PROTOCOL = "yowo"
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ def metric_place(title: str | None, facts: DatasetFacts) -> MetricPlace:
 
 def _places(facts: DatasetFacts) -> Iterator[MetricPlace]:
     for metric, protocols in applicable(facts)[0].items():
-        protocol = PREFERRED_PROTOCOL if PREFERRED_PROTOCOL in protocols and not facts.multilabel else protocols[0]
+        protocol = facts.protocol if facts.protocol in protocols else protocols[0]
         for key, title in column_titles(metric).items():
             if is_threshold(key):
                 yield MetricPlace(title, metric, protocol, key)

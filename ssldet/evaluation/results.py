@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -126,6 +127,31 @@ def value(results: Mapping[str, Mapping[str, MetricResult]], metric: str, protoc
     if column not in keys:
         raise UnknownName(f"column of {metric}", column, {*result.numbers, *keys})
     return result.value(keys[column])
+
+
+def class_numbers(
+    results: Mapping[str, Mapping[str, MetricResult]], metric: str, protocol: str, key: str
+) -> dict[str, float | None]:
+    """Class -> its number, None for a class without truth; empty where there are no numbers by class."""
+    result = results.get(metric, {}).get(protocol)
+    value = result.by_class.get(key) if result else None
+    if result is None or value is None:
+        return {}
+    absent = result.notes.get("classes_without_truth", ())
+    return {name: None if name in absent else number for name, number in value.per_class.items()}
+
+
+def mean_where_truth(
+    results: Mapping[str, Mapping[str, MetricResult]], metric: str, protocol: str, key: str
+) -> float | None:
+    """The mean over the classes that have truth, whatever the protocol; `value` of what is no mean over classes.
+
+    Raises as `value`.
+    """
+    if by_class := class_numbers(results, metric, protocol, key):
+        numbers = [number for number in by_class.values() if number is not None]
+        return fmean(numbers) if numbers else None
+    return value(results, metric, protocol, key)
 
 
 def column_titles(metric: str) -> Mapping[str, str]:

@@ -212,7 +212,8 @@ def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: Per
         places = headline_places(protocol_of(first.reference.entry)).values()
         columns = [_column(kept, *place) for place in places if _has(kept, place)]
     else:
-        columns = list(dict.fromkeys(_read_column(name, kept) for name in names))
+        usual = protocol_of(first.reference.entry)
+        columns = list(dict.fromkeys(_read_column(name, kept, usual) for name in names))
     if not columns:
         raise RequestError(f"{first.name} was scored by none of {', '.join(HEADLINES)}; name a column with --metric")
     for column in columns:
@@ -232,25 +233,25 @@ def _column(kept: PerVideo, metric: str, protocol: str, key: str) -> Column:
     return Column(metric, protocol, key, column_titles(metric).get(key, f"{metric} {key}"))
 
 
-def _read_column(name: str, kept: PerVideo) -> Column:
-    """A column by title, or as metric:protocol:key, where the protocol may be left out."""
+def _read_column(name: str, kept: PerVideo, usual: str) -> Column:
+    """A column by title, or as metric:protocol:key; where the protocol is left out, `usual` or the metric's first."""
     metric, _, rest = name.partition(":")
     if metric in kept.matches:
         protocol, _, key = rest.partition(":")
         if protocol not in kept.matches[metric]:
-            protocol, key = _usual_protocol(kept, metric), rest
+            protocol, key = _protocol(kept, metric, usual), rest
         if _has(kept, (metric, protocol, key)):
             return _column(kept, metric, protocol, key)
     for metric in kept.matches:
         for key, title in column_titles(metric).items():
-            if title == name and _has(kept, (metric, protocol := _usual_protocol(kept, metric), key)):
+            if title == name and _has(kept, (metric, protocol := _protocol(kept, metric, usual), key)):
                 return _column(kept, metric, protocol, key)
     raise UnknownName("column", name, _known_columns(kept))
 
 
-def _usual_protocol(kept: PerVideo, metric: str) -> str:
+def _protocol(kept: PerVideo, metric: str, usual: str) -> str:
     protocols = kept.matches[metric]
-    return "yowo" if "yowo" in protocols else next(iter(protocols))
+    return usual if usual in protocols else next(iter(protocols))
 
 
 def _known_columns(kept: PerVideo) -> list[str]:

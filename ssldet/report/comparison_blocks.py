@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ssldet.report.contrasts import CONFIDENCE, Difference
 from ssldet.report.document import Block, Section, TextRow
+from ssldet.report.resampling import FEW_GROUPS
 from ssldet.report.table_data import Cost, Rank, Table
 from ssldet.report.wording import baseline_title, digits_of, headings, sections_of, start
 
@@ -112,10 +113,16 @@ def notes(table: Table) -> Iterator[str]:
         [entry.difference for entry in entries if entry.difference],
         [difference for contrast in table.contrasts for difference in contrast.differences if difference],
     )
+    if table.few_groups:
+        yield (
+            f"{table.few_groups} classes have fewer than {FEW_GROUPS} groups of test videos, and hardly vary in "
+            "intervals over them"
+        )
     if table.ranks:
         yield (
-            "Average rank: 1 is the best; mean over the columns of this table, among the rows of the same initial "
-            "weights that have a number in each; v: its interval over test videos"
+            "Average rank: 1 is the best; mean over the columns of this table (of the first split), among the rows of "
+            "the same initial weights that have two seeds or more in each; v: its interval over test videos, which "
+            "does not cover seeds, and in which ranks drawn again lie nearer to the middle"
         )
     if table.costs:
         yield (
@@ -134,6 +141,8 @@ def _notes_of_differences(to_baseline: Sequence[Difference], contrasted: Sequenc
         )
     if tested := sum(difference.p is not None for difference in contrasted):
         yield f"p: of the t test over seeds; Holm: the same, corrected for the {tested} contrasts of this table"
+        if to_baseline:
+            yield "Intervals of differences to the baseline stand alone: they are not corrected for their number"
     yield from dict.fromkeys(f"Difference: {difference.why}" for difference in every if difference.why)
     if undrawable := list(dict.fromkeys(difference.video_why for difference in every if difference.video_why)):
         more = f" and {len(undrawable) - 1} reasons more" if len(undrawable) > 1 else ""

@@ -15,6 +15,9 @@ from scipy.special import stdtr, stdtrit  # scipy.stats has the same and takes a
 
 CONFIDENCE = 0.95
 
+ROUNDING = 1e-9
+"""Percentage points; a standard error below it is rounding, and bounds nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -63,15 +66,11 @@ def paired(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference:
     if len(gains) < 2:
         return Difference(mean, n=1, why="no interval over seeds from one pair of seeds")
     error, degrees = stdev(gains) / math.sqrt(len(gains)), len(gains) - 1
+    if error < ROUNDING:
+        return Difference(mean, n=len(gains), why="no interval over seeds from differences that are all equal")
     half = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error
-    return Difference(mean, mean - half, mean + half, len(gains), p=_p_value(mean, error, degrees))
-
-
-def _p_value(mean: float, error: float, degrees: int) -> float:
-    """Two-sided; equal differences that are not 0 have no error, and leave no doubt."""
-    if error == 0:
-        return float(mean == 0)
-    return float(2 * stdtr(degrees, -abs(mean) / error))
+    p = float(2 * stdtr(degrees, -abs(mean) / error))
+    return Difference(mean, mean - half, mean + half, len(gains), p=p)
 
 
 def with_holm(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:

@@ -49,21 +49,31 @@ class TableComparisons:
         return difference if interval is None else replace(difference, video_low=interval.low, video_high=interval.high)
 
     def ranks(self, columns: Sequence[Column], entries: Sequence[Sequence[Entry | None]]) -> Iterator[Rank]:
-        """Of the lines with numbers in all columns of the table's ratios, those of one initialisation together."""
+        """Of the lines with numbers in all columns of the table's ratios, those of one initialisation together.
+
+        Each with two seeds or more, since one seed orders nothing, and all tested on the same videos.
+        """
         places = [i for i, column in enumerate(columns) if column.ratio != "all" and len(column.splits) == 1]
         for pretrained in (False, True):
             means = {
                 line: [entry.mean if (entry := entries[line][i]) else None for i in places]
                 for line in range(len(self.lines))
-                if self.lines[line].row.pretrained is pretrained
+                if self.lines[line].row.pretrained is pretrained and self._has_seeds(entries[line], places)
             }
             scores = {line: [m for m in row if m is not None] for line, row in means.items() if None not in row}
-            if len(scores) > 1 and places:
+            if len(scores) > 1 and places and self._on_one_data(scores):
                 ranks = average_ranks(
                     np.array(list(scores.values())), self._draws(scores, [columns[i] for i in places])
                 )
                 for line, rank in zip(scores, ranks, strict=True):
                     yield Rank(line, rank.rank, rank.interval, len(places))
+
+    @staticmethod
+    def _has_seeds(entries: Sequence[Entry | None], places: Sequence[int]) -> bool:
+        return all((entry := entries[i]) is not None and entry.n > 1 for i in places)
+
+    def _on_one_data(self, lines: Iterable[int]) -> bool:
+        return len({cell.data for (line, _), cell in self.cells.items() if line in set(lines) and cell.runs}) == 1
 
     def _draws(self, lines: Iterable[int], columns: Sequence[Column]) -> np.ndarray:
         """(lines, columns, draws) of mean scores; no draws where a run cannot be drawn."""

@@ -109,7 +109,7 @@ class Table:
     """A table as data. `entries` has one row per line and one place per column, None where there is no such cell.
 
     `contrasts` are those of the table's rows that have numbers, `ranks` the lines that can be ranked; `costs` is by
-    (line, ratio), where it was asked for.
+    (line, ratio), where it was asked for. `few_groups` counts classes whose intervals over test videos say little.
     `best` is set when the settings were not asked for but chosen, as those that fill most cells; `others` could be.
     `no_splits` were asked for, and the data do not have them.
     """
@@ -124,6 +124,7 @@ class Table:
     contrasts: tuple[Contrast, ...] = ()
     costs: Mapping[tuple[int, float], Cost] = field(default_factory=dict)
     ranks: tuple[Rank, ...] = ()
+    few_groups: int = 0
     best: SettingsOption | None = None
     others: tuple[SettingsOption, ...] = ()
     no_splits: tuple[int, ...] = ()

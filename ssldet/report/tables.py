@@ -126,6 +126,7 @@ class _TableBuilder:
             contrasts,
             costs,
             tuple(self.comparisons.ranks(columns, entries)),
+            self.comparisons.videos.few_groups,
         )
 
     def _add_rows(self) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from ssldet.contracts import Matches
 from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo, ScoredVideo, read_per_video
-from ssldet.report.resampling import draw_videos, mean_scores
+from ssldet.report.resampling import Draws, draw_videos, mean_scores
 from ssldet.report.run_selection import Run
 from ssldet.runs import layout
+from ssldet.util.files import file_hash
 
 
 class Undrawable(Exception):
@@ -27,7 +28,7 @@ class VideoScores:
 
     def __init__(self) -> None:
         self._files: dict[Path, PerVideo] = {}
-        self._weights: dict[tuple[ScoredVideo, ...], np.ndarray] = {}
+        self._drawn: dict[tuple[ScoredVideo, ...], Draws] = {}
         self._scores: dict[tuple[Path, str, str, str], np.ndarray] = {}
 
     def pair(
@@ -68,6 +69,8 @@ class VideoScores:
             path = folder / layout.PER_VIDEO
             if not path.is_file():
                 raise Undrawable(f"run {run.entry.id} has no {layout.PER_VIDEO}")
+            if file_hash(path) != run.record.files.get(layout.PER_VIDEO):
+                raise Undrawable(f"the {layout.PER_VIDEO} of run {run.entry.id} is not the one that its record names")
             try:
                 self._files[folder] = read_per_video(path)
             except RequestError as error:
@@ -75,9 +78,14 @@ class VideoScores:
         return self._files[folder]
 
     def _draws(self, videos: tuple[ScoredVideo, ...]) -> np.ndarray:
-        if videos not in self._weights:
-            self._weights[videos] = draw_videos(videos).weights_dv
-        return self._weights[videos]
+        if videos not in self._drawn:
+            self._drawn[videos] = draw_videos(videos)
+        return self._drawn[videos].weights_dv
+
+    @property
+    def few_groups(self) -> int:
+        """How many classes of the test videos drawn so far have fewer groups than an interval needs."""
+        return max((sum(map(drawn.few, drawn.groups)) for drawn in self._drawn.values()), default=0)
 
     def check_videos(self, runs: Sequence[Run]) -> None:
         """Raises Undrawable where runs have no matches, or were tested on different videos."""

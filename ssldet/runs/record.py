@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -121,22 +120,14 @@ class Record(_Part):
 
     def class_numbers(self, metric: str, protocol: str, key: str) -> dict[str, float | None]:
         """Class -> its number, None for a class without truth; empty where there are no numbers by class."""
-        result = self.metrics.get(metric, {}).get(protocol)
-        value = result.by_class.get(key) if result else None
-        if result is None or value is None:
-            return {}
-        absent = result.notes.get("classes_without_truth", ())
-        return {name: None if name in absent else number for name, number in value.per_class.items()}
+        return results.class_numbers(self.metrics, metric, protocol, key)
 
     def mean_where_truth(self, metric: str, protocol: str, key: str) -> float | None:
         """The mean over the classes that have truth, whatever the protocol; `value` of what is no mean over classes.
 
         Raises as `value`.
         """
-        if by_class := self.class_numbers(metric, protocol, key):
-            numbers = [number for number in by_class.values() if number is not None]
-            return fmean(numbers) if numbers else None
-        return self.value(metric, protocol, key)
+        return results.mean_where_truth(self.metrics, metric, protocol, key)
 
     @classmethod
     def read(cls, path: Path) -> Record:

@@ -310,7 +310,8 @@ class _Run:
         scored = scoring.score_videos(plan.dataset.facts, videos, plan.dataset.truth, detections, wanted)
         if scored.matches:
             kept = per_video(plan.dataset.facts, plan.config.experiment.split, videos, scored.matches)
-            write_per_video(plan.folder / layout.PER_VIDEO, kept)
+            if tolerance := write_per_video(plan.folder / layout.PER_VIDEO, kept):
+                self.notes["per_video_tolerance"] = tolerance  # what any AP of the file may have lost by its cut
         return scored.results
 
     def _finish(self, detector: Detector, metrics: Results) -> Record:

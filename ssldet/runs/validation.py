@@ -49,7 +49,7 @@ def validation_scores(
             detections[video.id] = detected
             after_video()
         scored = scoring.score(facts, videos, plan.dataset.truth, detections, wanted)
-        scores[name] = {title: results.value(scored, *place) for title, place in places.items()}
+        scores[name] = {title: results.mean_where_truth(scored, *place) for title, place in places.items()}
     return scores
 
 
