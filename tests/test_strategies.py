@@ -173,6 +173,8 @@ def test_supervised_knows_boxes_only_unless_asked() -> None:
     timeless = Supervised(Supervised.Config(frame_head=True, temporal=False))
     assert set(timeless.losses(batch(), tiny_detector(), PROGRESS).terms) == {"box", "frame"}
     assert not timeless.needs.temporal and not plain.needs.temporal
+    with pytest.raises(ValueError, match="beta, temporal do nothing without frame_head=true"):
+        Supervised.Config(beta=0.5, temporal=False)
 
 
 # ------------------------------------------------------------------------------------------ the guidance

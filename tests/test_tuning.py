@@ -337,6 +337,17 @@ def test_a_file_of_another_preset_or_other_data_is_refused(tmp_path: Path) -> No
         config_of(settings=mapped)
 
 
+def test_a_file_of_another_split_is_refused() -> None:
+    """Videos that validate one split are test videos of another."""
+    with pytest.raises(ConfigError, match="tuned on split 1, whose validation videos may be test videos of split 2"):
+        config_of(split=2, settings=replace(NANO, tuned=made()))
+
+
+def test_the_initial_weights_are_not_for_a_tuning_to_change(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`tune` sets pretrained itself"):
+        plan_tuning(request(tmp_path, sets=("pretrained=true",)))
+
+
 def test_what_trials_had_in_common_holds_in_the_grid_too() -> None:
     tuned = made(assignments=("train.steps=77", "dataset.anything=1"))
     assert config_of(settings=replace(NANO, tuned=tuned)).experiment.train.steps == 77

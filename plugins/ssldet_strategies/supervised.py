@@ -7,7 +7,9 @@ as a semi-supervised strategy that needs the same heads.
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, Needs, Progress, StepLosses, Strategy
@@ -30,6 +32,15 @@ class Supervised(Strategy):
         """
         beta: float = Field(1.0, ge=0)
         """Weight of L_frame."""
+
+        @model_validator(mode="after")
+        def _frame_options_need_the_head(self) -> Self:
+            """Runs that differ in options which do nothing would be one training under several names."""
+            of_head = {*TemporalOptions.model_fields, "temporal", "beta"}
+            given = sorted(n for n in of_head if getattr(self, n) != type(self).model_fields[n].default)
+            if given and not self.frame_head:
+                raise ValueError(f"{', '.join(given)} do nothing without frame_head=true")
+            return self
 
     config: Config
 
