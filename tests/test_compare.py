@@ -301,3 +301,12 @@ def test_a_refusal_is_an_error_of_the_request(results: Path) -> None:
 
 def test_the_face_has_it(results: Path) -> None:
     assert package.compare is compare
+
+
+def test_runs_on_listed_videos_are_compared_where_a_class_has_no_truth(tmp_path: Path) -> None:
+    """Their records count that class as 0 under `yowo`; the comparison leaves it out, as tables do."""
+    listed = tuple(video.id for video, _, _ in cases_of("Supervised", 0))
+    sides = [write_run(tmp_path / approach, approach, videos=listed) for approach in SLIPS]
+    (column,) = compare(*sides, metrics="video_map:yowo:0.5").columns
+    assert len(column.classes) == 2 < len(FACTS.classes)
+    assert column.difference == pytest.approx(np.mean([each.difference for each in column.classes]))

@@ -108,7 +108,7 @@ def test_runs_left_out_are_listed_with_the_true_reason(tmp_path: Path) -> None:
     assert (named["FixMatch"], named["Mean-Teacher"]) == ("not run", "failed")
 
 
-def test_nothing_of_the_paper_is_in_it(tmp_path: Path) -> None:
+def test_it_speaks_of_the_data_alone(tmp_path: Path) -> None:
     """Not even of data that the paper has a table of."""
     write(tmp_path, "supervised", 0.1, dataset="jhmdb", ratio=0.2)
     write(tmp_path, "mean_teacher", 0.2, dataset="jhmdb", ratio=0.2)

@@ -20,16 +20,12 @@ from pydantic import ValidationError
 from ssldet import plugins
 from ssldet.contracts import Matches, Strategy
 from ssldet.errors import RequestError, SsldetError, UnknownName
-from ssldet.evaluation.per_video import PerVideo, read_per_video
+from ssldet.evaluation.per_video import PerVideo
 from ssldet.evaluation.results import column_titles
-from ssldet.report.resampling import class_scores
+from ssldet.report.run_matches import has_matches, known_places, matches_of, per_video_of
 from ssldet.report.run_selection import Folders, LeftOut, Run, collect_runs, result_folders, select_runs
-from ssldet.runs import layout
 from ssldet.runs.listing import HEADLINES, headline_places, protocol_of
 from ssldet.runs.store import find_run, find_runs, is_run
-
-_SLACK = 1e-6
-"""By how much a record's number may differ from what its matches give, by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Side:
         ids = tuple(run.entry.id for run in self.runs.values())
         return Compared(title_of(self.reference), ids, tuple(self.runs), self.left_out)
 
-    def matches(self, column: Column, seed: int) -> Matches:
+    def matches(self, column: ComparedColumn, seed: int) -> Matches:
         return self.kept[seed].matches[column.metric][column.protocol]
 
 
@@ -142,31 +138,6 @@ def _defaults(strategy: str) -> Mapping[str, Any]:
         return {}
 
 
-def per_video_of(run: Run) -> PerVideo:
-    """The per-video matches that a finished run has left.
-
-    Raises:
-        RequestError: it has none, and says what makes them; or the file is damaged.
-    """
-    path = run.entry.folder / layout.PER_VIDEO
-    if not path.is_file():
-        raise RequestError(f"run {run.entry.id} has no {layout.PER_VIDEO} in {run.entry.folder}; {_what_makes_it(run)}")
-    return read_per_video(path)
-
-
-def _what_makes_it(run: Run) -> str:
-    if (run.entry.folder / layout.DETECTIONS).is_file():
-        return f"`ssldet runs rescore {run.entry.folder}` makes it from its {layout.DETECTIONS} and the data"
-    return (
-        f"it keeps no {layout.DETECTIONS} to make it from: copy its {layout.CONFIG}, remove the run, and make it again "
-        "with `ssldet run --config COPY`"
-    )
-
-
-def all_videos(kept: PerVideo) -> np.ndarray:
-    return np.ones((1, len(kept.videos)), np.int64)
-
-
 # ------------------------------------------------------------------------------------- what may be compared
 
 
@@ -199,18 +170,20 @@ def _tests(one: Run, of_one: PerVideo, other: Run, of_other: PerVideo) -> Iterab
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ComparedColumn:
+    """A number of both sides: its place in records and its title."""
+
     metric: str
     protocol: str
     key: str
     title: str
 
 
-def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: PerVideo) -> list[Column]:
+def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: PerVideo) -> list[ComparedColumn]:
     """The columns that were asked for, each once. Raises UnknownName, RequestError."""
     if names is None:
         places = headline_places(protocol_of(first.reference.entry)).values()
-        columns = [_column(kept, *place) for place in places if _has(kept, place)]
+        columns = [_column(kept, *place) for place in places if has_matches(kept, place)]
     else:
         usual = protocol_of(first.reference.entry)
         columns = list(dict.fromkeys(_read_column(name, kept, usual) for name in names))
@@ -223,30 +196,24 @@ def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: Per
     return columns
 
 
-def _has(kept: PerVideo, place: tuple[str, str, str]) -> bool:
-    metric, protocol, key = place
-    matches = kept.matches.get(metric, {}).get(protocol)
-    return matches is not None and key in matches.columns
+def _column(kept: PerVideo, metric: str, protocol: str, key: str) -> ComparedColumn:
+    return ComparedColumn(metric, protocol, key, column_titles(metric).get(key, f"{metric} {key}"))
 
 
-def _column(kept: PerVideo, metric: str, protocol: str, key: str) -> Column:
-    return Column(metric, protocol, key, column_titles(metric).get(key, f"{metric} {key}"))
-
-
-def _read_column(name: str, kept: PerVideo, usual: str) -> Column:
+def _read_column(name: str, kept: PerVideo, usual: str) -> ComparedColumn:
     """A column by title, or as metric:protocol:key; where the protocol is left out, `usual` or the metric's first."""
     metric, _, rest = name.partition(":")
     if metric in kept.matches:
         protocol, _, key = rest.partition(":")
         if protocol not in kept.matches[metric]:
             protocol, key = _protocol(kept, metric, usual), rest
-        if _has(kept, (metric, protocol, key)):
+        if has_matches(kept, (metric, protocol, key)):
             return _column(kept, metric, protocol, key)
     for metric in kept.matches:
         for key, title in column_titles(metric).items():
-            if title == name and _has(kept, (metric, protocol := _protocol(kept, metric, usual), key)):
+            if title == name and has_matches(kept, (metric, protocol := _protocol(kept, metric, usual), key)):
                 return _column(kept, metric, protocol, key)
-    raise UnknownName("column", name, _known_columns(kept))
+    raise UnknownName("column", name, known_places(kept))
 
 
 def _protocol(kept: PerVideo, metric: str, usual: str) -> str:
@@ -254,22 +221,13 @@ def _protocol(kept: PerVideo, metric: str, usual: str) -> str:
     return usual if usual in protocols else next(iter(protocols))
 
 
-def _known_columns(kept: PerVideo) -> list[str]:
-    return [
-        f"{metric}:{protocol}:{key}"
-        for metric, by_protocol in kept.matches.items()
-        for protocol, matches in by_protocol.items()
-        for key in matches.columns
-    ]
-
-
-def _check_column(column: Column, kept: PerVideo, other: PerVideo, run: Run, other_run: Run) -> None:
+def _check_column(column: ComparedColumn, kept: PerVideo, other: PerVideo, run: Run, other_run: Run) -> None:
     place = (column.metric, column.protocol, column.key)
     what = f"{column.metric}, protocol {column.protocol}, {column.key}"
-    if not _has(other, place):
+    if not has_matches(other, place):
         raise RequestError(
             f"run {run.entry.id} was scored by {what}, and run {other_run.entry.id} was not; it has "
-            f"{', '.join(_known_columns(other))}"
+            f"{', '.join(known_places(other))}"
         )
     one, again = (each.matches[column.metric][column.protocol] for each in (kept, other))
     alike = (one.rule, one.columns, one.thresholds) == (again.rule, again.columns, again.thresholds)
@@ -278,23 +236,7 @@ def _check_column(column: Column, kept: PerVideo, other: PerVideo, run: Run, oth
             f"runs {run.entry.id} and {other_run.entry.id} were not scored alike by {what}: versions of the metric "
             "differ; score one of them again with `ssldet runs rescore`"
         )
-    _check_against_record(column, again, other, other_run)
-
-
-def _check_against_record(column: Column, matches: Matches, kept: PerVideo, run: Run) -> None:
-    """Raises RequestError where matches give another number than the record: the file is of another run."""
-    recorded = run.number(column.metric, column.protocol, column.key)
-    scores_k = class_scores(matches, column.key, all_videos(kept))[0]
-    present_k = ~np.isnan(scores_k)
-    counted = present_k.sum() if matches.rule.skip_empty else len(scores_k)  # by the record's protocol, not by ours
-    if recorded is None or not counted:
-        return
-    ours = float(scores_k[present_k].sum() / counted)
-    if not abs(ours - recorded) <= kept.tolerance + _SLACK:
-        raise RequestError(
-            f"{run.entry.folder / layout.PER_VIDEO} is not of run {run.entry.id}: {column.title} is {ours:.6f} by it "
-            f"and {recorded:.6f} by the record; `ssldet runs rescore {run.entry.folder}` makes it again"
-        )
+    matches_of(other_run, other, place)
 
 
 def common_seeds(first: Side, second: Side) -> tuple[int, ...]:

@@ -19,10 +19,9 @@ from ssldet.config import Experiment
 from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.comparable_runs import (
-    Column,
     Compared,
+    ComparedColumn,
     Side,
-    all_videos,
     columns_of,
     common_seeds,
     same_tests,
@@ -39,6 +38,7 @@ from ssldet.report.resampling import (
     percentile,
     without_each,
 )
+from ssldet.report.run_matches import all_videos
 from ssldet.report.run_selection import ABSENT, Folders, differing
 
 MOST_VIDEOS = 10
@@ -143,7 +143,8 @@ def compare(
 
     Args:
         first, second: the two sides; differences are first - second.
-        metrics: columns by title ("V@0.5") or place ("video_map:yowo:0.5"); None: V@0.5 and F@0.5 under `yowo`.
+        metrics: columns by title ("V@0.5") or place ("video_map:yowo:0.5"); None: V@0.5 and F@0.5 under
+            the data set's protocol.
         results: where ids are searched for; by default `results/runs`.
         draws: how often the test videos are drawn, whole groups at a time.
         seed: of these draws.
@@ -193,7 +194,7 @@ def _settings(first: Experiment, second: Experiment) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------------- differences
 
 
-def _difference(column: Column, first: Side, second: Side, kept: PerVideo, draws: Draws) -> ColumnDifference:
+def _difference(column: ComparedColumn, first: Side, second: Side, kept: PerVideo, draws: Draws) -> ColumnDifference:
     """One column, from the AP of every class with all videos, without each of them, and in every draw."""
     videos = len(kept.videos)
     weights_wv = np.concatenate([all_videos(kept), without_each(videos), draws.weights_dv])
@@ -225,7 +226,7 @@ class _Scores:
     mean_wk: np.ndarray
 
     @classmethod
-    def of(cls, side: Side, column: Column, seeds: Sequence[int], weights_wv: np.ndarray) -> _Scores:
+    def of(cls, side: Side, column: ComparedColumn, seeds: Sequence[int], weights_wv: np.ndarray) -> _Scores:
         of_seed = {seed: class_scores(side.matches(column, seed), column.key, weights_wv) for seed in seeds}
         return cls(of_seed, np.mean(list(of_seed.values()), axis=0))
 
@@ -246,7 +247,7 @@ def _over_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> tupl
 
 
 def _of_classes(
-    column: Column, ours: _Scores, other: _Scores, kept: PerVideo, draws: Draws
+    column: ComparedColumn, ours: _Scores, other: _Scores, kept: PerVideo, draws: Draws
 ) -> Iterable[ClassDifference]:
     """The classes that have truth."""
     gains_wk = ours.mean_wk - other.mean_wk

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ssldet.report.contrasts import CONFIDENCE, Difference
+from ssldet.report.contrasts import Difference
 from ssldet.report.document import Block, Section, TextRow
-from ssldet.report.resampling import FEW_GROUPS
+from ssldet.report.resampling import CONFIDENCE, FEW_GROUPS
 from ssldet.report.table_data import Cost, Rank, Table
 from ssldet.report.wording import baseline_title, digits_of, headings, sections_of, start
 

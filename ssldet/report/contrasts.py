@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from scipy.special import stdtr, stdtrit  # scipy.stats has the same and takes a second to import
 
-CONFIDENCE = 0.95
+from ssldet.report.resampling import CONFIDENCE
 
 ROUNDING = 1e-9
 """Percentage points; a standard error below it is rounding, and bounds nothing."""

@@ -2,7 +2,7 @@
 
     draw_videos(videos)            how often each video is drawn, for each of many draws: a bootstrap of whole groups
     class_scores(matches, key, w)  the AP of every class under such weights
-    mean_scores(...)               its mean over the classes that have truth in the draw; mean_over_runs: over seeds too
+    mean_scores(...)               its mean over the classes that have truth in the draw
     percentile(values)             the interval that holds 95 % of the draws
     average_ranks(scores)          the mean rank of approaches over the cells of a table
 
@@ -117,11 +117,6 @@ def mean_scores(matches: Matches, key: str, weights_dv: np.ndarray) -> np.ndarra
     return mean_over_classes(class_scores(matches, key, weights_dv))
 
 
-def mean_over_runs(runs: Sequence[Matches], key: str, weights_dv: np.ndarray) -> np.ndarray:
-    """(d,) `mean_scores` averaged over runs, such as the seeds of one configuration, under the same draws."""
-    return np.asarray(np.mean([mean_scores(matches, key, weights_dv) for matches in runs], axis=0))
-
-
 def mean_over_classes(scores_dk: np.ndarray) -> np.ndarray:
     """(d,) means over the classes that are not NaN."""
     present_dk = ~np.isnan(scores_dk)
@@ -216,16 +211,6 @@ def percentile(values_d: np.ndarray, confidence: float = CONFIDENCE) -> Interval
         return None
     low, high = np.quantile(values_d, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
-
-
-def difference_over_videos(
-    ours: Sequence[Matches], other: Sequence[Matches], key: str, weights_dv: np.ndarray
-) -> Interval | None:
-    """The interval of our mean over runs less the other's, both under the same draws, as fractions.
-
-    It covers which videos were tested, not which seed a run was trained with. All runs were tested on the same videos.
-    """
-    return percentile(mean_over_runs(ours, key, weights_dv) - mean_over_runs(other, key, weights_dv))
 
 
 @dataclass(frozen=True, slots=True)

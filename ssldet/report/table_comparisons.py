@@ -9,11 +9,12 @@ from statistics import fmean
 import numpy as np
 
 from ssldet.benchmark.spec import TableSpec
+from ssldet.errors import RequestError
 from ssldet.report.contrasts import Contrast, Difference, paired
 from ssldet.report.resampling import average_ranks, percentile
 from ssldet.report.run_selection import Run, RunSelection
 from ssldet.report.table_data import Column, Cost, Entry, Line, Rank
-from ssldet.report.video_scores import Undrawable, VideoScores
+from ssldet.report.video_scores import VideoScores
 
 Cells = Mapping[tuple[int, float], RunSelection]
 """(place of the line, ratio) -> the runs that stand there."""
@@ -43,7 +44,7 @@ class TableComparisons:
         try:
             pair = [_runs_by_seed(selection, column) for selection in (ours, other)]
             draws_d, others_d = self.videos.pair(pair[0], pair[1], _place(column))
-        except Undrawable as error:
+        except RequestError as error:
             return replace(difference, video_why=str(error))
         interval = percentile(draws_d - others_d)
         return difference if interval is None else replace(difference, video_low=interval.low, video_high=interval.high)
@@ -55,27 +56,20 @@ class TableComparisons:
         """
         places = [i for i, column in enumerate(columns) if column.ratio != "all" and len(column.splits) == 1]
         for pretrained in (False, True):
-            means = {
-                line: [entry.mean if (entry := entries[line][i]) else None for i in places]
-                for line in range(len(self.lines))
-                if self.lines[line].row.pretrained is pretrained and self._has_seeds(entries[line], places)
-            }
-            scores = {line: [m for m in row if m is not None] for line, row in means.items() if None not in row}
-            if len(scores) > 1 and places and self._on_one_data(scores):
-                ranks = average_ranks(
-                    np.array(list(scores.values())), self._draws(scores, [columns[i] for i in places])
-                )
+            lines = [i for i, line in enumerate(self.lines) if line.row.pretrained is pretrained]
+            means = {line: _means(entries[line], places) for line in lines}
+            scores = {line: numbers for line, numbers in means.items() if numbers}
+            if len(scores) > 1 and self._on_one_data(scores):
+                drawn = self._drawn_means(scores, [columns[i] for i in places])
+                ranks = average_ranks(np.array(list(scores.values())), drawn)
                 for line, rank in zip(scores, ranks, strict=True):
                     yield Rank(line, rank.rank, rank.interval, len(places))
 
-    @staticmethod
-    def _has_seeds(entries: Sequence[Entry | None], places: Sequence[int]) -> bool:
-        return all((entry := entries[i]) is not None and entry.n > 1 for i in places)
-
     def _on_one_data(self, lines: Iterable[int]) -> bool:
-        return len({cell.data for (line, _), cell in self.cells.items() if line in set(lines) and cell.runs}) == 1
+        ranked = set(lines)
+        return len({cell.data for (line, _), cell in self.cells.items() if line in ranked and cell.runs}) == 1
 
-    def _draws(self, lines: Iterable[int], columns: Sequence[Column]) -> np.ndarray:
+    def _drawn_means(self, lines: Iterable[int], columns: Sequence[Column]) -> np.ndarray:
         """(lines, columns, draws) of mean scores; no draws where a run cannot be drawn."""
         cells = [[self.cells[line, float(column.ratio)] for column in columns] for line in lines]
         try:
@@ -83,7 +77,7 @@ class TableComparisons:
             return np.array(
                 [[self._mean(cell, column) for cell, column in zip(row, columns, strict=True)] for row in cells]
             )
-        except Undrawable:
+        except RequestError:
             return np.zeros((len(cells), len(columns), 0))
 
     def _mean(self, cell: RunSelection, column: Column) -> np.ndarray:
@@ -108,6 +102,12 @@ class TableComparisons:
         return rows.index((approach, pretrained)) if (approach, pretrained) in rows else None
 
 
+def _means(entries: Sequence[Entry | None], places: Sequence[int]) -> list[float]:
+    """The means of a line at some places; none unless all are there, of two seeds or more each."""
+    means = [entry.mean for i in places if (entry := entries[i]) and entry.mean is not None and entry.n > 1]
+    return means if len(means) == len(places) else []
+
+
 def costs(cells: Cells) -> Iterator[tuple[tuple[int, float], Cost]]:
     """What the runs of each cell took, where there are any."""
     for place, selection in cells.items():
@@ -125,7 +125,7 @@ def _place(column: Column) -> tuple[str, str, str]:
 
 
 def _runs_by_seed(selection: RunSelection, column: Column) -> dict[int, Run]:
-    """Raises Undrawable where a column is a mean of splits, which have different test videos."""
+    """Raises RequestError where a column is a mean of splits, which have different test videos."""
     if len(column.splits) > 1:
-        raise Undrawable("splits have different test videos")
+        raise RequestError("splits have different test videos")
     return {seed: run for (split, seed), run in selection.runs.items() if split in column.splits}

@@ -116,17 +116,17 @@ class _TableBuilder:
         self._leave_out_others()
         left_out = tuple({(item.folder, item.kind): item for item in self.left_out}.values())
         return Table(
-            self.spec,
-            self.settings,
-            self.seeds,
-            columns,
-            tuple(self.lines),
-            entries,
-            left_out,
-            contrasts,
-            costs,
-            tuple(self.comparisons.ranks(columns, entries)),
-            self.comparisons.videos.few_groups,
+            spec=self.spec,
+            settings=self.settings,
+            seeds=self.seeds,
+            columns=columns,
+            lines=tuple(self.lines),
+            entries=entries,
+            left_out=left_out,
+            contrasts=contrasts,
+            costs=costs,
+            ranks=tuple(self.comparisons.ranks(columns, entries)),
+            few_groups=self.comparisons.videos.few_groups,
         )
 
     def _add_rows(self) -> None:

@@ -1,6 +1,6 @@
 """Scores of a table's runs under draws of their test videos, from the per-video matches that runs leave.
 
-`resampling` has the statistics; here files are found and read, each once, and what cannot be drawn says why.
+`resampling` has the statistics, `run_matches` reads the files; here each is read and drawn once.
 """
 
 from __future__ import annotations
@@ -12,15 +12,10 @@ import numpy as np
 
 from ssldet.contracts import Matches
 from ssldet.errors import RequestError
-from ssldet.evaluation.per_video import PerVideo, ScoredVideo, read_per_video
+from ssldet.evaluation.per_video import PerVideo, ScoredVideo
 from ssldet.report.resampling import Draws, draw_videos, mean_scores
+from ssldet.report.run_matches import Place, matches_of, per_video_of
 from ssldet.report.run_selection import Run
-from ssldet.runs import layout
-from ssldet.util.files import file_hash
-
-
-class Undrawable(Exception):
-    """Why there are no scores over draws of test videos."""
 
 
 class VideoScores:
@@ -29,11 +24,9 @@ class VideoScores:
     def __init__(self) -> None:
         self._files: dict[Path, PerVideo] = {}
         self._drawn: dict[tuple[ScoredVideo, ...], Draws] = {}
-        self._scores: dict[tuple[Path, str, str, str], np.ndarray] = {}
+        self._scores: dict[tuple[Path, Place], np.ndarray] = {}
 
-    def pair(
-        self, ours: Mapping[int, Run], other: Mapping[int, Run], place: tuple[str, str, str]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def pair(self, ours: Mapping[int, Run], other: Mapping[int, Run], place: Place) -> tuple[np.ndarray, np.ndarray]:
         """(d,) each, in percent: means over the seeds that both have, under the same draws.
 
         Args:
@@ -41,43 +34,35 @@ class VideoScores:
             place: metric, protocol and key of the number.
 
         Raises:
-            Undrawable: a run has no such matches, or the runs were tested on different videos.
+            RequestError: a run has no such matches, or the runs were tested on different videos.
         """
         seeds = sorted(ours.keys() & other.keys())
         if not seeds:
-            raise Undrawable("no seed in common")
+            raise RequestError("no seed in common")
         runs = [[of[seed] for seed in seeds] for of in (ours, other)]
         self.check_videos([*runs[0], *runs[1]])
         return self.mean(runs[0], place), self.mean(runs[1], place)
 
-    def mean(self, runs: Sequence[Run], place: tuple[str, str, str]) -> np.ndarray:
-        """(d,) in percent: the mean over some runs. Raises Undrawable."""
+    def mean(self, runs: Sequence[Run], place: Place) -> np.ndarray:
+        """(d,) in percent: the mean over some runs. Raises RequestError."""
         return np.asarray(np.mean([self._of_run(run, place) for run in runs], axis=0))
 
-    def _of_run(self, run: Run, place: tuple[str, str, str]) -> np.ndarray:
-        key = (run.entry.folder, *place)
+    def _of_run(self, run: Run, place: Place) -> np.ndarray:
+        key = (run.entry.folder, place)
         if key not in self._scores:
             kept = self._read(run)
-            matches = _matches(kept, run, place)
+            matches = matches_of(run, kept, place)
             share = _share_of_classes(matches, run)
-            self._scores[key] = 100 * share * mean_scores(matches, place[2], self._draws(kept.videos))
+            self._scores[key] = 100 * share * mean_scores(matches, place[2], self._weights(kept.videos))
         return self._scores[key]
 
     def _read(self, run: Run) -> PerVideo:
         folder = run.entry.folder
         if folder not in self._files:
-            path = folder / layout.PER_VIDEO
-            if not path.is_file():
-                raise Undrawable(f"run {run.entry.id} has no {layout.PER_VIDEO}")
-            if file_hash(path) != run.record.files.get(layout.PER_VIDEO):
-                raise Undrawable(f"the {layout.PER_VIDEO} of run {run.entry.id} is not the one that its record names")
-            try:
-                self._files[folder] = read_per_video(path)
-            except RequestError as error:
-                raise Undrawable(f"run {run.entry.id}: {error}") from error
+            self._files[folder] = per_video_of(run)
         return self._files[folder]
 
-    def _draws(self, videos: tuple[ScoredVideo, ...]) -> np.ndarray:
+    def _weights(self, videos: tuple[ScoredVideo, ...]) -> np.ndarray:
         if videos not in self._drawn:
             self._drawn[videos] = draw_videos(videos)
         return self._drawn[videos].weights_dv
@@ -88,9 +73,9 @@ class VideoScores:
         return max((sum(map(drawn.few, drawn.groups)) for drawn in self._drawn.values()), default=0)
 
     def check_videos(self, runs: Sequence[Run]) -> None:
-        """Raises Undrawable where runs have no matches, or were tested on different videos."""
+        """Raises RequestError where runs have no matches, or were tested on different videos."""
         if len({self._read(run).videos for run in runs}) > 1:
-            raise Undrawable("the runs were tested on different videos")
+            raise RequestError("the runs were tested on different videos")
 
 
 def _share_of_classes(matches: Matches, run: Run) -> float:
@@ -101,11 +86,3 @@ def _share_of_classes(matches: Matches, run: Run) -> float:
     if matches.rule.skip_empty or run.experiment.videos is not None or not matches.ranked:
         return 1.0
     return float((matches.truths_vk[:, list(matches.ranked)].sum(axis=0) > 0).mean())
-
-
-def _matches(kept: PerVideo, run: Run, place: tuple[str, str, str]) -> Matches:
-    metric, protocol, key = place
-    matches = kept.matches.get(metric, {}).get(protocol)
-    if matches is None or key not in matches.columns:
-        raise Undrawable(f"run {run.entry.id} kept no matches of {metric} at {key}, protocol {protocol}")
-    return matches
