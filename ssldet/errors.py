@@ -87,6 +87,10 @@ class TrainingError(SsldetError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of an unknown-name message: the nearest name, if any, and what exists."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{guess} (known: {', '.join(known) or 'none'})"
+    return f"{nearest(name, known)} (known: {', '.join(known) or 'none'})"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The same where what exists is too much to list: the nearest name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

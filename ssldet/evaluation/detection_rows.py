@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Video, VideoDetections
-from ssldet.errors import did_you_mean
+from ssldet.errors import did_you_mean, nearest
 
 NO_FRAME = np.iinfo(np.int64).min
 """Stands in `numbers_n` where the file has no whole number."""
@@ -222,7 +222,7 @@ def _video_faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) 
 
     def explain_video(row: int) -> str:
         name = rows.names[rows.codes_n[row]]
-        tail = did_you_mean(name, videos) if len(videos) <= 10 else _nearest(name, videos)
+        tail = did_you_mean(name, videos) if len(videos) <= 10 else nearest(name, videos)
         return f"column 'video' is {name!r}, which is none of the {len(videos)} videos to score{tail}"
 
     def explain_frame(row: int) -> str:
@@ -237,10 +237,6 @@ def _video_faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) 
         ("unknown video", ~known_k[rows.codes_n], explain_video),
         ("frame out of range", outside_n, explain_frame),
     ]
-
-
-def _nearest(name: str, known: Mapping[str, Video]) -> str:
-    return did_you_mean(name, known).split(" (known:")[0]
 
 
 def _probability_faults(column: str, values: np.ndarray) -> list[Fault]:

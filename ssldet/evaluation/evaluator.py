@@ -16,7 +16,7 @@ import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, MetricResult, Subset, Video, VideoDetections
 from ssldet.data.datasets import load_dataset
-from ssldet.errors import DataError, DetectionsError, did_you_mean
+from ssldet.errors import DataError, DetectionsError, nearest
 from ssldet.evaluation import diagnosis, results, scoring
 from ssldet.evaluation.detection_conventions import FileConventions
 from ssldet.evaluation.detection_rows import Faults, Rows, check
@@ -160,7 +160,7 @@ def choose_videos(
         known = {video.id: video for subset in subsets for video in dataset.videos(subset, split)}
     for video_id in chosen:
         if video_id not in known:
-            near = did_you_mean(video_id, known).split(" (known:")[0]
+            near = nearest(video_id, known)
             raise DataError(f"{dataset.facts.name} has no video {video_id!r} in split {split}{near}")
     return [known[video_id] for video_id in chosen], list(known.values())
 
