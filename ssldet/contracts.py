@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -55,6 +55,9 @@ class Options(BaseModel):
 # --------------------------------------------------------------------------------------------- data sets
 
 
+_Frames = TypeVar("_Frames", int, np.ndarray)
+
+
 @dataclass(frozen=True, slots=True)
 class FrameNumbering:
     """How files number frames: `first + index // step`. Dense data: (1, 1). AVA: seconds, (900, 30)."""
@@ -62,10 +65,10 @@ class FrameNumbering:
     first: int = 1
     step: int = 1
 
-    def to_file(self, index: int) -> int:
+    def to_file(self, index: _Frames) -> _Frames:
         return self.first + index // self.step
 
-    def to_index(self, number: int) -> int:
+    def to_index(self, number: _Frames) -> _Frames:
         return (number - self.first) * self.step
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Video
-from ssldet.evaluation.detection_rows import NO_FRAME, Rows
+from ssldet.evaluation.detection_rows import NO_FRAME, Rows, corners_of
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -64,22 +64,18 @@ class FileConventions:
         shift = facts.numbering.first - (facts.numbering.first if self.first_frame is None else self.first_frame)
         share = 0.01 if self.scores == "percent" else 1.0
         offset = 0 if rows.named else self.first_label
-        numbered_n = rows.labels_n != NO_FRAME
+        labels_n = rows.labels_n
+        boxes_n4 = corners_of(rows.boxes_n4) if self.boxes == "xywh" else rows.boxes_n4
         return replace(
             rows,
             numbers_n=np.where(rows.numbers_n == NO_FRAME, NO_FRAME, rows.numbers_n + shift),
-            boxes_n4=self._in_pixels(self._corners(rows.boxes_n4), rows, videos),
+            boxes_n4=self._in_pixels(boxes_n4, rows, videos),
             confidence_n=rows.confidence_n * np.float32(share if rows.has_confidence else 1.0),
             scores=rows.scores * np.float32(share),
-            labels_n=None if rows.labels_n is None else np.where(numbered_n, rows.labels_n - offset, rows.labels_n),
+            labels_n=None if labels_n is None else np.where(labels_n == NO_FRAME, NO_FRAME, labels_n - offset),
             frame_shift=shift,
             label_shift=offset,
         )
-
-    def _corners(self, boxes_n4: np.ndarray) -> np.ndarray:
-        if self.boxes == "xyxy":
-            return boxes_n4
-        return np.concatenate((boxes_n4[:, :2], boxes_n4[:, :2] + boxes_n4[:, 2:]), axis=1)
 
     def _in_pixels(self, boxes_n4: np.ndarray, rows: Rows, videos: Mapping[str, Video]) -> np.ndarray:
         return boxes_n4 if self.unit == "pixels" else (boxes_n4 * rows.sizes_n4(videos)).astype(np.float32)

@@ -24,9 +24,8 @@ import pyarrow.csv as pacsv
 from ssldet.contracts import DatasetFacts, Video
 from ssldet.errors import DetectionsError
 from ssldet.evaluation.detection_conventions import column_faults, read_labels, renamed
-from ssldet.evaluation.detection_rows import NO_FRAME, Rows
+from ssldet.evaluation.detection_rows import NO_FRAME, SIDES, Rows
 
-SIDES = ("x1", "y1", "x2", "y2")
 COMMON = ("video", "frame", *SIDES)
 KNOWN = (*COMMON, "confidence", "scores", "label", "score")
 

@@ -14,6 +14,9 @@ import numpy as np
 from ssldet.contracts import DatasetFacts, Video, VideoDetections
 from ssldet.errors import did_you_mean, nearest
 
+SIDES = ("x1", "y1", "x2", "y2")
+"""Columns of a box."""
+
 NO_FRAME = np.iinfo(np.int64).min
 """Stands in `numbers_n` where the file has no whole number."""
 
@@ -80,6 +83,11 @@ class Rows:
         known = [videos.get(name) for name in self.names]
         sizes = [(video.width, video.height) * 2 if video else (np.nan,) * 4 for video in known]
         return np.array([*sizes, (np.nan,) * 4], np.float64)[self.codes_n]
+
+
+def corners_of(boxes_n4: np.ndarray) -> np.ndarray:
+    """Boxes x, y, width, height as xyxy."""
+    return np.concatenate((boxes_n4[:, :2], boxes_n4[:, :2] + boxes_n4[:, 2:]), axis=1)
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -185,7 +193,7 @@ def _faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) -> lis
         (
             "NaN",
             missing_n4.any(axis=1),
-            lambda row: f"column {_SIDES[int(missing_n4[row].argmax())]!r} is NaN, infinite or empty",
+            lambda row: f"column {SIDES[int(missing_n4[row].argmax())]!r} is NaN, infinite or empty",
         )
     )
     for column, values in numbers.items():
@@ -208,9 +216,6 @@ def _explain_label(rows: Rows, row: int, facts: DatasetFacts) -> str:
     given = "empty or no whole number" if label == NO_FRAME else str(label + rows.label_shift)
     last = facts.num_classes - 1 + rows.label_shift
     return f"column 'label' is {given}, expected {rows.label_shift} to {last}"
-
-
-_SIDES = ("x1", "y1", "x2", "y2")
 
 
 def _video_faults(rows: Rows, facts: DatasetFacts, videos: Mapping[str, Video]) -> list[Fault]:
@@ -266,8 +271,7 @@ def _explain_crossed(box: np.ndarray) -> str:
 
 def frame_indices(rows: Rows, facts: DatasetFacts) -> np.ndarray:
     """Frame indices from 0."""
-    first, step = facts.numbering.first, facts.numbering.step
-    return np.where(rows.numbers_n == NO_FRAME, -1, (rows.numbers_n - first) * step)
+    return np.where(rows.numbers_n == NO_FRAME, -1, facts.numbering.to_index(rows.numbers_n))
 
 
 # ------------------------------------------------------------------------------------------ one video

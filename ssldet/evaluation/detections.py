@@ -26,7 +26,7 @@ from ssldet.contracts import DatasetFacts, Video, VideoDetections
 from ssldet.errors import DetectionsError
 from ssldet.evaluation.detection_conventions import FileConventions, known_names, label_remark
 from ssldet.evaluation.detection_formats import is_parquet, read_rows, rows_of_table
-from ssldet.evaluation.detection_rows import Faults, Rows, assemble, check, empty, in_content_order
+from ssldet.evaluation.detection_rows import SIDES, Faults, Rows, assemble, check, empty, in_content_order
 from ssldet.util.files import replacing
 
 ROWS_PER_GROUP = 1 << 16
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
     [
         ("video", pa.string()),
         ("frame", pa.int32()),
-        *((side, pa.float32()) for side in ("x1", "y1", "x2", "y2", "confidence")),
+        *((side, pa.float32()) for side in (*SIDES, "confidence")),
         ("scores", pa.list_(pa.float32())),
     ],
     metadata={"written_by": "ssldet"},  # such a file may be empty: its writer closed it knowing that
@@ -98,7 +98,7 @@ class DetectionsWriter:
 
 def _table(video_id: str, detections: VideoDetections, facts: DatasetFacts) -> pa.Table:
     count, num_classes = detections.scores_nk.shape
-    frames_n = facts.numbering.first + detections.frames_n // facts.numbering.step
+    frames_n = facts.numbering.to_file(detections.frames_n)
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * num_classes)
     scores = pa.ListArray.from_arrays(offsets, pa.array(detections.scores_nk.reshape(-1), pa.float32()))
     columns = [pa.array(frames_n, pa.int32()), *(pa.array(side, pa.float32()) for side in detections.boxes_n4.T)]

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, MetricResult, Truth, Video, VideoDetections
+from ssldet.evaluation.detection_rows import corners_of
 from ssldet.evaluation.results import Results
 from ssldet.ops.iou import paired_iou
 
@@ -132,8 +133,7 @@ def doubts(seen: Sample) -> list[str]:
 
 def _other_readings(seen: Sample) -> Iterator[tuple[np.ndarray, str]]:
     boxes_p4 = seen.boxes_p4
-    corners_p4 = np.concatenate((boxes_p4[:, :2], boxes_p4[:, :2] + boxes_p4[:, 2:]), axis=1)
-    yield corners_p4, "they are x, y, width, height: --boxes xywh"
+    yield corners_of(boxes_p4), "they are x, y, width, height: --boxes xywh"
     yield boxes_p4[:, [1, 0, 3, 2]], "they are y1, x1, y2, x2: write x before y"
     ratio_2 = _fixed_ratio(seen)
     words = " and ".join(f"{side} by {ratio:.3g}" for side, ratio in zip(("x", "y"), ratio_2, strict=True))

@@ -206,7 +206,7 @@ def _rows(name: str, detected: VideoDetections, facts: DatasetFacts) -> Rows:
     return Rows(
         names=[name],
         codes_n=np.zeros(n, np.int64),
-        numbers_n=facts.numbering.first + detected.frames_n // facts.numbering.step,
+        numbers_n=facts.numbering.to_file(detected.frames_n),
         boxes_n4=detected.boxes_n4,
         confidence_n=detected.confidence_n,
         scores=np.where(np.isnan(detected.scores_nk), 0, detected.scores_nk),
