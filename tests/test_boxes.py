@@ -19,7 +19,7 @@ from ssldet.ops.boxes import (
     pairwise_iou,
     xyxy_from_cxcywh,
 )
-from ssldet.ops.iou import paired_iou
+from ssldet.ops.iou import paired_iou, pairs_in_frames
 
 
 def random_boxes(*shape: int, seed: int = 0) -> Tensor:
@@ -42,6 +42,11 @@ def test_iou_of_arrays_is_that_of_tensors() -> None:
     assert paired_iou(one[:0], other[:0]).shape == (0,)
     assert paired_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
     assert paired_iou(np.array([[0, 0, 9, 4]]), np.array([[0, 0, 9, 9]]), plus_one=True).tolist() == [0.5]
+
+
+def test_pairs_share_a_frame() -> None:
+    pairs = pairs_in_frames(np.array([5, 2, 5, 7]), np.array([2, 5, 5, 6]))
+    assert [rows.tolist() for rows in pairs] == [[0, 0, 1, 2, 2], [1, 2, 0, 1, 2]]
 
 
 def test_iou_of_known_boxes() -> None:

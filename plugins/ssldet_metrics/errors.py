@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ssldet.contracts import DatasetFacts, Metric, MetricResult, MetricValue, Truth, Video, VideoDetections
-from ssldet.ops.iou import paired_iou
+from ssldet.ops.iou import paired_iou, pairs_in_frames
 from ssldet_metrics.frame_matching import match_frames
 from ssldet_metrics.protocols import (
     FRAME,
@@ -94,12 +94,8 @@ def _classes_in_frame(frames_n: np.ndarray, truth: Truth) -> np.ndarray:
 
 def _on_a_truth(frames_n: np.ndarray, boxes_n4: np.ndarray, truth: Truth, plus_one: bool) -> np.ndarray:
     """(n,) whether the detection's box is on any truth box of its frame."""
-    starts_m = np.searchsorted(frames_n, truth.frames_n, "left")
-    counts_m = np.searchsorted(frames_n, truth.frames_n, "right") - starts_m
-    truth_p = np.repeat(np.arange(len(counts_m)), counts_m)  # pairs of a truth and a detection of its frame
-    first_p = np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
-    found_p = np.repeat(starts_m, counts_m) + np.arange(len(truth_p)) - first_p
+    truth_p, detection_p = pairs_in_frames(truth.frames_n, frames_n)
     on_a_truth_n = np.zeros(len(frames_n), bool)
-    ious_p = paired_iou(boxes_n4[found_p], truth.boxes_n4[truth_p], plus_one=plus_one)
-    on_a_truth_n[found_p[ious_p >= IOU]] = True
+    ious_p = paired_iou(boxes_n4[detection_p], truth.boxes_n4[truth_p], plus_one=plus_one)
+    on_a_truth_n[detection_p[ious_p >= IOU]] = True
     return on_a_truth_n

@@ -18,7 +18,7 @@ import numpy as np
 from ssldet.contracts import DatasetFacts, MetricResult, Truth, Video, VideoDetections
 from ssldet.evaluation.detection_rows import corners_of
 from ssldet.evaluation.results import Results
-from ssldet.ops.iou import paired_iou
+from ssldet.ops.iou import paired_iou, pairs_in_frames
 
 MOST_VIDEOS = 40
 """Videos of a sample."""
@@ -77,7 +77,7 @@ def sample(videos: Sequence[Video], truth: Callable[[str], Truth], detections: M
         columns.append((pairs[0] + offset, *pairs[1:]))
         offset += count
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)] if columns else [np.empty(0)] * 6
-    found = [found for video in chosen if (found := detections.get(video.id)) is not None and len(found.frames_n)]
+    detected = [each for video in chosen if (each := detections.get(video.id)) is not None and len(each.frames_n)]
     return Sample(
         joined[0].astype(np.int64),
         joined[1].reshape(-1, 4),
@@ -86,8 +86,8 @@ def sample(videos: Sequence[Video], truth: Callable[[str], Truth], detections: M
         joined[4].astype(np.int64),
         joined[5].astype(np.int64),
         offset,
-        sum(len(each.frames_n) for each in found),
-        max((float(np.abs(each.boxes_n4).max()) for each in found), default=0.0),
+        sum(len(each.frames_n) for each in detected),
+        max((float(np.abs(each.boxes_n4).max()) for each in detected), default=0.0),
         min((min(video.width, video.height) for video in chosen), default=0),
     )
 
@@ -98,19 +98,16 @@ def _pairs(video: Video, truth: Truth, detections: VideoDetections | None) -> tu
     if detections is None or not count:
         return None
     order = np.argsort(detections.frames_n, kind="stable")
-    frames_n = detections.frames_n[order]
-    low_m, high_m = (np.searchsorted(frames_n, truth.frames_n, side) for side in ("left", "right"))
-    truth_p = np.repeat(np.arange(count), high_m - low_m)
-    within_p = np.arange(len(truth_p)) - np.repeat(np.cumsum(high_m - low_m) - (high_m - low_m), high_m - low_m)
-    found_p = order[np.repeat(low_m, high_m - low_m) + within_p]
+    truth_p, sorted_p = pairs_in_frames(truth.frames_n, detections.frames_n[order])
+    detection_p = order[sorted_p]
     labels_n = np.nan_to_num(detections.scores_nk, nan=-1.0).argmax(axis=1)
     pairs = (
         truth_p,
         truth.boxes_n4[truth_p].astype(np.float64),
-        detections.boxes_n4[found_p].astype(np.float64),
+        detections.boxes_n4[detection_p].astype(np.float64),
         np.tile([float(video.width), float(video.height)], (len(truth_p), 1)),
         truth.labels_nk.argmax(axis=1)[truth_p],
-        labels_n[found_p],
+        labels_n[detection_p],
     )
     return pairs, count
 

@@ -1,6 +1,6 @@
-"""IoU of boxes in arrays, for metrics and tubes.
+"""IoU of boxes in arrays, for metrics and tubes; and which boxes lie in the same frame.
 
-It exists a second time in `ops.boxes`, for tensors: there gradients flow through it and it runs on the device of
+IoU exists a second time in `ops.boxes`, for tensors: there gradients flow through it and it runs on the device of
 training; here it is float64, and is called from within loops that numba compiles.
 """
 
@@ -15,6 +15,15 @@ def paired_iou(a_n4: np.ndarray, b_n4: np.ndarray, *, plus_one: bool = False) ->
     """(n,) float64 IoU of boxes that stand beside each other; see `box_iou`."""
     found: np.ndarray = _paired_iou(np.ascontiguousarray(a_n4), np.ascontiguousarray(b_n4), plus_one)
     return found
+
+
+def pairs_in_frames(frames_m: np.ndarray, frames_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(p,) and (p,) the rows of all pairs with the same frame, by row of the first; `frames_n` must not fall."""
+    low_m, high_m = (np.searchsorted(frames_n, frames_m, side) for side in ("left", "right"))
+    counts_m = high_m - low_m
+    m_p = np.repeat(np.arange(len(frames_m)), counts_m)
+    within_p = np.arange(len(m_p)) - np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
+    return m_p, np.repeat(low_m, counts_m) + within_p
 
 
 @compiled()
