@@ -54,6 +54,7 @@ class ListedFrames:
     """frame_lists/{train,val}.csv: rows `film number frame path labels`, paths below frames/."""
 
     folder: Path
+    words: ClassVar[str] = "frames"
 
     def source(self, video_id: str) -> VideoSource | None:
         paths = _frame_lists(self.folder).get(video_id, [])

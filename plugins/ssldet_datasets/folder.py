@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from ssldet.data.orientation import STORED
 from ssldet.data.video import VideoInfo, file_orientation, probe, timing
 from ssldet.errors import AbsentData, DataError
 from ssldet_datasets import facts
-from ssldet_datasets.layouts import find_source, inside, source_bytes
+from ssldet_datasets.layouts import describe, find_source, frame_layouts, inside, source_bytes
 from ssldet_datasets.own_boxes import annotation_files, read_boxes
 from ssldet_datasets.own_files import OwnImages, OwnVideoFiles
 from ssldet_datasets.own_records import OwnVideo, VideoNames, class_name, labels_in
@@ -29,7 +29,7 @@ from ssldet_datasets.tube_files import read_lines
 
 GRID = 7
 ANNOTATIONS = ("annotations.csv", "annotations.json", "annotations.xml", "annotations")
-FRAMES: tuple[tuple[str, type[OwnVideoFiles] | type[OwnImages]], ...] = (
+FRAMES: tuple[tuple[str, Callable[[Path], OwnVideoFiles | OwnImages]], ...] = (
     ("videos", OwnVideoFiles),
     ("frames", OwnImages),
 )
@@ -75,8 +75,7 @@ class Folder(Dataset):
     def __init__(self, root: Path | None = None, config: Options | None = None) -> None:
         super().__init__(root, config)
         self.root = Path(root) if root is not None else Path()
-        folders = [(make, self.root / name) for name, make in FRAMES] if root is not None else []
-        self.layouts = [make(folder) for make, folder in folders if folder.is_dir()]
+        self.layouts = frame_layouts(self.root, FRAMES) if root is not None else []
         if not self.layouts:
             missing = f"no folder videos/ or frames/ in {root or 'the data root, which was not given'}"
             raise AbsentData(f"{missing}.\n{GUIDE}")
@@ -102,8 +101,7 @@ class Folder(Dataset):
     def layout(self) -> str:
         annotated = len(self._annotation.keys() & self._known)
         where = self.annotations.relative_to(self.root)
-        frames = "frames: " + ", ".join(f"{at.words} in {at.folder.relative_to(self.root)}/" for at in self.layouts)
-        return f"annotation: {where}, of {annotated} of {len(self._ids)} videos\n{frames}"
+        return f"annotation: {where}, of {annotated} of {len(self._ids)} videos\n{describe(self.layouts, self.root)}"
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
         """Of the test videos those with boxes; training videos without boxes have no class."""

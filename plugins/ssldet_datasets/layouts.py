@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from ssldet.contracts import VideoSource
 from ssldet.errors import AbsentData, DataError
@@ -24,6 +24,11 @@ class FrameLayout(Protocol):
     @property
     def folder(self) -> Path:
         """Where it begins."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """What a frame's file is."""
         ...
 
     def source(self, video_id: str) -> VideoSource | None:
@@ -42,6 +47,7 @@ class VideoFiles:
     folder: Path
     suffixes: tuple[str, ...] = (".avi", ".mp4", ".mkv", ".webm")
     rate: float | None = None
+    words: ClassVar[str] = "video files"
 
     def source(self, video_id: str) -> VideoSource | None:
         paths = (self.folder / f"{video_id}{suffix}" for suffix in self.suffixes)
@@ -57,6 +63,7 @@ class ImageFolders:
     """`<folder>/<id>/00001.png ...`, one image per frame, in the order of their names."""
 
     folder: Path
+    words: ClassVar[str] = "one image per frame"
 
     def source(self, video_id: str) -> VideoSource | None:
         folder = self.expected(video_id)
@@ -72,10 +79,11 @@ class ImageFolders:
         return self.folder / video_id
 
 
+Layout = TypeVar("Layout", bound=FrameLayout)
 LayoutRow = tuple[str, Callable[[Path], FrameLayout]]
 
 
-def frame_layouts(root: Path, rows: Iterable[LayoutRow]) -> list[FrameLayout]:
+def frame_layouts(root: Path, rows: Iterable[tuple[str, Callable[[Path], Layout]]]) -> list[Layout]:
     """The layouts whose folder exists below `root`, in the order of `rows`."""
     return [make(root / name) for name, make in rows if (root / name).is_dir()]
 
@@ -127,8 +135,7 @@ def inside(path: Path, folder: Path) -> Path:
 
 def describe(layouts: Sequence[FrameLayout], root: Path) -> str:
     """Which frames were found, in words."""
-    kinds = {VideoFiles: "video files", ImageFolders: "one image per frame"}
-    descriptions = (f"{kinds.get(type(at), 'frames')} in {at.folder.relative_to(root)}/" for at in layouts)
+    descriptions = (f"{at.words} in {at.folder.relative_to(root)}/" for at in layouts)
     return "frames: " + (", ".join(descriptions) or "none")
 
 
