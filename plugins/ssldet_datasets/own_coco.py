@@ -9,6 +9,7 @@ from typing import Any
 
 from ssldet.errors import DataError
 from ssldet_datasets.own_records import (
+    NUMBERED,
     Annotation,
     OwnBox,
     OwnVideo,
@@ -132,7 +133,7 @@ def _first_number(images: Sequence[Mapping[str, Any]]) -> int:
 
 def _named(row: Mapping[str, Any]) -> re.Match[str] | None:
     """Folder, prefix and number of video/img_000012.jpg."""
-    return re.fullmatch(r"(?:(.+)/)?([^/]*?)(\d{1,7})\.\w+", str(row.get("file_name")))
+    return re.fullmatch(rf"{NUMBERED}\.\w+", str(row.get("file_name")))
 
 
 def _cvat(match: re.Match[str]) -> bool:

@@ -13,6 +13,7 @@ from defusedxml.common import DefusedXmlException
 
 from ssldet.errors import DataError
 from ssldet_datasets.own_records import (
+    NUMBERED,
     Annotation,
     OwnBox,
     OwnVideo,
@@ -41,7 +42,8 @@ def read_cvat(path: Path, text: str, names: VideoNames) -> Annotation:
         raise DataError(f"{path}: has a {shape.tag}, and boxes are wanted; draw rectangles, or convert it in CVAT")
     if root.find("image") is not None:
         return _images(root, path, names)
-    video = OwnVideo(frames=set(_frames(root, path)), size=_size(root))
+    size = _size(_text(root, "original_size/width"), _text(root, "original_size/height"))
+    video = OwnVideo(frames=set(_frames(root, path)), size=size)
     for number, track in enumerate(root.iter("track")):
         _add_track(video, track, number, path)
     return {_video_id(root, path, names): video}
@@ -111,9 +113,9 @@ def _frames(root: Element, path: Path) -> range:
     return range(first, frame_number(stop, f"{path}, stop_frame", first=0) + 1, int(step[1]))
 
 
-def _size(root: Element) -> tuple[int, int] | None:
-    width, height = _text(root, "original_size/width"), _text(root, "original_size/height")
-    return (int(width), int(height)) if (width or "").isdecimal() and (height or "").isdecimal() else None  # type: ignore[arg-type]  # isdecimal: no None
+def _size(width: str | None, height: str | None) -> tuple[int, int] | None:
+    """(width, height) where both are whole numbers."""
+    return (int(width), int(height)) if width and height and width.isdecimal() and height.isdecimal() else None
 
 
 def _video_id(root: Element, path: Path, names: VideoNames) -> str:
@@ -142,21 +144,16 @@ def _images(root: Element, path: Path, names: VideoNames) -> Annotation:
     """Frames as images: of a video's task by number, else by their names video/000012.jpg. Boxes are not linked."""
     annotation: Annotation = {}
     images = root.findall("image")
-    numbers = [re.fullmatch(r"(?:(.+)/)?([^/]*?)(\d{1,7})(?:\.\w+)?", image.get("name") or "") for image in images]
+    numbers = [re.fullmatch(rf"{NUMBERED}(?:\.\w+)?", image.get("name") or "") for image in images]
     first = 0 if any(match and (int(match[3]) == 0 or match[2] == "frame_") for match in numbers) else 1
     for image, match in zip(images, numbers, strict=True):
         where = f"{path}, image {image.get('name')!r:.60}"
         if match is None:
             raise DataError(f"{where}: expected a name that ends in the frame's number, such as video/000012.jpg")
         video_id = names.id_of(match[1], path) if match[1] else _video_id(root, path, names)
-        video = annotation.setdefault(video_id, OwnVideo(size=_image_size(image)))
+        video = annotation.setdefault(video_id, OwnVideo(size=_size(image.get("width"), image.get("height"))))
         frame = frame_number(match[3], where, first)
         video.frames.add(frame)
         for box in image.iter("box"):
             video.add(OwnBox(frame, class_name(box.get("label"), where), -1, _edges(box, where)))
     return annotation
-
-
-def _image_size(image: Element) -> tuple[int, int] | None:
-    width, height = image.get("width") or "", image.get("height") or ""
-    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None

@@ -23,6 +23,9 @@ MAX_EDGE = 1e6
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp")
 """Suffixes of video files; a name with any of them names the same video."""
 
+NUMBERED = r"(?:(.+)/)?([^/]*?)(\d{1,7})"
+"""Folder, prefix and number of an image's name, video/img_000012, without the suffix."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnBox:
