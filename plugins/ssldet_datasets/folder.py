@@ -83,7 +83,7 @@ class Folder(Dataset):
         names = VideoNames(self._known, size=lambda i: self._info(i)[:2], rate=self._rate)
         self._annotation = read_boxes(self.annotations, names, keyframes_only=self.config.keyframes_only)
         classes = self.config.classes or self._classes()
-        unknown = sorted(set(labels_in(self._annotation)) - set(classes))
+        unknown = sorted(labels_in(self._annotation) - set(classes))
         if unknown or not classes:
             raise DataError(f"{self.annotations}: boxes of {unknown[0] if unknown else 'no class'!r}; known: {classes}")
         self.facts = replace(type(self).facts, classes=classes, anchors=self._anchors())
@@ -155,7 +155,7 @@ class Folder(Dataset):
         path = self.root / "classes.txt"
         if path.is_file():
             return tuple(class_name(line, str(path)) for line in read_lines(path))
-        return tuple(sorted(set(labels_in(self._annotation))))
+        return tuple(sorted(labels_in(self._annotation)))
 
     def _anchors(self) -> tuple[tuple[float, float], ...]:
         """Mean width and height, in cells, of as many groups of the boxes as there are anchors, by area."""
@@ -214,7 +214,8 @@ class Folder(Dataset):
             digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"absent"))
         for video_id in self._ids:
             digest.update(repr((video_id, list(source_bytes(find_source(self.layouts, video_id))))).encode())
-            digest.update(b"turned" if self._turned(video_id) else b"")  # decoded lying, once
+            # lying frames before orientation was read: runs of then are others
+            digest.update(b"turned" if self._turned(video_id) else b"")
         return digest.hexdigest()
 
     # ---------------------------------------------------------------------------------------------- verifying
@@ -278,6 +279,7 @@ class Folder(Dataset):
             return
         if size is not None and size != (info.width, info.height):
             ratios = " x ".join(f"{a / b:.2f}" for a, b in zip(size, (info.width, info.height), strict=True))
-            what = f"{video_id}: frames of {size[0]} x {size[1]} were annotated, and the video's are {info.width} x"
+            annotated, present = f"{size[0]} x {size[1]}", f"{info.width} x {info.height}"
+            what = f"{video_id}: frames of {annotated} were annotated, and the video's are {present}"
             remedy = f"all boxes are off by {ratios}, if they are: scale them, or give the videos that were annotated"
-            yield Problem(f"{what} {info.height}", remedy=remedy, video=video_id, severity="doubt")
+            yield Problem(what, remedy=remedy, video=video_id, severity="doubt")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -62,9 +62,9 @@ Annotation = dict[str, OwnVideo]
 """Video id -> what is said of it."""
 
 
-def labels_in(annotation: Annotation) -> Iterator[str]:
-    """All labels of an annotation, with repetitions."""
-    return (box.label for video in annotation.values() for box in video.boxes)
+def labels_in(annotation: Annotation) -> set[str]:
+    """All labels of an annotation."""
+    return {box.label for video in annotation.values() for box in video.boxes}
 
 
 # ------------------------------------------------------------------------------------------------------ names
