@@ -130,6 +130,8 @@ def test_turned_rectangles_and_other_shapes(read: Callable[..., Annotation]) -> 
     assert box.edges == pytest.approx((12.5, 12.5, 47.5, 32.5))  # 20 x 35 around (30, 22.5), lying
     with pytest.raises(DataError, match="has a polygon, and boxes are wanted"):
         read("a.xml", text.replace("<box", "<polygon"))
+    with pytest.raises(DataError, match=r"track 0: rotation is '999.*; expected a number below"):
+        read("a.xml", text.replace("90", "9" * 400))
 
 
 # -------------------------------------------------------------------------------------------------------- COCO
@@ -315,6 +317,7 @@ def test_label_studio_is_interpolated_as_it_shows(videos: Path) -> None:
     ("content", "words"),
     [
         (label_studio([key(1, 0)], labels=[]), "expected one label, got"),
+        (label_studio([{**key(1, 0), "rotation": "much"}]), "region 'a': rotation is 'much'; expected a number"),
         ([{"video": "one.mp4", "box": []}], "export as JSON, not JSON-MIN"),
         ([{**label_studio([])[0], "annotations": [{"result": []}] * 2}], "2 annotations; keep one"),
         ([{**label_studio([])[0], "data": {"video": "two.mp4"}}], "boxes of two, of which there is no video"),

@@ -20,6 +20,7 @@ from ssldet_datasets.own_records import (
     VideoNames,
     box_edges,
     class_name,
+    finite_number,
     frame_number,
     whole_number,
 )
@@ -83,7 +84,9 @@ def _spread(frames: Iterable[int]) -> str:
 def _edges(box: Element, where: str) -> tuple[float, float, float, float]:
     """Of a turned rectangle the upright box around it."""
     x1, y1, x2, y2 = box_edges([box.get(name) for name in ("xtl", "ytl", "xbr", "ybr")], where)
-    angle = math.radians(float(box.get("rotation") or 0)) if _is_number(box.get("rotation")) else 0.0
+    rotation = box.get("rotation") or ""
+    turned = re.fullmatch(r"-?\d+(\.\d+)?", rotation) is not None
+    angle = math.radians(finite_number(rotation, where, "rotation")) if turned else 0.0
     if not angle:
         return x1, y1, x2, y2
     wide, high = (x2 - x1) / 2, (y2 - y1) / 2
@@ -91,10 +94,6 @@ def _edges(box: Element, where: str) -> tuple[float, float, float, float]:
     half_h = abs(wide * math.sin(angle)) + abs(high * math.cos(angle))
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
     return box_edges((x - half_w, y - half_h, x + half_w, y + half_h), where)
-
-
-def _is_number(text: str | None) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?", text or "") is not None
 
 
 # ------------------------------------------------------------------------------------------------------- meta

@@ -179,6 +179,17 @@ def class_name(value: Any, where: str) -> str:
     return unicodedata.normalize("NFC", value.strip())
 
 
+def finite_number(value: Any, where: str, what: str) -> float:
+    """A number of usual size. Raises DataError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) < MAX_EDGE:
+        raise DataError(f"{where}: {what} is {value!r:.40}; expected a number below {MAX_EDGE:g}")
+    return number
+
+
 def box_edges(values: Any, where: str, ordered: bool = True) -> tuple[float, float, float, float]:
     """Four finite numbers; `ordered` as x1 < x2 and y1 < y2. Raises DataError."""
     try:

@@ -18,6 +18,7 @@ from ssldet_datasets.own_records import (
     VideoNames,
     box_edges,
     class_name,
+    finite_number,
     frame_number,
     whole_number,
 )
@@ -97,10 +98,9 @@ def _keyframes(sequence: Sequence[Any], where: str) -> list[Keyframe]:
         if not isinstance(row, Mapping):
             raise DataError(f"{where}: a box of the sequence is no mapping")
         x, y, w, h = box_edges([row.get(name) for name in ("x", "y", "width", "height")], where, ordered=False)
-        turn = box_edges([row.get("rotation") or 0, 0, 0, 0], where, ordered=False)[0]
-        keyframes.append(
-            (frame_number(row.get("frame"), where, first=1), bool(row.get("enabled", True)), (x, y, w, h, turn))
-        )
+        turn = finite_number(row.get("rotation") or 0, where, "rotation")
+        frame = frame_number(row.get("frame"), where, first=1)
+        keyframes.append((frame, bool(row.get("enabled", True)), (x, y, w, h, turn)))
     return sorted(keyframes)
 
 
@@ -191,5 +191,4 @@ def _file_of(row: Mapping[str, Any], project: Mapping[str, Any], where: str) -> 
 
 def _frame_at(seconds: Any, rate: float, where: str) -> int:
     """The frame that shows at a time; VIA keeps milliseconds, and stops at the beginning of a frame."""
-    time = box_edges([seconds, 0, 0, 0], where, ordered=False)[0]
-    return whole_number(math.floor(time * rate + 0.05), where, "frame", least=0)
+    return whole_number(math.floor(finite_number(seconds, where, "time") * rate + 0.05), where, "frame", least=0)
