@@ -20,7 +20,7 @@ from ssldet.benchmark.tuning import TuneRequest, Tuning, metric_place, plan_tuni
 from ssldet.cli import main
 from ssldet.data import splits
 from ssldet.data.datasets import load_dataset
-from ssldet.errors import ConfigError, RequestError, UnknownName
+from ssldet.errors import ConfigError, RequestError, TrainingError, UnknownName
 from ssldet.report.documents import of_table
 from ssldet.report.run_selection import collect_runs
 from ssldet.report.table_data import TableRequest
@@ -186,6 +186,68 @@ def test_nothing_is_chosen_before_every_trial_is_done(tmp_path: Path) -> None:
         plan_tuning(request(tmp_path)).outcome()
 
 
+def settled(root: Path, failed: dict[str, dict[tuple[int, int], str]], **fields: Any) -> Tuning:
+    """A tuning where runs failed, by strategy (trial, seed) -> why; the others of trial i are scored (i + 1) / 10."""
+    tuning = plan_tuning(request(root, seeds=(0, 1), **fields))
+    for strategy, trials in tuning.trials.items():
+        for place, trial in enumerate(trials):
+            for seed, key in trial.tasks.items():
+                task = tuning.grid.tasks[key]
+                assert task.config and task.folder
+                if reason := failed.get(strategy, {}).get((place, seed)):
+                    tuning.grid.failed(task, reason)
+                else:
+                    record_of(task.config, (place + 1) / 10).write(task.folder / "record.json")
+                    tuning.grid.finished(task)
+    return tuning
+
+
+def test_a_failed_trial_is_written_with_its_reason_and_never_chosen(tmp_path: Path) -> None:
+    tuning = settled(tmp_path, {"supervised": {(2, 1): "the loss is not finite"}, "dual_guidance": {(0, 0): "stuck"}})
+    assert tuning.is_over() and not tuning.grid.is_done()
+    tuned = tuning.outcome()
+    supervised, guided = tuned.approaches["supervised"], tuned.approaches["dual_guidance"]
+    assert supervised.chosen == {"train.lr": 0.001}  # 0.002 has the better score by its other seed
+    *others, last = supervised.tried
+    assert (last.settings, last.score, last.failed) == ({"train.lr": 0.002}, None, "the loss is not finite")
+    assert last.by_seed == [pytest.approx(0.3), None] and len(last.runs) == 2
+    assert [trial.failed for trial in others] == ["", ""]
+    assert guided.tried[-1].preset and guided.tried[-1].failed == "stuck"
+    assert guided.chosen == {"strategy.o_th": 0.2} and tuned.deviation() == 0
+    assert "3 trials each of supervised (1 failed), dual_guidance (1 failed)" in tuned.summary()
+    write_tuned(tuned, tmp_path / "settings.yaml")
+    assert read_tuned(tmp_path / "settings.yaml") == tuned
+    content = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    content["approaches"]["supervised"]["chosen"] = {"train.lr": 0.002}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="was tried and failed: the loss is not finite"):
+        read_tuned(tmp_path / "settings.yaml")
+
+
+def test_a_trial_fails_with_its_first_stage_and_one_that_is_blocked_otherwise_is_refused(tmp_path: Path) -> None:
+    tuning = settled(tmp_path, {})
+    run = tuning.grid.tasks[tuning.trials["supervised"][1].tasks[0]]
+    (stage,) = (tuning.grid.tasks[key] for key in run.needs)
+    run.state = "to run"
+    with pytest.raises(RequestError, match="is to run"):
+        tuning.outcome()
+    tuning.grid.failed(stage, "the loss is not finite")
+    assert run.state == "blocked" and tuning.is_over()
+    failed = tuning.outcome().approaches["supervised"].tried[-1]
+    assert failed.settings == {"train.lr": 0.001} and "failed: the loss is not finite" in failed.failed
+    stage.state, run.reason = "done", "data absent"
+    assert not tuning.is_over()
+    with pytest.raises(RequestError, match="is blocked: data absent"):
+        tuning.outcome()
+
+
+def test_an_approach_whose_every_trial_failed_has_nothing_to_choose(tmp_path: Path) -> None:
+    tuning = settled(tmp_path, {"supervised": {(place, 0): f"reason {place}" for place in range(3)}})
+    with pytest.raises(TrainingError, match="every trial of supervised failed, the preset's own too") as caught:
+        tuning.outcome()
+    assert [f"reason {place}" in str(caught.value) for place in range(3)] == [True] * 3
+
+
 # -------------------------------------------------------------------------------------------------- the command
 
 
@@ -243,6 +305,18 @@ def test_two_approaches_are_tuned_to_the_end_and_the_file_is_used(tmp_path: Path
     assert refused.exit_code == 2 and "was tuned on synthetic" in refused.stderr
 
 
+def test_a_learning_rate_that_diverges_costs_its_trial_alone(tmp_path: Path) -> None:
+    asked = ["tune", "--strategy", "supervised", "--dataset", "synthetic:ucf24", "--preset", "smoke", "--ratio", "0.3"]
+    asked += [*sets(*SETS, *DATA), "--results", str(tmp_path), "--threads", "1", "--try", "train.lr=1e30"]
+    done = ssldet(*asked)
+    assert done.exit_code == 1, done.output
+    assert "train.lr=1e+30 failed: " in done.stdout and "not finite" in done.stdout and "chosen" in done.stdout
+    approach = read_tuned(tmp_path / "synthetic-smoke.yaml").approaches["supervised"]
+    assert approach.chosen == approach.tried[0].settings and approach.tried[0].preset
+    assert approach.tried[1].score is None and "not finite" in approach.tried[1].failed
+    assert "no settings were chosen" not in done.stderr
+
+
 def test_a_tuning_of_unequal_budgets_exits_2_and_trains_nothing(tmp_path: Path) -> None:
     result = tune(tmp_path, "--try", "strategy.f_th=0.5,0.6")
     assert result.exit_code == 2 and "supervised 2, dual_guidance 3" in result.stderr
@@ -250,6 +324,9 @@ def test_a_tuning_of_unequal_budgets_exits_2_and_trains_nothing(tmp_path: Path) 
 
 
 # -------------------------------------------------------------------------------------------------- the file in use
+
+
+TRIED = {"settings": {}, "score": 0.2, "by_seed": [0.2], "runs": ["a"]}
 
 
 def made(**changes: Any) -> TunedSettings:
@@ -362,6 +439,8 @@ def test_what_trials_had_in_common_holds_in_the_grid_too() -> None:
         ({"approaches": {"x": {"chosn": {}, "tried": [], "chosen": {}}}}, r"did you mean 'approaches\.x\.chosen'"),
         ({"approaches": {"x": {"chosen": {"train.lr": 1}, "tried": []}}}, "none of the 0 settings that were tried"),
         ({"validation": [{"seed": 0, "videos": 1, "group": 1}]}, r"did you mean 'validation\.0\.groups'"),
+        ({"approaches": {"x": {"chosen": {}, "tried": [{**TRIED, "score": None}]}}}, "expected a score by each seed"),
+        ({"approaches": {"x": {"chosen": {}, "tried": [{**TRIED, "failed": "why"}]}}}, "and score: null"),
         ({"val_fraction": 0}, "val_fraction: .*greater than 0"),
         ({"format": 2}, "has format 2, and this ssldet reads format 1"),
         ({"ratio": "many"}, "ratio: .*valid number"),

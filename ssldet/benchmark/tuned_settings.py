@@ -42,29 +42,45 @@ class TriedSettings(_Part):
     Attributes:
         settings: dotted key -> value, such as {"train.lr": 0.001}.
         preset: whether these are the preset's own.
-        score: mean over seeds of the metric, a fraction; `by_seed` and `runs` (ids) are in the order of the seeds.
+        score: mean over seeds of the metric, a fraction; None where a run failed.
+        by_seed: the metric by seed, None for a run that failed; `runs` (ids) are in the same order.
+        failed: why, by the first run that failed; "" where none did.
     """
 
     settings: dict[str, Any]
     preset: bool = False
-    score: float
-    by_seed: list[float]
+    score: float | None
+    by_seed: list[float | None]
     runs: list[str]
+    failed: str = ""
+
+    @model_validator(mode="after")
+    def _failed_or_scored(self) -> Self:
+        if self.score is not None if self.failed else None in (self.score, *self.by_seed):
+            raise ValueError("expected a score by each seed and their mean, or why the trial failed and score: null")
+        return self
 
 
 class TunedApproach(_Part):
-    """What was chosen for a strategy, and everything that was tried."""
+    """What was chosen for a strategy, and everything that was tried, failed trials last."""
 
     chosen: dict[str, Any]
     tried: list[TriedSettings]
 
     @model_validator(mode="after")
     def _chosen_was_tried(self) -> Self:
-        if all(trial.settings != self.chosen for trial in self.tried):
+        outcomes = [trial.failed for trial in self.tried if trial.settings == self.chosen]
+        if not outcomes:
             raise ValueError(
                 f"what is chosen, {self.chosen}, is none of the {len(self.tried)} settings that were tried"
             )
+        if all(outcomes):
+            raise ValueError(f"what is chosen, {self.chosen}, was tried and failed: {outcomes[0]}")
         return self
+
+    def failures(self) -> list[TriedSettings]:
+        """The trials that failed."""
+        return [trial for trial in self.tried if trial.failed]
 
 
 class TunedSettings(_Part):
@@ -112,17 +128,20 @@ class TunedSettings(_Part):
     def summary(self) -> str:
         """How they were chosen, in a line."""
         seeds = ", ".join(map(str, self.seeds))
+        counts = {strategy: len(approach.failures()) for strategy, approach in self.approaches.items()}
+        names = (f"{strategy} ({count} failed)" if count else strategy for strategy, count in counts.items())
         return (
             f"{self.metric} on validation videos, {100 * self.ratio:g} % labelled, seed{'s' * (len(self.seeds) > 1)} "
-            f"{seeds}, {self.trials} trials each of {', '.join(self.approaches)}"
+            f"{seeds}, {self.trials} trials each of {', '.join(names)}"
         )
 
     def deviation(self) -> float | None:
-        """Standard deviation (n - 1) over seeds of one trial's score, pooled over all trials; None with one seed."""
+        """Standard deviation (n - 1) of a score over seeds, pooled over trials with one; None with one seed."""
         if len(self.seeds) < 2:
             return None
-        tried = [trial for approach in self.approaches.values() for trial in approach.tried]
-        return float(fmean(variance(trial.by_seed) for trial in tried) ** 0.5)
+        scored = (trial for approach in self.approaches.values() for trial in approach.tried if not trial.failed)
+        numbers = ([number for number in trial.by_seed if number is not None] for trial in scored)
+        return float(fmean(map(variance, numbers)) ** 0.5)
 
 
 def as_assignments(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import yaml
 from ssldet import plugins
 from ssldet.benchmark.cells import DatasetChoice, Settings, with_threads
 from ssldet.benchmark.grid import Grid, GridRequest
+from ssldet.benchmark.tasks import Task
 from ssldet.benchmark.tuned_settings import (
     TriedSettings,
     TunedApproach,
@@ -27,7 +28,7 @@ from ssldet.benchmark.tuned_settings import (
 )
 from ssldet.config import PLUGIN_KINDS, Experiment, RunConfig, resolve
 from ssldet.contracts import DatasetFacts
-from ssldet.errors import ConfigError, RequestError, UnknownName
+from ssldet.errors import ConfigError, RequestError, TrainingError, UnknownName
 from ssldet.evaluation.results import column_titles, is_threshold
 from ssldet.evaluation.scoring import applicable
 from ssldet.runs.planning import plan
@@ -109,11 +110,19 @@ class Tuning:
     validation: tuple[ValidationPart, ...]
     experiment: Experiment
 
+    def is_over(self) -> bool:
+        """Whether every trial is done or has failed."""
+        tasks = (self.grid.tasks[key] for trials in self.trials.values() for t in trials for key in t.tasks.values())
+        return all(task.state == "done" or self._failure(task) for task in tasks)
+
     def outcome(self) -> TunedSettings:
         """What came of it, and the best of each approach: of equal scores the preset's own, then what was tried first.
 
+        A trial of which a run failed is never the best.
+
         Raises:
-            RequestError: a run is not done, or has no such number.
+            RequestError: a run is neither done nor failed, or has no such number.
+            TrainingError: every trial of an approach failed.
         """
         e, request = self.experiment, self.request
         distributions = provenance()["distributions"]
@@ -136,28 +145,44 @@ class Tuning:
         )
 
     def _approach(self, trials: Sequence[Trial]) -> TunedApproach:
-        tried = [self._scored(trial) for trial in trials]
-        best = max(tried, key=lambda trial: (trial.score, trial.preset))  # of equals the first
-        return TunedApproach(chosen=best.settings, tried=tried)
+        tried = [self._tried(trial) for trial in trials]
+        scored = [(trial.score, trial.preset, trial.settings) for trial in tried if trial.score is not None]
+        if not scored:
+            reasons = [f"  {trial.name}: {outcome.failed}" for trial, outcome in zip(trials, tried, strict=True)]
+            raise TrainingError(
+                f"every trial of {trials[0].strategy} failed, the preset's own too; there is nothing to choose:\n"
+                + "\n".join(reasons)
+            )
+        best = max(scored, key=lambda trial: trial[:2])  # of equals the first
+        return TunedApproach(chosen=best[2], tried=sorted(tried, key=lambda trial: bool(trial.failed)))
 
-    def _scored(self, trial: Trial) -> TriedSettings:
+    def _tried(self, trial: Trial) -> TriedSettings:
         tasks = [self.grid.tasks[trial.tasks[seed]] for seed in self.request.seeds]
-        numbers = []
-        for task in tasks:
-            if task.state != "done" or task.folder is None:
-                raise RequestError(f"{task.title} is {task.state}: {task.reason or 'the same command goes on'}")
-            record = Record.read(task.folder / "record.json")
-            number = record.mean_where_truth(self.place.metric, self.place.protocol, self.place.key)
-            if number is None:
-                raise RequestError(f"run {task.run_id} has no {self.place.title}, protocol {self.place.protocol}")
-            numbers.append(number)
+        failures = [self._failure(task) for task in tasks]
+        numbers = [None if failed else self._number(task) for task, failed in zip(tasks, failures, strict=True)]
+        scored = [number for number in numbers if number is not None]
         return TriedSettings(
             settings=dict(trial.settings),
             preset=trial.preset,
-            score=fmean(numbers),
+            score=fmean(scored) if len(scored) == len(tasks) else None,
             by_seed=numbers,
             runs=[task.run_id for task in tasks],
+            failed=next(filter(None, failures), ""),
         )
+
+    def _failure(self, task: Task) -> str:
+        """Why a run failed, by itself or in the first stage that it shares; "" where it did not."""
+        failed = any(other.state == "failed" for other in (task, *(self.grid.tasks[key] for key in task.needs)))
+        return (task.reason or "no reason is known") if failed else ""
+
+    def _number(self, task: Task) -> float:
+        if task.state != "done" or task.folder is None:
+            raise RequestError(f"{task.title} is {task.state}: {task.reason or 'the same command goes on'}")
+        record = Record.read(task.folder / "record.json")
+        number = record.mean_where_truth(self.place.metric, self.place.protocol, self.place.key)
+        if number is None:
+            raise RequestError(f"run {task.run_id} has no {self.place.title}, protocol {self.place.protocol}")
+        return number
 
 
 def plan_tuning(request: TuneRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> Tuning:

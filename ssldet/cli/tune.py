@@ -80,6 +80,8 @@ def command(jobs: int, out: Path | None, dry_run: bool, as_json: bool, **asked: 
     scored. `ssldet grid --settings` and `ssldet table --settings` take the file that is written. The same command again
     does what is left.
 
+    A trial that fails is never chosen; the file says why it did.
+
     Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 128 + its number after a signal
     (130 after Ctrl-C).
     """
@@ -96,7 +98,7 @@ def command(jobs: int, out: Path | None, dry_run: bool, as_json: bool, **asked: 
         return
     with graceful_interrupts(_say_that_it_stops) as stopping, GridView(tuning.grid, jobs, stopping) as view:
         whole = run_grid(tuning.grid, jobs=jobs, callback=view)
-    if not whole or not tuning.grid.is_done():
+    if not whole or not tuning.is_over():
         show_plan(tuning.grid, jobs, finished=True)
         click.echo("no settings were chosen: not every trial is done", err=True)
         sys.exit(1 if whole else stopping.exit_code)
@@ -108,6 +110,8 @@ def command(jobs: int, out: Path | None, dry_run: bool, as_json: bool, **asked: 
     else:
         _show(tuned, path)
         next_step(f"`ssldet grid --settings {path}` runs every approach with what was chosen for it")
+    if not tuning.grid.is_done():
+        sys.exit(1)
 
 
 def _request(jobs: int, **asked: Any) -> TuneRequest:
@@ -162,16 +166,24 @@ def _show(tuned: TunedSettings, path: Path) -> None:
         for trial in approach.tried:
             words = ", ".join(f"{key}={value}" for key, value in trial.settings.items()) or "as the preset has them"
             words += " (preset)" if trial.preset and trial.settings else ""
-            numbers = [f"{100 * number:.1f}" for number in (*trial.by_seed, trial.score)]
-            table.add_row(strategy, words, *numbers, "chosen" if trial.settings == approach.chosen else "")
+            numbers = ["" if number is None else f"{100 * number:.1f}" for number in (*trial.by_seed, trial.score)]
+            chosen = "chosen" if trial.settings == approach.chosen else ""
+            table.add_row(strategy, words, *numbers, "failed" if trial.failed else chosen)
     console.print(table)
     for line in (*_remarks(tuned), f"settings: {path}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _remarks(tuned: TunedSettings) -> list[str]:
-    """What the scores are of, and what their differences may be."""
-    lines = [f"seed {part.seed}: {part.videos} validation videos of {part.groups} groups" for part in tuned.validation]
+    """Why trials failed, what the scores are of, and what their differences may be."""
+    from ssldet.benchmark.tuned_settings import as_assignments
+
+    lines = [
+        f"{' '.join([strategy, *as_assignments(trial.settings)])} failed: {trial.failed}"
+        for strategy, approach in tuned.approaches.items()
+        for trial in approach.failures()
+    ]
+    lines += [f"seed {part.seed}: {part.videos} validation videos of {part.groups} groups" for part in tuned.validation]
     deviation = tuned.deviation()
     if deviation is None:
         lines.append("1 seed: how much of a difference between trials is noise was not measured")
