@@ -18,8 +18,8 @@ from torch import Tensor
 import ssldet
 from ssldet.cli import main
 from ssldet.detector.weights import read_weights, write_weights
-from ssldet_backbones.darknet import Darknet19, _file_order
-from ssldet_backbones.resnext3d import ResNeXt3D
+from ssldet_backbones.branches.darknet import Darknet19, _file_order
+from ssldet_backbones.branches.resnext3d import ResNeXt3D
 
 YOWO = ("--backbone", "yowo", "--dataset", "ucf24")
 NANO = ("--backbone", "yowo_nano", "--dataset", "jhmdb", "--set", "width=4", "--set", "frame_hidden=8")

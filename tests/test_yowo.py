@@ -15,8 +15,8 @@ import ssldet
 from ssldet.contracts import DatasetFacts
 from ssldet.detector.detector import GridDetector
 from ssldet.errors import WeightsError
-from ssldet_backbones.darknet import Darknet19, read_darknet
-from ssldet_backbones.resnext3d import ResNeXt3D
+from ssldet_backbones.branches.darknet import Darknet19, read_darknet
+from ssldet_backbones.branches.resnext3d import ResNeXt3D
 from ssldet_backbones.yowo import YOWO, YOWOFeatures, YOWOOptions, detector_name
 
 ANCHORS = ((1.0, 2.0), (1.5, 3.0), (2.0, 4.0), (3.0, 5.0), (4.0, 6.0))
@@ -98,7 +98,7 @@ def test_the_frame_head_reads_the_features_of_the_box_head() -> None:
 
 
 def test_frozen_branches_keep_weights_and_statistics() -> None:
-    features = YOWOFeatures(frozen=("backbone_2d", "backbone_3d")).train()
+    features = YOWOFeatures(ResNeXt3D(), Darknet19(), freeze_3d=True, freeze_2d=True).train()
     before = {name: value.clone() for name, value in features.state_dict().items()}
     features(torch.rand(2, 3, 8, 32, 32)).sum().backward()
     assert {name.split(".")[0] for name, p in features.named_parameters() if p.grad is not None} == {"cfam"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,28 +17,26 @@ from torch import Tensor, nn
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.heads import FrameHead, FramePool
-from ssldet.detector.weights import apply_weights, read_weights
+from ssldet.detector.weights import apply_weights
 from ssldet.errors import WeightsError
-from ssldet_backbones import darknet, resnext3d
+from ssldet_backbones.branches.branch import Branch, BranchKind, freeze
+from ssldet_backbones.branches.catalogue import branch_2d, branch_3d
 from ssldet_backbones.cfam import CFAM
 
 WIDTH = 1024
-
-PRETRAINED = {
-    "ucf24": {"3d": "resnext-101-kinetics.pth", "2d": "yolo.weights"},
-    "jhmdb": {"3d": "resnext-101-kinetics-hmdb51_split1.pth", "2d": "yolo.weights"},
-    "ava": {"3d": "resnext-101-kinetics.pth", "2d": "yolo.weights"},
-}
-"""What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
 
 
 class YOWOOptions(GridOptions):
     """Options of `yowo`, beside those of every grid."""
 
-    freeze_2d: bool = False
-    """The 2D branch is not trained; its batch normalisation keeps its statistics."""
-    freeze_3d: bool = False
-    """The 3D branch is not trained, likewise."""
+    branch_3d: str = "resnext101"
+    """The network over the clip; `ssldet plugins show yowo` lists them."""
+    branch_2d: str = "darknet19"
+    """The network over the key frame, likewise."""
+    freeze_2d: bool | Annotated[int, Field(ge=0)] = False
+    """The 2D branch is not trained, or so many of its first stages; their batch normalisation keeps its statistics."""
+    freeze_3d: bool | Annotated[int, Field(ge=0)] = False
+    """The 3D branch is not trained, or so many of its first stages, likewise."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of whole channels that are dropped, before the last layer of G."""
     frame_hidden: int = Field(512, ge=1)
@@ -61,13 +59,13 @@ class YOWO(Backbone):
 
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
         options = self.config
+        branches = {part: kind.build() for part, kind in self.kinds().items()}
         features = YOWOFeatures(
+            branches["3d"],
+            branches["2d"],
             dropout=options.dropout,
-            frozen=tuple(
-                name
-                for name, freeze in (("backbone_2d", options.freeze_2d), ("backbone_3d", options.freeze_3d))
-                if freeze
-            ),
+            freeze_3d=options.freeze_3d,
+            freeze_2d=options.freeze_2d,
         )
         box_head = nn.Conv2d(WIDTH, len(options.anchors_for(facts)) * (5 + facts.num_classes), 1, bias=False)
         head = None
@@ -82,17 +80,18 @@ class YOWO(Backbone):
             )
         return GridDetector(features, box_head, head, facts=facts, stride=self.stride, options=options)
 
+    def kinds(self) -> dict[str, BranchKind]:
+        """The branch of each part. Raises UnknownName."""
+        return {"2d": branch_2d(self.config.branch_2d), "3d": branch_3d(self.config.branch_3d)}
+
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
-        return PRETRAINED.get(dataset, {})
+        """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
+        return {part: kind.files[dataset] for part, kind in self.kinds().items() if dataset in kind.files}
 
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         if part not in self.parts:
             raise WeightsError(f"yowo takes weights of the parts 2d and 3d, not {part}")
-        if part == "2d" and file.suffix != ".safetensors":
-            return darknet.read_darknet(file)
-        # as converted, entries bear their names in a Detector; the classifier over Kinetics or HMDB-51 is no part
-        state = {name.removeprefix(f"{self.parts[part]}."): value for name, value in read_weights(file).items()}
-        return {name: value for name, value in state.items() if not name.startswith("fc.")}
+        return self.kinds()[part].read(file)
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         report: dict[str, Any] = {}
@@ -118,25 +117,36 @@ class YOWOFeatures(nn.Module):
     """G: clips (b, 3, t, h, w) -> features (b, 1024, h / 32, w / 32).
 
     Args:
+        branch_3d, branch_2d: the branches.
         dropout: of whole channels, before the last layer.
-        frozen: names of branches that are not trained.
+        freeze_3d, freeze_2d: True: the branch is not trained; n: so many of its first stages.
+
+    Raises:
+        ConfigError: more stages are to be frozen than a branch has.
     """
 
-    def __init__(self, *, dropout: float = 0.1, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        branch_3d: Branch,
+        branch_2d: Branch,
+        *,
+        dropout: float = 0.1,
+        freeze_3d: bool | int = False,
+        freeze_2d: bool | int = False,
+    ) -> None:
         super().__init__()
-        self.backbone_2d = darknet.Darknet19()
-        self.backbone_3d = resnext3d.ResNeXt3D()
-        self.cfam = CFAM(resnext3d.OUTPUT_CHANNELS + darknet.OUTPUT_CHANNELS, WIDTH, dropout=dropout)
-        self.frozen = frozen
-        for name in frozen:
-            self.get_submodule(name).requires_grad_(False)
+        self.backbone_2d = branch_2d
+        self.backbone_3d = branch_3d
+        self.cfam = CFAM(branch_3d.channels + branch_2d.channels, WIDTH, dropout=dropout)
+        # a tuple, which registers no module twice
+        self.frozen = (*freeze(branch_2d, freeze_2d), *freeze(branch_3d, freeze_3d))
         self.train()
 
     def train(self, mode: bool = True) -> YOWOFeatures:
-        """As usual, except that frozen branches stay in evaluation mode: their statistics are frozen too."""
+        """As usual, except that what is frozen stays in evaluation mode: its statistics are frozen too."""
         super().train(mode)
-        for name in self.frozen:
-            self.get_submodule(name).eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:

@@ -6,20 +6,25 @@ Entries are named as in the published Kinetics weights.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssldet.detector.weights import read_weights
+from ssldet_backbones.branches.branch import Branch, BranchKind
 from ssldet_backbones.convolution import Conv3d
 
 CARDINALITY = 32
 EXPANSION = 2
-OUTPUT_CHANNELS = 2048
 
 
-class ResNeXt3D(nn.Module):
+class ResNeXt3D(Branch):
     """(b, 3, t, h, w) -> (b, 2048, h / 32, w / 32), averaged over what is left of time (one step up to t = 16)."""
+
+    channels = 2048
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +43,9 @@ class ResNeXt3D(nn.Module):
         x = self.maxpool(F.relu(self.bn1(self.conv1(clips_bcthw)), inplace=True))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return torch.mean(x, dim=2)
+
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        return [self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]
 
 
 class Bottleneck(nn.Module):
@@ -66,3 +74,26 @@ class Bottleneck(nn.Module):
 def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
     rest = ((str(index), Bottleneck(EXPANSION * width, width, 1)) for index in range(1, blocks))
     return nn.Sequential(OrderedDict([("0", Bottleneck(inputs, width, stride)), *rest]))
+
+
+def read_kinetics(path: Path) -> Mapping[str, Tensor]:
+    """A published .pth file, or our own safetensors form of it, without the classifier. Raises WeightsError."""
+    state = {name.removeprefix("features.backbone_3d."): value for name, value in read_weights(path).items()}
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+KINDS = (
+    BranchKind(
+        "resnext101",
+        ResNeXt3D,
+        read_kinetics,
+        origin="3D ResNets (Hara et al.), as published with YOWO",
+        licence="MIT",
+        weights="the pretrained models of github.com/kenshohara/3D-ResNets-PyTorch, or of the YOWO repository",
+        files={
+            "ucf24": "resnext-101-kinetics.pth",
+            "jhmdb": "resnext-101-kinetics-hmdb51_split1.pth",
+            "ava": "resnext-101-kinetics.pth",
+        },
+    ),
+)

@@ -5,15 +5,18 @@ Entries are named as in published YOWO checkpoints: `models.<block>.conv<i>`, `m
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssldet.detector.weights import darknet_header
+from ssldet.detector.weights import darknet_header, read_weights
 from ssldet.errors import WeightsError
+from ssldet_backbones.branches.branch import Branch, BranchKind
 
 OUTPUT_CHANNELS = 425
 """The 2D feature is YOLOv2's detection output on COCO: 5 anchors x (5 + 80 classes)."""
@@ -28,8 +31,13 @@ FINE = 16
 """The block whose finer output is routed around the last pool."""
 
 
-class Darknet19(nn.Module):
+POOLS = tuple(index for index, spec in enumerate(BACKBONE) if spec == "pool")
+
+
+class Darknet19(Branch):
     """(b, 3, h, w) -> (b, 425, h / 32, w / 32)."""
+
+    channels = OUTPUT_CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +65,11 @@ class Darknet19(nn.Module):
         fine = reorganise(self.models[26](fine))
         out: Tensor = self.models[30](self.models[29](torch.cat((fine, x_bchw), dim=1)))
         return out
+
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        """Six between its pools; the last holds the detection layers too."""
+        edges = (0, *POOLS, len(self.models))
+        return [list(self.models[first:last]) for first, last in itertools.pairwise(edges)]
 
 
 def reorganise(x_bchw: Tensor) -> Tensor:
@@ -112,3 +125,23 @@ def _file_order(prefix: str, block: nn.Module) -> list[str]:
             return [f"{convolution}.bias", f"{convolution}.weight"]
         case _:
             return []
+
+
+def read_yolo(path: Path) -> Mapping[str, Tensor]:
+    """`yolo.weights`, or the part of one of our own weights files. Raises WeightsError."""
+    if path.suffix != ".safetensors":
+        return read_darknet(path)
+    return {name.removeprefix("features.backbone_2d."): value for name, value in read_weights(path).items()}
+
+
+KINDS = (
+    BranchKind(
+        "darknet19",
+        Darknet19,
+        read_yolo,
+        origin="YOLOv2 (Redmon & Farhadi), as published with YOWO",
+        licence="public domain, as Darknet is",
+        weights="yolov2.weights of pjreddie.com/darknet/yolo, which YOWO calls yolo.weights",
+        files=dict.fromkeys(("ucf24", "jhmdb", "ava"), "yolo.weights"),
+    ),
+)

@@ -1,0 +1,71 @@
+"""What a branch of `yowo` is, and what is known of one before it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ssldet.errors import ConfigError
+
+
+class Branch(nn.Module):
+    """(b, 3, t, h, w) or, over the key frame, (b, 3, h, w), in [0, 1] -> (b, channels, h / 32, w / 32).
+
+    A 3D branch averages what is left of time away. Whatever mean and standard deviation the weights were trained with
+    are applied within, so that every branch is fed the same clips. Entries are named as in the published weights.
+
+    Attributes:
+        channels: of the output.
+    """
+
+    channels: int
+
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        """Its parts from the input on, all of them together: `freeze_2d=2` freezes the first two."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class BranchKind:
+    """A branch by name.
+
+    Attributes:
+        name: what `--set backbone.branch_3d=NAME` takes.
+        build: makes it, with random weights from torch's global generator.
+        read: the entries of a weights file by their names in the branch, without those of its classifier.
+        origin: who published the network.
+        licence: of the known weights; "" where none are known.
+        weights: where these are to be found, in words.
+        files: data set -> file below the weights root that `--pretrained` loads.
+        least_frames: clips need as many.
+    """
+
+    name: str
+    build: Callable[[], Branch]
+    read: Callable[[Path], Mapping[str, Tensor]]
+    origin: str
+    licence: str = ""
+    weights: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    least_frames: int = 1
+
+
+def freeze(branch: Branch, stages: int | bool) -> list[nn.Module]:
+    """Stop training the first stages, or with True the whole; returns what must stay in evaluation mode.
+
+    Raises:
+        ConfigError: the branch has fewer stages.
+    """
+    if isinstance(stages, bool):
+        frozen: list[nn.Module] = [branch] if stages else []
+    else:
+        parts = branch.stages()
+        if stages > len(parts):
+            raise ConfigError(f"{stages} stages are to be frozen, and this branch has {len(parts)}")
+        frozen = [module for stage in parts[:stages] for module in stage]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
