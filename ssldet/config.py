@@ -19,10 +19,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ssldet import plugins
 from ssldet.contracts import Backbone, Options, Strategy
 from ssldet.data.batches import ClipOptions
-from ssldet.data.datasets import dataset_options, split_flavour
+from ssldet.data.datasets import dataset_options
 from ssldet.data.views import ViewOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName
-from ssldet.util.settings import explain, read_assignment, typed_options, unknown_key
+from ssldet.util.settings import explain, read_assignment, split_flavour, typed_options, unknown_key
 from ssldet.util.yaml_text import load_yaml
 
 DEFAULT_PRESET = "paper"

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 import ssldet
 from ssldet import cli
+from ssldet.benchmark.cells import parse_dataset_map
 from ssldet.config import resolve
 from ssldet.errors import AbsentData, ConfigError, DataError
 
@@ -69,3 +70,18 @@ def test_absent_data_end_with_what_runs_without(name: str, tmp_path: Path) -> No
     assert isinstance(caught.value, AbsentData)
     stderr = command("run", "--dataset", name, "--strategy", "supervised", "--data-root", tmp_path / "gone").stderr
     assert "Without data this runs now: ssldet run" in stderr
+
+
+@pytest.mark.parametrize("flavour", ["jhmdb", "ava"])
+def test_a_detector_is_built_for_it(flavour: str) -> None:
+    detector = ssldet.build_detector("yowo_nano", dataset=f"synthetic:{flavour}", width=4, frame_hidden=8)
+    assert detector.facts == ssldet.load_dataset(f"synthetic:{flavour}", **SMALL).facts
+    with pytest.raises(ConfigError, match="flavour"):
+        ssldet.build_detector("yowo_nano", dataset="synthetic:jmdb")
+
+
+def test_stand_ins_and_maps_of_data_read_it_as_others_do(tmp_path: Path) -> None:
+    refused = command("data", "synth", tmp_path / "made", "--like", "synthetic:jhmdb").stderr
+    assert "no stand-in data can be made like 'synthetic'" in refused
+    with pytest.raises(ConfigError, match="expected NAME or NAME:FLAVOUR"):
+        parse_dataset_map("jhmdb=synthetic:")

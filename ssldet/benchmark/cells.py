@@ -13,10 +13,9 @@ from typing import Any
 from ssldet.benchmark.spec import Cell
 from ssldet.benchmark.tuned_settings import TunedSettings
 from ssldet.config import DEFAULT_PRESET, Experiment, RunConfig, non_default_options, resolve
-from ssldet.data.datasets import split_flavour
 from ssldet.errors import ConfigError
 from ssldet.util.files import content_hash
-from ssldet.util.settings import split_assignment
+from ssldet.util.settings import split_assignment, split_flavour
 
 PER_RUN = ("seed", "split")
 """Fields of an experiment over which the numbers of a table's cell are gathered."""
@@ -79,12 +78,11 @@ def parse_dataset_map(text: str) -> dict[str, DatasetChoice]:
     choices: dict[str, DatasetChoice] = {}
     for part in filter(None, text.split(",")):
         paper, chosen = split_assignment(part, "data set map", "ucf24=synthetic:ucf24", "NAME=NAME[:FLAVOUR]")
-        name, _, flavour = chosen.partition(":")
-        if not name:
+        if not chosen:
             raise ConfigError(f"data set map {part!r}: expected a data set after {paper}=, such as synthetic:ucf24")
         if paper in choices:
             raise ConfigError(f"data set map: {paper!r} is given twice")
-        choices[paper] = DatasetChoice(name, {"flavour": flavour} if flavour else {})
+        choices[paper] = DatasetChoice(*split_flavour(chosen))
     return choices
 
 

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.spec import Column, Row, TableSpec
-from ssldet.data.datasets import dataset_options, default_protocol, split_flavour
+from ssldet.data.datasets import dataset_options, default_protocol
 from ssldet.errors import ConfigError
 from ssldet.util.files import content_hash
+from ssldet.util.settings import split_flavour
 
 BASELINE = "supervised"
 

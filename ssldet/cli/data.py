@@ -203,8 +203,9 @@ def prepare(
 def synth(folder: Path, like: str, seed: int, as_json: bool) -> None:
     """Write small made-up data into folder D, in the layout and formats of a real data set."""
     from ssldet import plugins
+    from ssldet.util.settings import split_flavour
 
-    plugin: type[Dataset] = plugins.load("dataset", like)
+    plugin: type[Dataset] = plugins.load("dataset", split_flavour(like)[0])
     plugin.write_stand_in(folder, seed)
     if as_json:
         print_json({"folder": str(folder), "like": like, "seed": seed})
@@ -219,7 +220,7 @@ def synth(folder: Path, like: str, seed: int, as_json: bool) -> None:
 def guide(name: str, as_json: bool) -> None:
     """Say where to get a data set, under which licence, and which folders are expected."""
     from ssldet import plugins
-    from ssldet.data.datasets import split_flavour
+    from ssldet.util.settings import split_flavour
 
     plugin: type[Dataset] = plugins.load("dataset", split_flavour(name)[0])
     if as_json:

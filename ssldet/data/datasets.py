@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from ssldet import plugins
 from ssldet.contracts import Dataset, Options, Problem, Subset
-from ssldet.errors import AbsentData, ConfigError, DataError, PluginError, RequestError
-from ssldet.util.settings import typed_options
+from ssldet.errors import AbsentData, DataError, PluginError, RequestError
+from ssldet.util.settings import split_flavour, typed_options
 
 ROOT_VARIABLE = "SSLDET_DATA"
 
@@ -34,23 +34,6 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
     dataset: Dataset = plugin(Path(chosen).expanduser() if chosen else None, config)
     return dataset
-
-
-def split_flavour(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """ "synthetic:ucf24" -> the data set's name, and its options with the flavour.
-
-    Raises:
-        ConfigError: nothing stands on one side of the colon, or the options name another flavour.
-    """
-    plain, colon, flavour = name.partition(":")
-    options = dict(options or {})
-    if not colon:
-        return name, options
-    if not plain or not flavour:
-        raise ConfigError(f"data set {name!r}: expected NAME or NAME:FLAVOUR, such as synthetic:ucf24")
-    if options.setdefault("flavour", flavour) != flavour:
-        raise ConfigError(f"data set {name!r} has the flavour {flavour}, and dataset.flavour={options['flavour']} too")
-    return plain, options
 
 
 def dataset_options(plugin: type[Dataset], options: Mapping[str, Any]) -> Options:

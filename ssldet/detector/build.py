@@ -9,6 +9,7 @@ from ssldet import plugins
 from ssldet.contracts import Backbone, Dataset, DatasetFacts, Detector
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import ConfigError
+from ssldet.util.settings import split_flavour, typed_options
 
 
 def build_detector(
@@ -23,7 +24,7 @@ def build_detector(
 
     Args:
         backbone: a plugin name such as "yowo", or a Backbone.
-        dataset: a plugin name such as "ucf24" (no data is read), a Dataset, or facts.
+        dataset: a plugin name such as "ucf24" or "synthetic:ucf24" (no data is read), a Dataset, or facts.
         weights: a safetensors file or checkpoint that fits the network entirely, ours or one that the backbone knows.
         frame_head: whether F is built; None builds it unless `weights` has none. Where F is not wanted, that of
             the weights is left out.
@@ -31,7 +32,7 @@ def build_detector(
 
     Raises:
         UnknownName: no such backbone or data set.
-        ConfigError: options that the backbone does not know.
+        ConfigError: options that the backbone does not know, or a flavour that the data set does not.
         WeightsError: weights that are absent or do not fit.
     """
     facts = _facts_of(dataset)
@@ -49,8 +50,11 @@ def build_detector(
 def _facts_of(dataset: str | Dataset | DatasetFacts) -> DatasetFacts:
     if isinstance(dataset, DatasetFacts):
         return dataset
-    facts: DatasetFacts = plugins.load("dataset", dataset).facts if isinstance(dataset, str) else dataset.facts
-    return facts
+    if isinstance(dataset, Dataset):
+        return dataset.facts
+    name, options = split_flavour(dataset)
+    kind: type[Dataset] = plugins.load("dataset", name)
+    return kind.facts_under(typed_options(kind.Config, options, "dataset.", f" of data set {name!r}"))
 
 
 def _backbone_of(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:

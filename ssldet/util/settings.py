@@ -2,6 +2,7 @@
 
 split_assignment("a=1", ...)    ("a", "1"), whatever the value means
 read_assignment("a=1", ...)     ("a", 1), the value in YAML
+split_flavour("a:b")            ("a", {"flavour": "b"}), a data set's name in two parts
 typed_options(model, values)    the model's instance, or every mistake in words at once
 """
 
@@ -40,6 +41,23 @@ def split_assignment(text: str, flag: str, example: str, form: str = "KEY=VALUE"
     if not equals or not key:
         raise ConfigError(f"{flag} {text!r}: expected {form}, such as {example}")
     return key, value
+
+
+def split_flavour(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """ "synthetic:ucf24" -> the data set's name, and its options with the flavour.
+
+    Raises:
+        ConfigError: nothing stands on one side of the colon, or the options name another flavour.
+    """
+    plain, colon, flavour = name.partition(":")
+    options = dict(options or {})
+    if not colon:
+        return name, options
+    if not plain or not flavour:
+        raise ConfigError(f"data set {name!r}: expected NAME or NAME:FLAVOUR, such as synthetic:ucf24")
+    if options.setdefault("flavour", flavour) != flavour:
+        raise ConfigError(f"data set {name!r} has the flavour {flavour}, and dataset.flavour={options['flavour']} too")
+    return plain, options
 
 
 def read_assignment(text: str, example: str, flag: str = "--set") -> tuple[str, Any]:
