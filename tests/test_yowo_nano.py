@@ -24,9 +24,9 @@ from ssldet.detector.detector import GridDetector
 from ssldet.detector.region import RegionOptions
 from ssldet.detector.weights import write_weights
 from ssldet.errors import ConfigError, WeightsError
+from ssldet.nn import Conv3d
 from ssldet.runs import runner
 from ssldet.runs.record import Record
-from ssldet_backbones.convolution import Conv3d
 from ssldet_backbones.yowo_nano import YOWONano
 
 FACTS = DatasetFacts(

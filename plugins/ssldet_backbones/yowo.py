@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
-from ssldet.detector.heads import FrameHead, FramePool
 from ssldet.detector.weights import apply_weights
 from ssldet.errors import WeightsError
-from ssldet_backbones.branches.branch import Branch, BranchKind, freeze
+from ssldet.nn import CFAM, FrameHead, FrozenParts
+from ssldet.nn.frame_head import FramePool
+from ssldet_backbones.branches.branch import Branch, BranchKind, first_stages
 from ssldet_backbones.branches.catalogue import branch_2d, branch_3d
-from ssldet_backbones.cfam import CFAM
 
 WIDTH = 1024
 
@@ -113,7 +113,7 @@ def detector_name(published: str) -> str:
     return published
 
 
-class YOWOFeatures(nn.Module):
+class YOWOFeatures(FrozenParts):
     """G: clips (b, 3, t, h, w) -> features (b, 1024, h / 32, w / 32).
 
     Args:
@@ -138,16 +138,7 @@ class YOWOFeatures(nn.Module):
         self.backbone_2d = branch_2d
         self.backbone_3d = branch_3d
         self.cfam = CFAM(branch_3d.channels + branch_2d.channels, WIDTH, dropout=dropout)
-        # a tuple, which registers no module twice
-        self.frozen = (*freeze(branch_2d, freeze_2d), *freeze(branch_3d, freeze_3d))
-        self.train()
-
-    def train(self, mode: bool = True) -> YOWOFeatures:
-        """As usual, except that what is frozen stays in evaluation mode: its statistics are frozen too."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
+        self.freeze(*first_stages(branch_2d, freeze_2d), *first_stages(branch_3d, freeze_3d))
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         appearance = self.backbone_2d(clips_bcthw[:, :, -1])

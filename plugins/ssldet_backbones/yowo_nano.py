@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
-from ssldet.detector.heads import FrameHead, FramePool
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import WeightsError
-from ssldet_backbones.cfam import CFAM
-from ssldet_backbones.convolution import Conv3d
+from ssldet.nn import CFAM, Conv3d, FrameHead
+from ssldet.nn.frame_head import FramePool
 
 PRETRAINED = {"synthetic": {"features": "yowo_nano-synthetic.safetensors"}}
 """Nobody publishes these: `pretraining` makes them."""

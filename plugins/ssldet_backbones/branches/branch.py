@@ -53,19 +53,15 @@ class BranchKind:
     least_frames: int = 1
 
 
-def freeze(branch: Branch, stages: int | bool) -> list[nn.Module]:
-    """Stop training the first stages, or with True the whole; returns what must stay in evaluation mode.
+def first_stages(branch: Branch, stages: int | bool) -> list[nn.Module]:
+    """The modules of so many stages from the input on; with True the whole branch, with False nothing.
 
     Raises:
         ConfigError: the branch has fewer stages.
     """
     if isinstance(stages, bool):
-        frozen: list[nn.Module] = [branch] if stages else []
-    else:
-        parts = branch.stages()
-        if stages > len(parts):
-            raise ConfigError(f"{stages} stages are to be frozen, and this branch has {len(parts)}")
-        frozen = [module for stage in parts[:stages] for module in stage]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
+        return [branch] if stages else []
+    parts = branch.stages()
+    if stages > len(parts):
+        raise ConfigError(f"{stages} stages are to be frozen, and this branch has {len(parts)}")
+    return [module for stage in parts[:stages] for module in stage]

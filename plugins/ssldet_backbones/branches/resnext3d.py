@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssldet.detector.weights import read_weights
+from ssldet.nn import Conv3d
 from ssldet_backbones.branches.branch import Branch, BranchKind
-from ssldet_backbones.convolution import Conv3d
 
 CARDINALITY = 32
 EXPANSION = 2

@@ -1,0 +1,8 @@
+from .convolution import Conv3d as Conv3d
+from .frame_head import CosineLinear as CosineLinear
+from .frame_head import FrameHead as FrameHead
+from .freezing import FrozenParts as FrozenParts
+from .fusion import CFAM as CFAM
+from .fusion import ChannelAttention as ChannelAttention
+
+__all__ = ["CFAM", "ChannelAttention", "Conv3d", "CosineLinear", "FrameHead", "FrozenParts"]
