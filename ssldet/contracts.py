@@ -420,6 +420,17 @@ class Backbone(ABC):
         """Part name -> file name below the weights root that `--pretrained` loads; empty: it has none."""
         return {}
 
+    def installed_weights(self, dataset: str) -> Mapping[str, Path]:
+        """Part name -> file that this machine holds elsewhere, such as an installed package does.
+
+        `--pretrained` takes it where the weights root has none. Raises WeightsError: it is not what it should be.
+        """
+        return {}
+
+    def weights_place(self, dataset: str) -> str:
+        """Where `pretrained_files` can be had, in words that end a message; "": nobody knows."""
+        return ""
+
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         """The tensors of a weights file of one of `parts`, by the names they have in its module.
 

@@ -237,10 +237,14 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
         raise ConfigError(f"{experiment.backbone} has no pretrained weights for {experiment.dataset}; use --scratch")
     root = config.machine.weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights"))
     files = {part: root / name for part, name in wanted.items()}
+    if any(not path.is_file() for path in files.values()):
+        installed = backbone.installed_weights(experiment.dataset)
+        files |= {part: path for part, path in installed.items() if part in files and not files[part].is_file()}
     if missing := [str(path) for path in files.values() if not path.is_file()]:
+        place = backbone.weights_place(experiment.dataset)
         raise WeightsError(
             f"--pretrained needs {', '.join(missing)}; put the files there, name their folder with "
-            "--weights-root or SSLDET_WEIGHTS, or train with --scratch"
+            f"--weights-root or SSLDET_WEIGHTS, or train with --scratch{place and f'. They come with {place}'}"
         )
     return files
 

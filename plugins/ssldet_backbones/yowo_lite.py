@@ -1,0 +1,127 @@
+"""`yowo_lite`: a small YOWO whose 2D branch knows ImageNet, for two CPU cores.
+
+EfficientNet-Lite0 over the key frame, enlarged twice, read at strides 16 and 32 and, where it starts from weights,
+frozen; a narrow 3D branch over the clip, dropped whole for some clips, since with few labelled videos motion is learnt
+by heart; channel fusion with attention, and heads as in `yowo_nano`. Made for clips of 8 frames at 112 x 112 (a 7 x 7
+grid).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ssldet.contracts import Backbone, DatasetFacts, Detector
+from ssldet.detector.detector import GridDetector, GridOptions
+from ssldet.detector.weights import apply_weights, read_weights
+from ssldet.errors import WeightsError
+from ssldet.nn import CFAM, FrameHead
+from ssldet.nn.frame_head import FramePool
+from ssldet_backbones import lite_weights
+from ssldet_backbones.lite_images import LiteImages
+from ssldet_backbones.yowo_nano import motion_branch, nano_box_head
+
+CHANNELS = 96
+
+
+class LiteOptions(GridOptions):
+    """Options of `yowo_lite`, beside those of every grid."""
+
+    freeze_2d: bool | None = None
+    """Whether the 2D branch is left as it starts, statistics too; None: where it starts from weights."""
+    width: int = Field(8, ge=4, multiple_of=2)
+    """Channels of the first layer over the clip; the stages have 1.5, 3 and 6 times as many."""
+    motion_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of clips in training whose 3D branch is dropped whole."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of whole channels that are dropped, before the last layer of G."""
+    objectness_bias: float = -4.0
+    """Initial confidence logit of every cell."""
+    frame_hidden: int = Field(128, ge=1)
+    """Width of the frame head."""
+    frame_scale: float = Field(10.0, gt=0)
+    """Initial inverse temperature of the frame head's cosine classifier."""
+    learn_frame_scale: bool = True
+    """Whether training moves this temperature."""
+    frame_pool: FramePool = "max"
+    """How the frame head pools the grid, "mean" or "max"."""
+
+
+class YOWOLite(Backbone):
+    """The small backbone with pretrained features of the key frame."""
+
+    Config = LiteOptions
+    stride = 16
+    parts: ClassVar[Mapping[str, str]] = {"2d": "features.branch_2d.network"}
+    config: LiteOptions
+
+    def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
+        options = self.config
+        features = LiteFeatures(options.width, options.dropout, options.motion_dropout)
+        if options.freeze_2d:
+            features.branch_2d.freeze(features.branch_2d.network)
+        head = FrameHead(
+            CHANNELS,
+            facts,
+            hidden=options.frame_hidden,
+            scale=options.frame_scale,
+            learn_scale=options.learn_frame_scale,
+            pool=options.frame_pool,
+        )
+        depth = 5 + facts.num_classes
+        box_head = nano_box_head(CHANNELS, len(options.anchors_for(facts)), depth, options.objectness_bias)
+        return GridDetector(
+            features, box_head, head if frame_head else None, facts=facts, stride=self.stride, options=options
+        )
+
+    def pretrained_files(self, dataset: str) -> Mapping[str, str]:
+        return {"2d": lite_weights.FILE}
+
+    def installed_weights(self, dataset: str) -> Mapping[str, Path]:
+        file = lite_weights.installed()
+        return {} if file is None else {"2d": file}
+
+    def weights_place(self, dataset: str) -> str:
+        return lite_weights.PLACE
+
+    def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
+        if part not in self.parts:
+            raise WeightsError(f"yowo_lite has no part {part!r}: its weights are of the part '2d'")
+        prefix = f"{self.parts['2d']}."
+        state = {name.removeprefix(prefix): value for name, value in read_weights(file).items()}
+        return lite_weights.as_branch(state)
+
+    def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
+        branch = detector.get_submodule("features.branch_2d")
+        assert isinstance(branch, LiteImages)
+        state = self.read_part("2d", files["2d"])
+        report = apply_weights(branch.network, state, source=f"{files['2d']}, part 2d").as_dict()
+        if self.config.freeze_2d is not False:
+            branch.freeze(branch.network)
+        return {"2d": report}
+
+
+class LiteFeatures(nn.Module):
+    """G: clips (b, 3, t, h, w) -> features (b, 96, h / 16, w / 16)."""
+
+    def __init__(self, width: int, dropout: float, motion_dropout: float) -> None:
+        super().__init__()
+        self.branch_2d = LiteImages()
+        self.branch_3d, channels = motion_branch(width)
+        self.cfam = CFAM(channels + self.branch_2d.channels, CHANNELS, dropout=dropout)
+        self.motion_dropout = motion_dropout
+        self.cfam.to(memory_format=torch.channels_last)
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        clips_bcthw = clips_bcthw.contiguous(memory_format=torch.channels_last_3d)
+        motion = self.branch_3d(clips_bcthw).mean(dim=2)
+        kept_b111 = F.dropout(motion.new_ones(len(motion), 1, 1, 1), self.motion_dropout, self.training)
+        appearance = self.branch_2d(clips_bcthw[:, :, -1])
+        fused: Tensor = self.cfam(torch.cat((motion * kept_b111, appearance), dim=1))
+        return fused
