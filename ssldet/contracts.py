@@ -416,6 +416,17 @@ class Backbone(ABC):
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
         """A fresh detector with random initial weights drawn from torch's global generator."""
 
+    def check_clips(self, frames: int, size: int) -> None:
+        """Refuse clips that its detectors cannot take, before anything is trained; new in 2.1.
+
+        Args:
+            frames: of a clip.
+            size: of each frame in pixels, a multiple of `stride`.
+
+        Raises:
+            ConfigError: such clips are refused, with the reason.
+        """
+
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """Part name -> file name below the weights root that `--pretrained` loads; empty: it has none."""
         return {}

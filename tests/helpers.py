@@ -1,7 +1,8 @@
-"""A tiny data set and network for tests of the training side: seconds, not minutes."""
+"""A tiny data set and network for tests of the training side: seconds, not minutes; and the weights of the oracles."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,3 +106,19 @@ class TinyDataset(Dataset):
         """(t, size, size, 3) uint8 noise, the same for an id every time."""
         seed = int(video_id.removeprefix("v"))
         return np.random.default_rng(seed).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+
+
+def drawn(name: str, shape: list[int]) -> torch.Tensor:
+    """An entry of the networks of tests/oracles, as its README says."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    n = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        n = 1 + 0.1 * np.abs(n)
+    elif name == "cfam.sc.gamma":
+        n = np.full(shape, 0.5, np.float32)
+    elif len(shape) == 1:
+        n = 0.1 * n + (1 if name.endswith("weight") else 0)
+    else:
+        n = n * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+    return torch.from_numpy(n.astype(np.float32))

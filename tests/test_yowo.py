@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import drawn
 
 import ssldet
 from ssldet.contracts import DatasetFacts
@@ -29,22 +29,6 @@ def facts_of(classes: int, **other: object) -> DatasetFacts:
 @pytest.fixture(scope="module")
 def detector() -> GridDetector:
     return ssldet.build_detector("yowo", dataset=facts_of(24), frame_head=False).eval()
-
-
-def drawn(name: str, shape: list[int]) -> torch.Tensor:
-    """An entry of the oracle's network, as its description says."""
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
-    n = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-    if name.endswith("running_var"):
-        n = 1 + 0.1 * np.abs(n)
-    elif name == "cfam.sc.gamma":
-        n = np.full(shape, 0.5, np.float32)
-    elif len(shape) == 1:
-        n = 0.1 * n + (1 if name.endswith("weight") else 0)
-    else:
-        n = n * np.float32(np.sqrt(2 / np.prod(shape[1:])))
-    return torch.from_numpy(n.astype(np.float32))
 
 
 def count(detector: GridDetector) -> int:

@@ -84,6 +84,10 @@ class YOWO(Backbone):
         """The branch of each part. Raises UnknownName."""
         return {"2d": branch_2d(self.config.branch_2d), "3d": branch_3d(self.config.branch_3d)}
 
+    def check_clips(self, frames: int, size: int) -> None:
+        for kind in self.kinds().values():
+            kind.check_frames(frames)
+
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
         return {part: kind.files[dataset] for part, kind in self.kinds().items() if dataset in kind.files}

@@ -175,11 +175,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def _check_clip(config: RunConfig, backbone: Backbone) -> None:
-    size = config.experiment.clip.size
-    if size % backbone.stride:
+    clip = config.experiment.clip
+    if clip.size % backbone.stride:
         raise ConfigError(
-            f"clip.size = {size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}"
+            f"clip.size = {clip.size} is no multiple of {config.experiment.backbone}'s stride {backbone.stride}"
         )
+    backbone.check_clips(clip.frames, clip.size)
 
 
 def _check_parts(config: RunConfig, strategy: Strategy) -> None:

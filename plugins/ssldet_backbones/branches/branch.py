@@ -40,7 +40,7 @@ class BranchKind:
         licence: of the known weights; "" where none are known.
         weights: where these are to be found, in words.
         files: data set -> file below the weights root that `--pretrained` loads.
-        least_frames: clips need as many.
+        least_frames: clips need as many; `why_least` says why.
     """
 
     name: str
@@ -51,6 +51,15 @@ class BranchKind:
     weights: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     least_frames: int = 1
+    why_least: str = ""
+
+    def check_frames(self, frames: int) -> None:
+        """Raises ConfigError where clips of so many frames are too short for it."""
+        if frames < self.least_frames:
+            raise ConfigError(
+                f"{self.name} needs clips of {self.least_frames} frames or more, not {frames}: {self.why_least}; "
+                "set clip.frames, or choose another backbone.branch_3d"
+            )
 
 
 def first_stages(branch: Branch, stages: int | bool) -> list[nn.Module]:

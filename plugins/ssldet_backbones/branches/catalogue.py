@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ssldet.errors import UnknownName
-from ssldet_backbones.branches import darknet, resnext3d
+from ssldet_backbones.branches import darknet, mobilenet3d, resnet3d, resnext3d, shufflenet3d
 from ssldet_backbones.branches.branch import BranchKind
 
 
@@ -26,5 +26,5 @@ def _by_name(what: str, name: str, kinds: Iterable[BranchKind]) -> BranchKind:
     return known[name]
 
 
-KINDS_3D: tuple[BranchKind, ...] = (*resnext3d.KINDS,)
+KINDS_3D: tuple[BranchKind, ...] = (*resnext3d.KINDS, *resnet3d.KINDS, *mobilenet3d.KINDS, *shufflenet3d.KINDS)
 KINDS_2D: tuple[BranchKind, ...] = (*darknet.KINDS,)
