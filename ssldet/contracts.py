@@ -450,6 +450,10 @@ class Backbone(ABC):
         """
         raise WeightsError(f"this backbone has no part {part!r} with weights of its own")
 
+    def part_options(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Part name -> options that make another network of it; `ssldet weights inspect` tries them. New in 2.1."""
+        return {}
+
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""
         return {}

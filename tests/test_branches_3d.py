@@ -211,6 +211,19 @@ def test_published_weights_fit(name: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2_1x", "resnet101"])
+def test_published_weights_are_recognised(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["weights", "inspect", str(kinetics_file(tmp_path, name)), "--json"])
+    assert json.loads(result.stdout)["network"] == f"yowo, part 3d, branch_3d={name}"
+
+
+def test_where_weights_are_to_be_found_is_said_before_training(tmp_path: Path) -> None:
+    asked = {"strategy": "supervised", "dataset": "jhmdb", "ratio": 0.2, "backbone": "yowo", "pretrained": True}
+    settings = ["backbone.branch_3d=mobilenet_2x", f"weights_root={tmp_path}", "clip.size=32"]
+    with pytest.raises(WeightsError, match=r"kinetics_mobilenet_2.0x_RGB_16_best.pth; .*okankop/Efficient-3DCNNs"):
+        planning.plan(resolve(asked, preset="smoke", assignments=settings))
+
+
 def test_published_weights_are_loaded(tmp_path: Path) -> None:
     options = YOWOOptions(branch_3d="mobilenetv2_1x")
     detector = ssldet.build_detector(YOWO(options), dataset="ucf24", frame_head=False)

@@ -6,7 +6,7 @@ without bias. Made for clips of 8, 16 or 32 frames at 224 x 224 (a 7 x 7 grid).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -21,7 +21,7 @@ from ssldet.errors import WeightsError
 from ssldet.nn import CFAM, FrameHead, FrozenParts
 from ssldet.nn.frame_head import FramePool
 from ssldet_backbones.branches.branch import Branch, BranchKind, first_stages
-from ssldet_backbones.branches.catalogue import branch_2d, branch_3d
+from ssldet_backbones.branches.catalogue import KINDS_2D, KINDS_3D, branch_2d, branch_3d
 
 WIDTH = 1024
 
@@ -96,6 +96,15 @@ class YOWO(Backbone):
         if part not in self.parts:
             raise WeightsError(f"yowo takes weights of the parts 2d and 3d, not {part}")
         return self.kinds()[part].read(file)
+
+    def part_options(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        return {
+            part: [{option: kind.name} for kind in kinds if kind.name != self.Config.model_fields[option].default]
+            for part, option, kinds in (("2d", "branch_2d", KINDS_2D), ("3d", "branch_3d", KINDS_3D))
+        }
+
+    def weights_place(self, dataset: str) -> str:
+        return ", and ".join(kind.weights for kind in self.kinds().values() if kind.weights)
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         report: dict[str, Any] = {}

@@ -93,29 +93,54 @@ class Match:
 
 
 def _best(matches: Iterator[Match]) -> Match | None:
-    """The match of the most entries, a complete one first; None where fewer than half fit."""
-    found = [match for match in matches if 2 * len(match.report.loaded) >= len(match.state)]
-    return max(found, key=lambda match: (match.report.complete, len(match.report.loaded)), default=None)
+    """The first complete match, else that of the most entries; None where fewer than half fit."""
+    best: Match | None = None
+    for match in matches:
+        if match.report.complete:
+            return match
+        loaded = len(match.report.loaded)
+        if 2 * loaded >= len(match.state) and (best is None or loaded > len(best.report.loaded)):
+            best = match
+    return best
 
 
 def _matches(file: Path, state: Mapping[str, Tensor], on_fault: Callable[[str], None]) -> Iterator[Match]:
-    """How the file fits every installed backbone that it shares entries with, and every part of them."""
+    """How the file fits every installed backbone that it shares entries with, and every part of them.
+
+    Networks that options make come last, since each is one more to build.
+    """
+    backbones = dict(_backbones(on_fault))
+    for name, backbone in backbones.items():
+        yield from _whole_matches(name, backbone, file, state)
+        for part in backbone.parts:
+            yield from _part_matches(name, backbone, part, {}, file)
+    for name, backbone in backbones.items():
+        for part, choices in backbone.part_options().items():
+            for options in choices:
+                chosen = type(backbone)(backbone.Config(**options))
+                yield from _part_matches(name, chosen, part, options, file)
+
+
+def _backbones(on_fault: Callable[[str], None]) -> Iterator[tuple[str, Backbone]]:
+    """Every installed backbone that can be used, with default options."""
     for name in dict.fromkeys(info.name for info in plugins.available("backbone")):
         try:
             kind = plugins.load("backbone", name)
-            backbone = kind(kind.Config())
+            yield name, kind(kind.Config())
         except PluginError as error:
             on_fault(f"backbone {name}: {error}")
-            continue
-        for part in backbone.parts:
-            try:
-                entries = backbone.read_part(part, file)
-            except WeightsError:  # it is no file of this part
-                continue
-            report = compare_with_network(backbone, _any_dataset(), part, entries, str(file))
-            if report.loaded:
-                yield Match(name, f"part {part}", report, entries)
-        yield from _whole_matches(name, backbone, file, state)
+
+
+def _part_matches(name: str, backbone: Backbone, part: str, options: Mapping[str, Any], file: Path) -> Iterator[Match]:
+    """How the file fits a part, at most once; `options` are those that are not as by default."""
+    try:
+        entries = backbone.read_part(part, file)
+    except WeightsError:  # it is no file of this part
+        return
+    report = compare_with_network(backbone, _any_dataset(), part, entries, str(file))
+    if report.loaded:
+        where = ", ".join([f"part {part}", *(f"{option}={value}" for option, value in options.items())])
+        yield Match(name, where, report, entries)
 
 
 def _whole_matches(name: str, backbone: Backbone, file: Path, state: Mapping[str, Tensor]) -> Iterator[Match]:
