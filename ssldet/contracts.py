@@ -445,6 +445,8 @@ class Backbone(ABC):
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         """The tensors of a weights file of one of `parts`, by the names they have in its module.
 
+        Published files may be of any form; a safetensors file of the module's own entries is read as well.
+
         Raises:
             WeightsError: there is no such part, or the file is not what it should be.
         """
@@ -455,7 +457,25 @@ class Backbone(ABC):
         return {}
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
-        """Load `pretrained_files` into a detector; returns a report for the record. Raises WeightsError."""
+        """Load weights files into a detector.
+
+        Args:
+            detector: one that `build` made; it is filled in place.
+            files: some or all of `parts` -> the file of each.
+
+        Returns:
+            Part -> what was loaded, for the record: plain values, such as `apply_weights(...).as_dict()`.
+
+        Raises:
+            WeightsError: a file is not what it should be, or lacks an entry or has one too many.
+        """
+        return {}
+
+    def frozen_parts(self) -> Mapping[str, str]:
+        """The parts that are not trained under its options, wholly or some of their layers -> the option that says so.
+
+        A run that loads no weights into such a part is refused, since it would stay random. (API 2.1)
+        """
         return {}
 
     def pretraining(self, dataset: str) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ import ssldet
 from ssldet.cli import main
 from ssldet.cli.progress import ProgressReporter
 from ssldet.config import RunConfig, resolve
-from ssldet.contracts import Problem, Video, VideoDetections
+from ssldet.contracts import DatasetFacts, Detector, Problem, Video, VideoDetections
 from ssldet.errors import ConfigError, DataError, RequestError, SplitError, WeightsError
 from ssldet.runs import planning, runner, validation
 from ssldet.runs.log import read_log
@@ -29,6 +29,7 @@ from ssldet.runs.record import Record
 from ssldet.runs.validation import detections_of
 from ssldet.training.loop import StepReport
 from ssldet.util.files import file_hash
+from ssldet_backbones.yowo_nano import YOWONano
 
 SMALL = {"train_per_class": 5, "test_per_class": 1}
 
@@ -505,3 +506,17 @@ def test_a_part_with_one_unlabelled_clip_is_refused() -> None:
     with pytest.raises(ConfigError, match=expected):
         planning.plan(resolve({"strategy": "fixmatch", **fields}, preset="smoke", assignments=settings))
     planning.plan(resolve({"strategy": "supervised", **fields}, preset="smoke", assignments=settings))
+
+
+def test_a_network_with_a_random_frozen_layer_is_refused_though_its_backbone_does_not_say_so(tmp_path: Path) -> None:
+    class Silent(YOWONano):
+        def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
+            detector = super().build(facts, frame_head=frame_head)
+            detector.get_submodule("features.branch_2d.1").requires_grad_(False)
+            return detector
+
+    planned = runner.plan(config(tmp_path, "supervised"))
+    planning.build_student(planned)
+    planned.backbone = Silent(planned.backbone.config)
+    with pytest.raises(ConfigError, match=r"part features of yowo_nano is frozen \(its layer branch_2d\.1\.0\)"):
+        planning.build_student(planned)

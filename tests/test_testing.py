@@ -34,8 +34,10 @@ from ssldet.contracts import (
     Video,
     VideoSource,
 )
-from ssldet.detector.detector import GridDetector, GridPredictions
+from ssldet.detector.detector import GridDetector, GridOptions, GridPredictions
+from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import ConfigError, DataError
+from ssldet.nn import FrozenParts
 from ssldet.testing.tiny import TinyBackbone, TinyFeatures
 from ssldet.training.teachers import TeacherOptions
 from ssldet_strategies.mean_teacher import MeanTeacher
@@ -44,6 +46,7 @@ from ssldet_strategies.supervised import Supervised
 QUICK: dict[str, dict[str, Any]] = {
     "synthetic": {"config": {"train_per_class": 1, "test_per_class": 1}},
     "yowo": {"clips": ((8, 1),)},
+    "yowo_lite": {"option_sets": ({}, {"freeze_2d": True})},
 }
 """Attributes of the suites of plugins that would take long."""
 
@@ -57,6 +60,9 @@ LONG = {
         "test_masks_and_weights_count",
         "test_the_frame_head_is_built_where_it_is_asked_for",
         "test_the_same_seed_gives_the_same_weights",
+        "test_frozen_parts_stay_as_they_are",
+        "test_weights_of_a_part_come_back",
+        "test_weights_that_do_not_fit_are_told_of",
     },
 }
 """Tests that take seconds with a large plugin, whose own tests show the same."""
@@ -481,8 +487,122 @@ class WrongParts(Whole):
     parts: ClassVar = {"2d": "features.backbone_2d"}
 
 
+class Parted(Whole):
+    """Its features have weights files of their own and may be frozen: as it should be."""
+
+    class Config(GridOptions):
+        """Options."""
+
+        freeze: bool = False
+        """Whether the features are left as they are."""
+
+    class Features(FrozenParts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = TinyFeatures().layers
+
+        def forward(self, clips_bcthw):
+            return self.layers(clips_bcthw.mean(dim=2))
+
+    parts: ClassVar = {"layers": "features.layers"}
+
+    def features(self) -> nn.Module:
+        features = self.Features()
+        if self.config.freeze:
+            features.freeze(features.layers)
+        return features
+
+    def frozen_parts(self):
+        return {"layers": "freeze"} if self.config.freeze else {}
+
+    def read_part(self, part, file):
+        return read_weights(file)
+
+    def load_pretrained(self, detector, files):
+        states = {part: self.read_part(part, file) for part, file in files.items()}
+        return {part: self.fill(detector.features.layers, state) for part, state in states.items()}
+
+    def fill(self, layers, state):
+        return apply_weights(layers, state, source="").as_dict()
+
+
+class Unsaid(Parted):
+    def frozen_parts(self):
+        return {}
+
+
+class MovingStatistics(Parted):
+    class Features(TinyFeatures):
+        def freeze(self, layers):
+            layers.requires_grad_(False)
+
+
+class Unused(Parted):
+    class Features(Parted.Features):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Linear(1, 1)
+
+
+class Renames(Parted):
+    def read_part(self, part, file):
+        return {f"layers.{name}": value for name, value in read_weights(file).items()}
+
+
+class LoadsNothing(Parted):
+    def fill(self, layers, state):
+        return {"loaded": len(state)}
+
+
+class SaysNothing(Parted):
+    def load_pretrained(self, detector, files):
+        super().load_pretrained(detector, files)
+        return {}
+
+
+class LoadsWhatFits(Parted):
+    def fill(self, layers, state):
+        return {"loaded": apply_weights(layers, state, source="", partial=True).as_dict()["loaded"]}
+
+
+class ReportsWhatFits(Parted):
+    """Lenient, and says so."""
+
+    def fill(self, layers, state):
+        return apply_weights(layers, state, source="", partial=True).as_dict()
+
+
 def test_a_right_backbone_passes() -> None:
-    assert {one.status for one in testing.check(Whole)} == {"passed"}
+    """Weights cannot be tested where no part has any."""
+    assert {one.test for one in testing.check(Whole) if one.status != "passed"} == {
+        "test_weights_of_a_part_come_back",
+        "test_weights_that_do_not_fit_are_told_of",
+    }
+
+
+@pytest.mark.parametrize("plugin", [Parted, ReportsWhatFits])
+def test_a_right_backbone_with_weights_passes(plugin: type[Backbone]) -> None:
+    found = testing.check(plugin, option_sets=({}, {"freeze": True}))
+    assert [one for one in found if one.status != "passed"] == []
+
+
+@pytest.mark.parametrize(
+    ("plugin", "test", "reason"),
+    [
+        (
+            Unsaid,
+            "test_frozen_parts_stay_as_they_are",
+            r"names \[\]; layers are frozen in \['layers'\]",
+        ),
+        (MovingStatistics, "test_frozen_parts_stay_as_they_are", r"layers\.1\.running_mean moves though"),
+    ],
+)
+def test_what_is_wrong_under_some_options_is_caught(plugin: type[Backbone], test: str, reason: str) -> None:
+    assert outcome(plugin, test).status == "passed"
+    found = outcome(plugin, test, option_sets=({}, {"freeze": True}))
+    assert found.status == "failed"
+    _says(found, "with the options {'freeze': True}: ")
+    _says(found, reason)
 
 
 @pytest.mark.parametrize(
@@ -501,6 +621,11 @@ def test_a_right_backbone_passes() -> None:
         (Mixes, "test_a_prediction_depends_on_its_own_clip_alone", "beside another differ"),
         (OwnDice, "test_the_same_seed_gives_the_same_weights", "differ in features.layers.0.bias"),
         (Same, "test_the_same_seed_gives_the_same_weights", "of different seeds are equal"),
+        (Unused, "test_gradients_reach_every_part", "no gradient reaches features.spare.weight: it is trained"),
+        (Renames, "test_weights_of_a_part_come_back", "0.bias is in one of them only"),
+        (LoadsNothing, "test_weights_of_a_part_come_back", "does not fill features.layers.0.weight"),
+        (SaysNothing, "test_weights_of_a_part_come_back", "says nothing of the part layers"),
+        (LoadsWhatFits, "test_weights_that_do_not_fit_are_told_of", "lacks 4.running_var is loaded"),
         (WrongParts, "test_its_parts_are_modules_of_the_detector", "2d -> features.backbone_2d"),
     ],
 )

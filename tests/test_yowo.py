@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers import drawn
 
 import ssldet
+from ssldet import testing
+from ssldet.cli import main
 from ssldet.contracts import DatasetFacts
 from ssldet.detector.detector import GridDetector
 from ssldet.errors import WeightsError
@@ -95,6 +98,34 @@ def test_only_the_frozen_branch_is_frozen() -> None:
     parts = YOWO(YOWOOptions(freeze_2d=True)).build(facts_of(3), frame_head=False)
     trainable = {name.split(".")[0] for name, p in parts.features.named_parameters() if p.requires_grad}
     assert trainable == {"backbone_3d", "cfam"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "test", ["frozen_parts_stay_as_they_are", "weights_of_a_part_come_back", "weights_that_do_not_fit_are_told_of"]
+)
+def test_a_partly_frozen_network_keeps_the_contract(test: str) -> None:
+    frozen = {"freeze_2d": True, "freeze_3d": 2}
+    (found,) = testing.check(YOWO, only=f"test_{test}", clips=((8, 1),), option_sets=(frozen,))
+    assert found.status == "passed", found.reason
+
+
+@pytest.mark.parametrize(("option", "value", "part"), [("freeze_2d", "true", "2d"), ("freeze_3d", "1", "3d")])
+def test_a_frozen_part_without_weights_is_refused_before_anything_is_trained(
+    option: str, value: str, part: str, tmp_path: Path
+) -> None:
+    settings = ["--dataset", "synthetic", "--ratio", "0.5", "--preset", "smoke", "--results", str(tmp_path / "runs")]
+    chosen = ["--backbone", "yowo", "--set", f"backbone.{option}={value}", "--set", "clip.size=64", "--scratch"]
+    said = CliRunner().invoke(main, ["run", "--strategy", "supervised", *settings, *chosen])
+    assert said.exit_code == 2
+    assert f"the part {part} of yowo is frozen (backbone.{option}) and no weights are loaded into it" in said.stderr
+    assert "use --pretrained, or train it" in said.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_stage_frozen_is_no_frozen_part() -> None:
+    assert YOWO(YOWOOptions(freeze_2d=0, freeze_3d=False)).frozen_parts() == {}
+    assert YOWO(YOWOOptions(freeze_2d=2)).frozen_parts() == {"2d": "freeze_2d"}
 
 
 # ------------------------------------------------------------------------------------------------ weights files

@@ -88,6 +88,10 @@ class YOWO(Backbone):
         for kind in self.kinds().values():
             kind.check_frames(frames)
 
+    def frozen_parts(self) -> Mapping[str, str]:
+        options = self.config
+        return {part: f"freeze_{part}" for part in self.parts if getattr(options, f"freeze_{part}")}
+
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
         return {part: kind.files[dataset] for part, kind in self.kinds().items() if dataset in kind.files}

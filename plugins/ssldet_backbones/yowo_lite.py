@@ -80,6 +80,9 @@ class YOWOLite(Backbone):
             features, box_head, head if frame_head else None, facts=facts, stride=self.stride, options=options
         )
 
+    def frozen_parts(self) -> Mapping[str, str]:
+        return {"2d": "freeze_2d"} if self.config.freeze_2d else {}
+
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         return {"2d": lite_weights.FILE}
 

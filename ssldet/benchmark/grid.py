@@ -227,7 +227,7 @@ class Grid:
         task.needs = (maker.key,)
         if maker.state in ("blocked", "failed"):
             task.state, task.reason = "blocked", f"{maker.title}: {maker.reason}"
-        else:
+        elif not task.config.build_backbone().frozen_parts():  # which no plan is made of before their weights are there
             scratch = task.config.experiment.model_copy(update={"pretrained": False})
             task.seconds = self._estimate(plan(task.config.model_copy(update={"experiment": scratch}), self.datasets))
         return False

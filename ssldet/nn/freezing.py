@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 from torch import nn
@@ -39,3 +40,11 @@ class FrozenParts(nn.Module):
         for part in self._frozen:
             part.eval()
         return self
+
+
+def frozen_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of which no parameter is trained, by name. What has no parameters of its own is none of them."""
+    for name, layer in network.named_modules():
+        own = list(layer.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            yield name, layer

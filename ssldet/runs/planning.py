@@ -22,6 +22,7 @@ from ssldet.data.datasets import check_ids, concerning, load_dataset
 from ssldet.data.sampling import sampled_frames, stream_seed
 from ssldet.data.splits import LabelSplit
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
+from ssldet.nn import frozen_layers
 from ssldet.runs import layout
 from ssldet.util.files import content_hash, file_hash
 
@@ -117,6 +118,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     _check_clip(config, backbone)
     _check_parts(config, strategy)
     weights = _weight_files(config, backbone)
+    _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
     dataset = datasets.dataset(experiment, machine)
     damaged = _damaged(datasets.problems(experiment, machine), experiment, skip=machine.skip_damaged)
@@ -250,6 +252,24 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
     return files
 
 
+def _check_frozen(config: RunConfig, backbone: Backbone, weights: Mapping[str, Path]) -> None:
+    """A frozen part without weights would stay random."""
+    for part, option in backbone.frozen_parts().items():
+        if part not in weights:
+            raise ConfigError(_stays_random(config, part, f"backbone.{option}"))
+
+
+def _stays_random(config: RunConfig, part: str, how: str) -> str:
+    experiment = config.experiment
+    if experiment.pretrained:
+        lack, advice = f"--pretrained loads no weights for {experiment.dataset} into it", "train it"
+    else:
+        lack, advice = "no weights are loaded into it", "use --pretrained, or train it"
+    return (
+        f"the part {part} of {experiment.backbone} is frozen ({how}) and {lack}, so that it would stay random; {advice}"
+    )
+
+
 def weights_hashes(files: Mapping[str, Path]) -> dict[str, str]:
     """The SHA-256 of weights files, by part."""
     return {part: _hash_of(path, path.stat().st_mtime_ns, path.stat().st_size) for part, path in files.items()}
@@ -301,6 +321,15 @@ def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
     torch.manual_seed(stream_seed(experiment.seed, "initial weights"))
     student = plan.backbone.build(facts, frame_head=plan.needs.frame_head)
     loaded = plan.backbone.load_pretrained(student, plan.weights) if plan.weights else {}
+    _check_layers(plan, student)
     if not any(p.requires_grad for p in student.parameters()):
         raise TrainingError("every part of the network is frozen; nothing would be trained")
     return student.to(plan.device), loaded
+
+
+def _check_layers(plan: Plan, student: Detector) -> None:
+    """The same as `_check_frozen`, for a backbone that does not say what it freezes."""
+    for part, path in plan.backbone.parts.items():
+        frozen = next(frozen_layers(student.get_submodule(path)), None)
+        if frozen and part not in plan.weights:
+            raise ConfigError(_stays_random(plan.config, part, f"its layer {frozen[0] or path}"))

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 
-from ssldet.contracts import Backbone, DatasetFacts, Decoded, Detector, Predictions
+from ssldet.contracts import Backbone, DatasetFacts, Decoded, Detector, Options, Predictions
+from ssldet.detector.weights import COUNTER, write_weights
+from ssldet.errors import WeightsError
+from ssldet.nn import frozen_layers
 from ssldet.testing.base import ConfiguredContract, skip
 from ssldet.testing.tiny import MULTI_LABEL, SINGLE_LABEL, tiny_targets
+
+STRANGE = "an_entry_that_no_network_has"
+
+
+def with_each_option_set(test: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A test that is done with each of `option_sets`; it is skipped where each of them skips it."""
+
+    @functools.wraps(test)
+    def done(self: BackboneContract) -> None:
+        skipped = []
+        for chosen in self.option_sets:
+            self.chosen = chosen
+            try:
+                test(self)
+            except AssertionError as error:
+                raise AssertionError(f"with the options {dict(chosen)}: {error}" if chosen else str(error)) from error
+            except SkipTest as error:
+                skipped.append(str(error))
+        if len(skipped) == len(self.option_sets):
+            skip(skipped[0])
+
+    return done
 
 
 class BackboneContract(ConfiguredContract):
@@ -19,12 +50,16 @@ class BackboneContract(ConfiguredContract):
     Attributes:
         plugin: the backbone's class.
         config: its options; narrow ones make the tests quick.
+        option_sets: options beside `config`; every test is done with each of them, as in `({}, {"freeze": True})`.
         clips: pairs (frames of a clip, cells along each side of the grid) that it must take.
     """
 
     plugin: ClassVar[type[Backbone]]
+    option_sets: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    chosen: Mapping[str, Any] = {}
     clips: ClassVar[tuple[tuple[int, int], ...]] = ((8, 2), (16, 3))
 
+    @with_each_option_set
     def test_boxes_have_their_form(self) -> None:
         """n boxes a clip: (b, n, 4), (b, n), (b, n, k), finite float32, for every length and size of clips."""
         for facts in (SINGLE_LABEL, MULTI_LABEL):
@@ -36,6 +71,7 @@ class BackboneContract(ConfiguredContract):
                 _check_tensor(decoded.confidence_bn, (2, n), f"decoded confidences {what}")
                 _check_tensor(decoded.scores_bnk, (2, n, facts.num_classes), f"decoded class scores {what}")
 
+    @with_each_option_set
     def test_cells_are_those_of_the_boxes(self) -> None:
         """Where there are cells: logits in the order of `decode`, and one cell a stride at the coarsest level."""
         for frames, side in self.clips:
@@ -54,6 +90,7 @@ class BackboneContract(ConfiguredContract):
             _check_close(cells.boxes_bn4, decoded.boxes_bn4, "cells' boxes and decode's")
             _check_tensor(cells.classes_bnk, (2, n, SINGLE_LABEL.num_classes), "class logits of cells")
 
+    @with_each_option_set
     def test_predictions_can_be_split(self) -> None:
         """`len` is the number of clips; `split` gives those of the first clips, then of the next."""
         detector = self.detector(SINGLE_LABEL, frame_head=True)
@@ -66,6 +103,7 @@ class BackboneContract(ConfiguredContract):
             assert part.frame_logits is not None and predictions.frame_logits is not None, "split lost frame logits"
             _check_close(part.frame_logits[0], predictions.frame_logits[clip], "frame logits of a split and the whole")
 
+    @with_each_option_set
     def test_masks_and_weights_count(self) -> None:
         """A clip outside the masks adds exactly 0 to both losses; weights of 1 change nothing, weights of 0 do."""
         detector = self.detector(SINGLE_LABEL, frame_head=True).train()
@@ -81,6 +119,7 @@ class BackboneContract(ConfiguredContract):
         zeros = detector.losses(predictions, replace(targets, weights_n3=torch.zeros(2, 3)))["box"]
         assert zeros < plain, "weights_n3 of 0 leave the box loss as it is"
 
+    @with_each_option_set
     def test_details_are_parts_of_the_box_loss(self) -> None:
         """What `details` take up adds up to the box loss, as scalars without gradient; nothing there is right too."""
         detector = self.detector(SINGLE_LABEL).train()
@@ -95,6 +134,7 @@ class BackboneContract(ConfiguredContract):
                 torch.stack(tuple(details.values())).sum(), losses["box"].detach(), "details' sum and box loss"
             )
 
+    @with_each_option_set
     def test_masks_of_classes_count(self) -> None:
         """Multi-label data: the labels of classes outside the masks change no loss, and those inside do."""
         detector = self.detector(MULTI_LABEL, frame_head=True).train()
@@ -113,6 +153,7 @@ class BackboneContract(ConfiguredContract):
                 verb = "change" if count else "leave"
                 assert equal != count, f"labels of classes {name} the masks should {verb} the loss {term!r}"
 
+    @with_each_option_set
     def test_the_frame_head_is_built_where_it_is_asked_for(self) -> None:
         """Logits are (b, k + 1), or (b, k) on multi-label data; without a frame head there are none."""
         for facts, wanted in ((SINGLE_LABEL, SINGLE_LABEL.num_classes + 1), (MULTI_LABEL, MULTI_LABEL.num_classes)):
@@ -121,15 +162,67 @@ class BackboneContract(ConfiguredContract):
         without = self.detector(SINGLE_LABEL, frame_head=False)
         assert without.frame_head is None, "frame_head=False still builds a frame head"
 
+    @with_each_option_set
     def test_gradients_reach_every_part(self) -> None:
-        """A training step's losses and gradients are finite, and some gradient reaches every child module."""
+        """In a training step every trained parameter gets a finite gradient, and every part some that is not 0."""
         for facts in (SINGLE_LABEL, MULTI_LABEL):
             detector = self.detector(facts, frame_head=True).train()
-            predictions = detector(self.input(*self.clips[0]))
-            torch.stack(list(detector.losses(predictions, tiny_targets(facts, 2)).values())).sum().backward()
-            for part, module in detector.named_children():
-                _check_part(part, module)
+            self.step(detector, facts)
+            for name, parameter in detector.named_parameters():
+                _check_gradient(name, parameter)
+            for part in (*dict(detector.named_children()), *self.plugin.parts.values()):
+                _check_part(part, detector.get_submodule(part))
 
+    @with_each_option_set
+    def test_frozen_parts_stay_as_they_are(self) -> None:
+        """What is frozen in `parts` is named by `frozen_parts`; a step in training mode moves no statistics of it."""
+        detector = self.detector(SINGLE_LABEL, frame_head=True).train()
+        known = dict(detector.named_modules())
+        layers = {part: dict(frozen_layers(known[path])) for part, path in self.plugin.parts.items() if path in known}
+        said = set(self.plugin(self.options()).frozen_parts())
+        frozen = {part for part, within in layers.items() if within}
+        assert said == frozen, (
+            f"frozen_parts() names {sorted(said)}; layers are frozen in {sorted(frozen)} of its parts"
+        )
+        before = {name: value.clone() for name, value in detector.state_dict().items()}
+        self.step(detector, SINGLE_LABEL)
+        for name, layer in frozen_layers(detector):
+            entries = layer.state_dict(prefix=f"{name}.")
+            moved = [entry for entry, value in entries.items() if _differ(value, before[entry])]
+            assert not moved, (
+                f"{moved[0]} moves though {name} is frozen: keep it in evaluation mode (ssldet.nn.FrozenParts)"
+            )
+
+    @with_each_option_set
+    def test_weights_of_a_part_come_back(self) -> None:
+        """A file of a part's entries is read and fills this part of another network, and nothing else of it."""
+        parts = self.parts_to_load()
+        source, target = (self.detector(SINGLE_LABEL, seed=seed) for seed in (3, 4))
+        for part, path in parts:
+            state = source.get_submodule(path).state_dict()
+            before = {name: value.clone() for name, value in target.state_dict().items()}
+            with _weights_file(state) as file:
+                _check_entries(part, self.plugin(self.options()).read_part(part, file), state)
+                report = self.plugin(self.options()).load_pretrained(target, {part: file})
+            assert part in report, f"the report of load_pretrained says nothing of the part {part}: {dict(report)}"
+            prefix = f"{path}." if path else ""
+            for name, value in target.state_dict().items():
+                own = name.startswith(prefix)
+                verb, wanted = ("does not fill", state[name[len(prefix) :]]) if own else ("moves", before[name])
+                assert not _differ(value, wanted), f"load_pretrained of the part {part} {verb} {name}"
+
+    @with_each_option_set
+    def test_weights_that_do_not_fit_are_told_of(self) -> None:
+        """A file that lacks an entry, or has one too many, is refused with WeightsError, or the report names it."""
+        parts = self.parts_to_load()
+        detector = self.detector(SINGLE_LABEL)
+        for part, path in parts:
+            state = dict(detector.get_submodule(path).state_dict())
+            lost = next(name for name in reversed(state) if not name.endswith(COUNTER))
+            self.check_refusal(detector, part, {n: v for n, v in state.items() if n != lost}, f"lacks {lost}", lost)
+            self.check_refusal(detector, part, state | {STRANGE: torch.zeros(1)}, f"has {STRANGE} besides", STRANGE)
+
+    @with_each_option_set
     def test_the_same_seed_gives_the_same_weights(self) -> None:
         """Initial weights come from torch's global generator and nowhere else."""
         first, second = (self.detector(SINGLE_LABEL, seed=3).state_dict() for _ in range(2))
@@ -140,6 +233,7 @@ class BackboneContract(ConfiguredContract):
             "two networks of different seeds are equal; initial weights must come from torch's global generator"
         )
 
+    @with_each_option_set
     def test_a_prediction_depends_on_its_own_clip_alone(self) -> None:
         """In evaluation mode: the same clip gives the same boxes, beside whatever other clip it stands."""
         detector, clips = self.detector(SINGLE_LABEL), self.input(*self.clips[0])
@@ -149,11 +243,38 @@ class BackboneContract(ConfiguredContract):
             assert torch.equal(first, second), f"two predictions of the same clips differ in {name}"
             _check_close(first[:1], single, f"{name} of a clip and of the same clip beside another")
 
+    @with_each_option_set
     def test_its_parts_are_modules_of_the_detector(self) -> None:
         """The paths in `parts`, which name what has weights files of its own, exist."""
         known = dict(self.detector(SINGLE_LABEL, frame_head=True).named_modules())
         missing = [f"{name} -> {path}" for name, path in self.plugin.parts.items() if path not in known]
         assert not missing, f"parts names modules that do not exist: {', '.join(missing)}"
+
+    def parts_to_load(self) -> list[tuple[str, str]]:
+        """`parts`, of which there must be some."""
+        if not self.plugin.parts:
+            skip("it has no parts with weights files of their own")
+        return list(self.plugin.parts.items())
+
+    def check_refusal(self, detector: Detector, part: str, state: Mapping[str, Tensor], how: str, entry: str) -> None:
+        """A file of these tensors is refused by read_part or load_pretrained, or the report names the entry."""
+        backbone = self.plugin(self.options())
+        with _weights_file(state) as file:
+            try:
+                report = backbone.load_pretrained(detector, {part: file})
+            except WeightsError:
+                return
+        assert entry in str(report), f"a file of the part {part} that {how} is loaded, and the report does not name it"
+
+    def step(self, detector: Detector, facts: DatasetFacts) -> None:
+        """Losses and gradients of two clips, in the mode that the detector is in."""
+        predictions = detector(self.input(*self.clips[0]))
+        torch.stack(list(detector.losses(predictions, tiny_targets(facts, 2)).values())).sum().backward()
+
+    def options(self) -> Options:
+        """The Config that a test runs with."""
+        options: Options = self.plugin.Config(**{**self.config, **self.chosen})
+        return options
 
     def detector(self, facts: DatasetFacts, *, frame_head: bool = False, seed: int = 0) -> Detector:
         """A fresh network with random weights."""
@@ -186,8 +307,35 @@ def _check_close(one: Tensor, other: Tensor, what: str) -> None:
     assert torch.allclose(one, other, atol=1e-4, rtol=1e-3), f"{what} differ"
 
 
+def _check_gradient(name: str, parameter: nn.Parameter) -> None:
+    gradient = parameter.grad
+    if not parameter.requires_grad:
+        assert gradient is None, f"{name} is frozen and has a gradient"
+        return
+    assert gradient is not None, f"no gradient reaches {name}: it is trained and takes no part in the losses"
+    assert torch.isfinite(gradient).all(), f"the gradient of {name} is not finite"
+
+
 def _check_part(part: str, module: nn.Module) -> None:
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    unfit = [name for name, p in trained if p.grad is not None and not torch.isfinite(p.grad).all()]
-    assert not unfit, f"the gradient of {part}.{unfit[0]} is not finite"
-    assert not trained or any(p.grad is not None and p.grad.any() for _, p in trained), f"no gradient reaches {part}"
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    moved = any(parameter.grad is not None and parameter.grad.any() for parameter in trained)
+    assert moved or not trained, f"no gradient reaches {part}"
+
+
+def _check_entries(part: str, came: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    names = sorted(came.keys() ^ state.keys())
+    assert not names, f"read_part({part!r}) of a file of this part: {names[0]} is in one of them only"
+    differing = [name for name, value in came.items() if _differ(value, state[name])]
+    assert not differing, f"read_part({part!r}) changes {differing[0]}"
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one, other.to(one))
+
+
+@contextmanager
+def _weights_file(state: Mapping[str, Tensor]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "part.safetensors")
+        write_weights(file, state)
+        yield file
