@@ -105,7 +105,7 @@ def test_only_the_frozen_branch_is_frozen() -> None:
     "test", ["frozen_parts_stay_as_they_are", "weights_of_a_part_come_back", "weights_that_do_not_fit_are_told_of"]
 )
 def test_a_partly_frozen_network_keeps_the_contract(test: str) -> None:
-    frozen = {"freeze_2d": True, "freeze_3d": 2}
+    frozen = {"branch_3d": "mobilenetv2_1x", "freeze_2d": True, "freeze_3d": 2}
     (found,) = testing.check(YOWO, only=f"test_{test}", clips=((8, 1),), option_sets=(frozen,))
     assert found.status == "passed", found.reason
 
