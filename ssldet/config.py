@@ -216,6 +216,8 @@ class Machine(Options):
     """The folder of runs."""
     weights_root: Path | None = None
     """The folder of downloaded weights; None means the default."""
+    download: bool = False
+    """Weights of `pretrained` that are neither there nor in a cache may be fetched from where their owner put them."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:N"; "auto" takes a GPU where there is one."""
     threads: int | None = Field(None, ge=1)

@@ -442,6 +442,14 @@ class Backbone(ABC):
         """Where `pretrained_files` can be had, in words that end a message; "": nobody knows."""
         return ""
 
+    def fetch_weights(self, part: str, dataset: str) -> Path | None:
+        """Download one of `pretrained_files`, which `--download` allows; None: it cannot be had so. New in 2.1.
+
+        Raises:
+            WeightsError: it could not be downloaded, or is not what it should be.
+        """
+        return None
+
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         """The tensors of a weights file of one of `parts`, by the names they have in its module.
 

@@ -1,7 +1,7 @@
 """`yowo`: the published network (Köpüklü et al., arXiv 1911.06644), which the paper builds on.
 
-3D ResNeXt-101 over the clip and Darknet-19 over the key frame, joined by channel fusion and attention; 1x1 box head
-without bias. Made for clips of 8, 16 or 32 frames at 224 x 224 (a 7 x 7 grid).
+3D ResNeXt-101 over the clip and Darknet-19 over the key frame, or other branches in their place, joined by channel
+fusion and attention; 1x1 box head without bias. Made for clips of 8, 16 or 32 frames at 224 x 224 (a 7 x 7 grid).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class YOWOOptions(GridOptions):
     branch_3d: str = "resnext101"
     """The network over the clip; `ssldet plugins show yowo` lists them."""
     branch_2d: str = "darknet19"
-    """The network over the key frame, likewise."""
+    """The network over the key frame, likewise; timm:NAME is any of timm that has a map of stride 32."""
     freeze_2d: bool | Annotated[int, Field(ge=0)] = False
     """The 2D branch is not trained, or so many of its first stages; their batch normalisation keeps its statistics."""
     freeze_3d: bool | Annotated[int, Field(ge=0)] = False
@@ -81,7 +81,7 @@ class YOWO(Backbone):
         return GridDetector(features, box_head, head, facts=facts, stride=self.stride, options=options)
 
     def kinds(self) -> dict[str, BranchKind]:
-        """The branch of each part. Raises UnknownName."""
+        """The branch of each part. Raises ConfigError or UnknownName."""
         return {"2d": branch_2d(self.config.branch_2d), "3d": branch_3d(self.config.branch_3d)}
 
     def check_clips(self, frames: int, size: int) -> None:
@@ -94,7 +94,16 @@ class YOWO(Backbone):
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
-        return {part: kind.files[dataset] for part, kind in self.kinds().items() if dataset in kind.files}
+        files = {part: kind.files.get(dataset, kind.any_file) for part, kind in self.kinds().items()}
+        return {part: file for part, file in files.items() if file}
+
+    def installed_weights(self, dataset: str) -> Mapping[str, Path]:
+        files = {part: kind.installed() for part, kind in self.kinds().items()}
+        return {part: file for part, file in files.items() if file is not None}
+
+    def fetch_weights(self, part: str, dataset: str) -> Path | None:
+        fetch = self.kinds()[part].fetch
+        return None if fetch is None else fetch()
 
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         if part not in self.parts:

@@ -12,6 +12,7 @@ import click
 from ssldet.cli.options import (
     data_root,
     dataset_map,
+    download,
     json_flag,
     optional_rows,
     plugin_option,
@@ -56,6 +57,7 @@ TABLES = "2,3,4,5,6"
 @data_root
 @results_folder
 @weights_root
+@download
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option(
     "--threads",
@@ -161,7 +163,7 @@ def machine_settings(jobs: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     """`machine` and `threads` of the settings of a grid of `jobs` runs at a time, out of a verb's options."""
     import os
 
-    names = ("data_root", "results", "weights_root", "device", "skip_damaged", "threads")
+    names = ("data_root", "results", "weights_root", "download", "device", "skip_damaged", "threads")
     cores = max(1, (os.cpu_count() or 1) // jobs)
     machine = {**{name: asked[name] for name in names}, "workers": asked["threads"] or cores}
     given = {name: value for name, value in machine.items() if value is not None}

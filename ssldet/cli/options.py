@@ -26,6 +26,9 @@ data_root = click.option(
 weights_root = click.option(
     "--weights-root", type=click.Path(path_type=Path), help="Folder of weights; or SSLDET_WEIGHTS.  [default: weights]"
 )
+download = click.option(
+    "--download", is_flag=True, default=None, help="With --pretrained: weights that are nowhere here may be fetched."
+)
 split_number = click.option("--split", type=int, default=1, show_default=True, help="Official split.")
 yes_flag = click.option("--yes", is_flag=True, help="Remove without asking.")
 workers_option = click.option(

@@ -10,6 +10,7 @@ import click
 
 from ssldet.cli.options import (
     data_root,
+    download,
     json_flag,
     plugin_option,
     preset_option,
@@ -46,6 +47,7 @@ LONG_RUN_SECONDS = 6 * 3600
 @plugin_option("backbone", "--backbone", "Network.  [default: the preset's]")
 @click.option("--pretrained/--scratch", default=None, help="Start from published weights or from none.")
 @weights_root
+@download
 @click.option("--seed", type=int, help="Seed of split, initial weights and all that is drawn.  [default: 0]")
 @preset_option("Settings to start from: paper, nano or smoke.  [default: paper]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML file of settings.")

@@ -11,6 +11,7 @@ import click
 from ssldet.cli.options import (
     FOLDER,
     data_root,
+    download,
     json_flag,
     plugin_option,
     preset_option,
@@ -57,6 +58,7 @@ RESULTS = Path("results/tune")
 @data_root
 @click.option("--results", type=FOLDER, default=RESULTS, show_default=True, help="Folder that runs are written to.")
 @weights_root
+@download
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option(
     "--threads",

@@ -239,10 +239,12 @@ def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
     if not wanted:
         raise ConfigError(f"{experiment.backbone} has no pretrained weights for {experiment.dataset}; use --scratch")
     root = config.machine.weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights"))
-    files = {part: root / name for part, name in wanted.items()}
+    files = {part: _of_any_suffix(root / name) for part, name in wanted.items()}
     if any(not path.is_file() for path in files.values()):
         installed = backbone.installed_weights(experiment.dataset)
         files |= {part: path for part, path in installed.items() if part in files and not files[part].is_file()}
+    if config.machine.download:
+        files |= _fetched(backbone, experiment.dataset, [part for part in files if not files[part].is_file()])
     if missing := [str(path) for path in files.values() if not path.is_file()]:
         place = backbone.weights_place(experiment.dataset)
         raise WeightsError(
@@ -268,6 +270,17 @@ def _stays_random(config: RunConfig, part: str, how: str) -> str:
     return (
         f"the part {part} of {experiment.backbone} is frozen ({how}) and {lack}, so that it would stay random; {advice}"
     )
+
+
+def _of_any_suffix(path: Path) -> Path:
+    """The file, or where there is no such safetensors file a torch file of the same name."""
+    forms = (path, path.with_suffix(".pth"), path.with_suffix(".bin")) if path.suffix == ".safetensors" else (path,)
+    return next((form for form in forms if form.is_file()), path)
+
+
+def _fetched(backbone: Backbone, dataset: str, parts: Sequence[str]) -> dict[str, Path]:
+    files = {part: backbone.fetch_weights(part, dataset) for part in parts}
+    return {part: path for part, path in files.items() if path is not None}
 
 
 def weights_hashes(files: Mapping[str, Path]) -> dict[str, str]:

@@ -40,6 +40,9 @@ class BranchKind:
         licence: of the known weights; "" where none are known.
         weights: where these are to be found, in words.
         files: data set -> file below the weights root that `--pretrained` loads.
+        any_file: the same for every other data set; "" where there is none.
+        installed: the file where it lies elsewhere on this machine, such as in a cache; None: it does not.
+        fetch: downloads the file; None: it is nowhere to be had so.
         least_frames: clips need as many; `why_least` says why.
     """
 
@@ -50,6 +53,9 @@ class BranchKind:
     licence: str = ""
     weights: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    any_file: str = ""
+    installed: Callable[[], Path | None] = lambda: None
+    fetch: Callable[[], Path] | None = None
     least_frames: int = 1
     why_least: str = ""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ssldet.errors import UnknownName
-from ssldet_backbones.branches import darknet, mobilenet3d, resnet3d, resnext3d, shufflenet3d
+from ssldet.errors import ConfigError, UnknownName, nearest
+from ssldet_backbones.branches import darknet, mobilenet3d, resnet3d, resnext3d, shufflenet3d, timm_images
 from ssldet_backbones.branches.branch import BranchKind
 
 
@@ -15,8 +15,17 @@ def branch_3d(name: str) -> BranchKind:
 
 
 def branch_2d(name: str) -> BranchKind:
-    """Raises UnknownName."""
-    return _by_name("2D branch", name, KINDS_2D)
+    """One of ours, or timm:NAME. Raises ConfigError."""
+    if name.startswith(timm_images.PREFIX):
+        return timm_images.timm_kind(name)
+    known = {kind.name: kind for kind in KINDS_2D}
+    if name not in known:
+        near = nearest(name, [*known, *(timm_images.PREFIX + network for network in timm_images.timm_names())])
+        raise ConfigError(
+            f"unknown 2D branch {name!r}{near} (known: {', '.join(sorted(known))}, and timm:NAME for a network of timm "
+            f"that has a map of stride {timm_images.STRIDE})"
+        )
+    return known[name]
 
 
 def _by_name(what: str, name: str, kinds: Iterable[BranchKind]) -> BranchKind:
