@@ -14,8 +14,8 @@ from helpers import QUICK
 from ssldet.cli import main
 from ssldet.cli.run import time_needed
 from ssldet.config import resolve
-from ssldet.runs.estimate import seconds_per_clip
-from ssldet.runs.planning import plan
+from ssldet.runs.estimate import Pace, clips_per_step, estimate, pace, seconds_by_phase
+from ssldet.runs.planning import Plan, plan
 
 SETS = (*QUICK, "dataset.train_per_class=10", "dataset.test_per_class=1", "clip.size=32", "clip.frames=4")
 COMMAND = ["run", "--strategy", "supervised", "--dataset", "synthetic", "--ratio", "0.3", "--preset", "smoke"]
@@ -33,7 +33,7 @@ def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_work_on_the_machine_is_no_part_of_an_estimate(tmp_path: Path) -> None:
     asked = {"strategy": "supervised", "dataset": "synthetic", "ratio": 0.3, "device": "cpu", "results": tmp_path}
     planned = plan(resolve(asked, preset="smoke", assignments=SETS))
-    assert seconds_per_clip(planned) == 1.0
+    assert pace(planned) == Pace(forward=1.0, step=1.0)
 
 
 @pytest.mark.usefixtures("busy_machine")
@@ -47,3 +47,28 @@ def test_a_busy_machine_is_warned_of_processor_time(tmp_path: Path) -> None:
 def test_time_on_an_accelerator_is_not_called_processor_time() -> None:
     assert time_needed(420, torch.device("cpu")) == "about 7 min of processor time; longer on a busy machine"
     assert time_needed(420, torch.device("cuda")) == "about 7 min"
+
+
+def planned_lite(tmp_path: Path, **flags: object) -> Plan:
+    asked = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.3, "device": "cpu", "results": tmp_path}
+    return plan(resolve({**asked, **flags}, preset="lite", assignments=SETS))
+
+
+def test_what_is_frozen_is_not_trained_and_has_no_state_of_an_optimiser(tmp_path: Path) -> None:
+    lite, scratch = estimate(planned_lite(tmp_path)), estimate(planned_lite(tmp_path, pretrained=False))
+    assert lite.parameters == lite.trained + 2_958_848 and scratch.trained == scratch.parameters == lite.parameters
+    assert lite.memory_bytes == 16 * lite.trained + 4 * (lite.parameters - lite.trained) + 4 * lite.parameters
+    assert scratch.memory_bytes == (16 + 4) * scratch.parameters
+
+
+def test_a_step_of_what_is_frozen_takes_less_beside_its_forward_pass(tmp_path: Path) -> None:
+    lite, scratch = pace(planned_lite(tmp_path)), pace(planned_lite(tmp_path, pretrained=False))
+    assert lite.step / lite.forward < scratch.step / scratch.forward
+
+
+def test_phases_follow_from_the_pace_of_a_clip(tmp_path: Path) -> None:
+    planned = planned_lite(tmp_path)
+    seconds, clips = seconds_by_phase(planned, Pace(forward=1.0, step=10.0)), clips_per_step(planned)
+    burn_in = planned.config.experiment.train.burn_in
+    assert seconds["first_stage"] == pytest.approx(16 * burn_in * 10 * clips["first"])
+    assert seconds["train"] == pytest.approx(16 * (1 - burn_in) * (10 * clips["second"] + clips["teacher"]))

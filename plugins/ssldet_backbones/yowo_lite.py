@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -116,15 +115,26 @@ class LiteFeatures(nn.Module):
     def __init__(self, width: int, dropout: float, motion_dropout: float) -> None:
         super().__init__()
         self.branch_2d = LiteImages()
-        self.branch_3d, channels = motion_branch(width)
-        self.cfam = CFAM(channels + self.branch_2d.channels, CHANNELS, dropout=dropout)
+        self.branch_3d, self.motion_channels = motion_branch(width)
+        self.cfam = CFAM(self.motion_channels + self.branch_2d.channels, CHANNELS, dropout=dropout)
         self.motion_dropout = motion_dropout
         self.cfam.to(memory_format=torch.channels_last)
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
-        clips_bcthw = clips_bcthw.contiguous(memory_format=torch.channels_last_3d)
-        motion = self.branch_3d(clips_bcthw).mean(dim=2)
-        kept_b111 = F.dropout(motion.new_ones(len(motion), 1, 1, 1), self.motion_dropout, self.training)
         appearance = self.branch_2d(clips_bcthw[:, :, -1])
-        fused: Tensor = self.cfam(torch.cat((motion * kept_b111, appearance), dim=1))
+        fused: Tensor = self.cfam(torch.cat((self._motion(clips_bcthw, appearance), appearance), dim=1))
         return fused
+
+    def _motion(self, clips_bcthw: Tensor, appearance_bchw: Tensor) -> Tensor:
+        """(b, c, h / 16, w / 16), in training 0 for the clips whose branch is dropped, which it does not see."""
+        if not (self.training and self.motion_dropout):
+            return self._seen(clips_bcthw)
+        kept_b = torch.rand(len(clips_bcthw), device=clips_bcthw.device) >= self.motion_dropout
+        motion = appearance_bchw.new_zeros(len(clips_bcthw), self.motion_channels, *appearance_bchw.shape[-2:])
+        if bool(kept_b.any()):
+            motion[kept_b] = self._seen(clips_bcthw[kept_b]).to(motion.dtype) / (1 - self.motion_dropout)
+        return motion
+
+    def _seen(self, clips_bcthw: Tensor) -> Tensor:
+        seen: Tensor = self.branch_3d(clips_bcthw.contiguous(memory_format=torch.channels_last_3d)).mean(dim=2)
+        return seen

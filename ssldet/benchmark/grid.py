@@ -25,7 +25,7 @@ from ssldet.benchmark.tasks import Task, TaskProgress, TaskResult
 from ssldet.config import RunConfig, presets, resolve
 from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
-from ssldet.runs.estimate import seconds_by_phase, seconds_per_clip
+from ssldet.runs.estimate import Pace, pace, seconds_by_phase
 from ssldet.runs.first_stage import first_stage
 from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.record import Record
@@ -86,7 +86,7 @@ class Grid:
     request: GridRequest
     tasks: dict[str, Task] = field(default_factory=dict)
     datasets: DatasetCache = field(default_factory=DatasetCache)
-    _forward: dict[str, float] = field(default_factory=dict)
+    _paces: dict[str, Pace] = field(default_factory=dict)
     _decoded: set[str] = field(default_factory=set)
     _first_steps: dict[str, int] = field(default_factory=dict)
 
@@ -271,25 +271,34 @@ class Grid:
             name = f"first stage: {', '.join(parts)}"
             shared = Task("first stage", stage.key, name, task.config, (), task.tables, folder=stage.folder)
             shared.cell = {name: task.cell[name] for name in ("dataset", "ratio", "pretrained", "split", "seed")}
-            shared.seconds = seconds_by_phase(planned, self._seconds_per_clip(planned))["first_stage"]
+            shared.seconds = seconds_by_phase(planned, self._pace(planned))["first_stage"]
             self.tasks[stage.key] = shared
         task.needs = (*task.needs, stage.key)
 
     def _estimate(self, planned: Plan) -> float:
         """Seconds of a run without its first stage."""
-        phases = seconds_by_phase(planned, self._seconds_per_clip(planned))
+        phases = seconds_by_phase(planned, self._pace(planned))
         del phases["first_stage"]
         if (data := planned.dataset.fingerprint()) in self._decoded:  # by the first run on these data
             del phases["decode"]
         self._decoded.add(data)
         return sum(phases.values())
 
-    def _seconds_per_clip(self, planned: Plan) -> float:
+    def _pace(self, planned: Plan) -> Pace:
         e = planned.config.experiment
-        key = content_hash([e.backbone, e.backbone_options, e.clip, e.train.precision, str(planned.device)])
-        if key not in self._forward:
-            self._forward[key] = seconds_per_clip(planned)
-        return self._forward[key]
+        network = [
+            e.backbone,
+            e.backbone_options,
+            e.pretrained,
+            e.clip,
+            e.views,
+            e.train.precision,
+            e.train.micro_batch,
+        ]
+        key = content_hash([*network, e.train.precision, e.train.micro_batch, str(planned.device)])
+        if key not in self._paces:
+            self._paces[key] = pace(planned)
+        return self._paces[key]
 
 
 def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> Grid:

@@ -180,13 +180,16 @@ def _plan_lines(planned: Plan, found: Estimate, content: dict[str, Any]) -> dict
     """What a reader of a plan looks for first."""
     experiment, machine = planned.config.experiment, planned.config.machine
     phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in found.seconds.items())
+    parameters = f"{found.parameters:,} parameters"
+    if found.trained < found.parameters:
+        parameters += f" ({found.trained:,} are trained)"
     return {
         "run": planned.id,
         "folder": content["folder"],
         "strategy": f"{experiment.strategy}, preset {machine.preset}, seed {experiment.seed}",
         "data": f"{experiment.dataset}, split {experiment.split}, {experiment.ratio:.0%} labelled",
         "videos": _line(content["videos"]),
-        "network": f"{experiment.backbone}, {found.parameters:,} parameters, weights {_line(content['weights'])}",
+        "network": f"{experiment.backbone}, {parameters}, weights {_line(content['weights'])}",
         "steps": f"{planned.steps} of {experiment.train.batch} labelled clips, {experiment.train.precision}",
         "device": f"{planned.device}, threads {machine.threads or 'all'}",
         "estimate": f"{content['estimate']['time']}: {phases}",
@@ -216,6 +219,7 @@ def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:
             "disk_bytes": found.disk_bytes,
             "state_bytes": found.memory_bytes,
             "parameters": found.parameters,
+            "trained": found.trained,
         },
     }
 

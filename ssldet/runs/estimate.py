@@ -1,4 +1,5 @@
-"""What a run will take, measured on the device it will run on: one forward pass is timed, the rest follows.
+"""What a run will take, measured on the device it will run on: a forward pass and a training step are timed, with views
+and the optimiser, on frames that are made up; the rest follows.
 
 On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere wall time.
 """
@@ -9,22 +10,37 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 
+from ssldet.config import Experiment
 from ssldet.contracts import Detector
+from ssldet.data.batches import ClipReader
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.sampling import sampled_frames
 from ssldet.runs.planning import Plan, build_student
+from ssldet.training.assembly import assemble_training
+from ssldet.training.loop import Training
+
+STEP_SECONDS = 2.0
+"""A measured step has as many clips as this leaves time for, and no more than a step of the run has at a time."""
 
 BACKWARD = 2.0
-"""A backward pass takes about twice the time of its forward pass."""
+"""A backward pass is first taken to last twice as long as its forward pass, to choose how many clips are measured."""
+
+LABELLED_VIDEOS = 8
+"""Of so many the annotation is read."""
 
 DECODED_FRAMES_PER_SECOND = 1200.0
 """One process, J-HMDB's 320x240 .avi files; measured."""
 
-BYTES_PER_WEIGHT = 4 * 4
-"""float32 weights, gradients and Adam's two moments."""
+WEIGHT_BYTES = 4
+"""float32."""
+
+BYTES_PER_WEIGHT = 4 * WEIGHT_BYTES
+"""Of what is trained: weights, gradients and Adam's two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +53,51 @@ class Estimate:
     disk_bytes: int
     memory_bytes: int
     parameters: int
+    trained: int
+    """Those of the parameters that training moves; the others are frozen."""
 
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of one clip: through the network without gradients, and as a part of a training step."""
+
+    forward: float
+    step: float
+
+
 def estimate(plan: Plan) -> Estimate:
-    """Time, disk and memory of a plan. Takes a few seconds: it builds the network and runs clips through it."""
+    """Time, disk and memory of a plan. Takes some seconds: it builds the network and trains it for two steps."""
     student, _ = build_student(plan)
     parameters = sum(p.numel() for p in student.parameters())
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    copies = BYTES_PER_WEIGHT * trained + WEIGHT_BYTES * (parameters - trained)
     store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
     return Estimate(
-        seconds=seconds_by_phase(plan, _seconds_per_clip(student, plan)),
+        seconds=seconds_by_phase(plan, _pace(student, plan)),
         disk_bytes=store.bytes_needed(plan.used),
-        memory_bytes=parameters * BYTES_PER_WEIGHT * (2 if plan.needs.unlabelled else 1),
+        memory_bytes=copies + (WEIGHT_BYTES * parameters if plan.needs.unlabelled else 0),
         parameters=parameters,
+        trained=trained,
     )
 
 
-def seconds_per_clip(plan: Plan) -> float:
-    """Measured seconds of one clip's forward pass through a plan's network on its device; of the processor on a CPU."""
-    return _seconds_per_clip(build_student(plan)[0], plan)
+def pace(plan: Plan) -> Pace:
+    """How quickly a plan's network goes through clips on its device, measured; of the processor on a CPU."""
+    return _pace(build_student(plan)[0], plan)
 
 
-def seconds_by_phase(plan: Plan, forward: float) -> dict[str, float]:
-    """What the phases of a run take, given the seconds of one clip's forward pass."""
+def _pace(student: Detector, plan: Plan) -> Pace:
+    with _threads(plan.config.machine.threads):
+        forward = _seconds_per_clip(student, plan)
+        return Pace(forward, _seconds_of_a_step(student, plan, forward))
+
+
+def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
+    """What the phases of a run take."""
     options, step = plan.config.experiment.train, clips_per_step(plan)
     store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
     first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
@@ -70,9 +105,9 @@ def seconds_by_phase(plan: Plan, forward: float) -> dict[str, float]:
     tested = sum(len(sampled_frames(plan.dataset.facts, video)) for video in plan.evaluated)
     return {
         "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
-        "first_stage": first * step["first"] * (1 + BACKWARD) * forward,
-        "train": second * (step["second"] * (1 + BACKWARD) + step["teacher"]) * forward,
-        "detect": tested * forward,
+        "first_stage": first * step["first"] * measured.step,
+        "train": second * (step["second"] * measured.step + step["teacher"] * measured.forward),
+        "detect": tested * measured.forward,
     }
 
 
@@ -93,11 +128,49 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
 def _seconds_per_clip(student: Detector, plan: Plan, budget: float = 1.0) -> float:
     """Seconds of one clip's forward pass, at a batch size that the device fills in about `budget` seconds."""
     student.eval()
-    with _threads(plan.config.machine.threads):
-        _forward_seconds(student, plan, 1)  # the first pass sets things up
-        seconds = _forward_seconds(student, plan, 1)
-        batch = min(16, int(budget / max(seconds, 1e-3)))
-        return _forward_seconds(student, plan, batch) / batch if batch > 1 else seconds
+    _forward_seconds(student, plan, 1)  # the first pass sets things up
+    seconds = _forward_seconds(student, plan, 1)
+    batch = min(plan.config.experiment.detect.batch, int(budget / max(seconds, 1e-3)))
+    return _forward_seconds(student, plan, batch) / batch if batch > 1 else seconds
+
+
+def _seconds_of_a_step(student: Detector, plan: Plan, forward: float) -> float:
+    """Seconds of one clip in a step of the first stage, with its view and its share of the optimiser's work."""
+    train = plan.config.experiment.train
+    room = max(1, int(STEP_SECONDS / (forward * (1 + BACKWARD))))
+    clips = min(train.batch, train.micro_batch, room)
+    options = train.model_copy(update={"batch": clips, "unlabelled_batch": clips, "micro_batch": clips, "burn_in": 1.0})
+    training = _short_training(student, plan, plan.config.experiment.model_copy(update={"train": options}))
+    training.step_once()  # sets things up
+    clock = _clock(plan.device)
+    began = clock()
+    _, counted = training.step_once()
+    return (clock() - began) / counted
+
+
+def _short_training(student: Detector, plan: Plan, experiment: Experiment) -> Training:
+    """Two steps over some labelled videos of the plan, whose frames are all grey, so that none need be decoded."""
+    truths = ((video, plan.dataset.truth(video)) for video in plan.split.labelled)
+    labelled = [video for video, truth in islice(truths, LABELLED_VIDEOS) if len(truth.key_frames_m)]
+    size = experiment.clip.size
+    grey = np.full((1, size, size, 3), 128, np.uint8)
+
+    def frames_of(video: str) -> np.ndarray:
+        return np.broadcast_to(grey, (plan.train[video].num_frames, size, size, 3))
+
+    return assemble_training(
+        experiment,
+        plan.strategy,
+        student.train(),
+        facts=plan.dataset.facts,
+        videos=plan.train,
+        truth_of=plan.dataset.truth,
+        reader=ClipReader(frames_of, experiment.clip),
+        labelled=labelled or plan.split.labelled,
+        unlabelled=plan.split.unlabelled[:LABELLED_VIDEOS],
+        steps=2,
+        device=plan.device,
+    )
 
 
 def _forward_seconds(student: Detector, plan: Plan, batch: int) -> float:
