@@ -211,6 +211,11 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_frozen_branch_without_weights_is_refused(tmp_path: Path) -> None:
+    shown = dry_run("--results", str(tmp_path), "--scratch", "--set", "backbone.freeze_2d=true")
+    assert shown.exit_code == 2 and "the part 2d of yowo_lite is frozen (backbone.freeze_2d)" in shown.stderr
+
+
 @pytest.mark.parametrize(("content", "words"), [(None, "lacks"), (b"something else", "expected 579344248a93")])
 def test_a_package_with_another_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
