@@ -369,7 +369,13 @@ class Detector(ABC, Module):
 
     @abstractmethod
     def forward(self, clips_bcthw: Tensor) -> Predictions:
-        """Clips of RGB float in [0, 1], the key frame last -> raw output."""
+        """Clips -> raw output.
+
+        Args:
+            clips_bcthw: (b, 3, t, h, w), float32 RGB in [0, 1]; frames in the order of time, the key frame last; h = w,
+                a multiple of the stride. Mean and standard deviation are the network's own affair: apply within what
+                its weights were trained with. Training may be under autocast.
+        """
 
     @abstractmethod
     def losses(

@@ -297,11 +297,15 @@ def put(step: Step) -> None:
 
 
 def run_tests(file: Path, folder: Path) -> None:
-    """Run a page's own tests; the contract's have been run by `ssldet plugins test`."""
+    """Run a page's own tests; the contract's have been run by `ssldet plugins test`, with the default options."""
     tests = runpy.run_path(str(file))
     suites = [found for name, found in tests.items() if name.startswith("Test")]
     functions = [found for name, found in tests.items() if name.startswith("test_")]
     assert functions and all(issubclass(suite, testing.Contract) and suite.plugin for suite in suites)
+    for suite in suites:
+        if sets := getattr(suite, "option_sets", ())[1:]:
+            failed = [one for one in testing.check(suite.plugin, option_sets=sets) if one.status == "failed"]
+            assert failed == []
     for function in functions:
         function(*[folder] * len(inspect.signature(function).parameters))
 
