@@ -148,7 +148,7 @@ def _convolved(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
 SHUFFLENET = replace(
     efficient_kind("shufflenet_2x", ShuffleNet3D, "kinetics_shufflenet_2.0x_G3_RGB_16_best.pth"),
     least_frames=16,
-    why_least="its shortcuts average steps of time two by two, and shorter clips leave the last shortcut no two",
+    why_least="its shortcuts average steps of time two by two, and of shorter clips the last one gets a single step",
 )
 
 KINDS = (SHUFFLENET, efficient_kind("shufflenetv2_2x", ShuffleNetV2, "kinetics_shufflenetv2_2.0x_RGB_16_best.pth"))
