@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -145,7 +145,7 @@ class Paper(_Part):
     statements: tuple[Statement, ...] = ()
     contradictions: tuple[str, ...] = ()
 
-    def number(self, table: str, row: Row, column: str, ratio: float | Literal["all"]) -> Reported | None:
+    def number(self, table: str, row: Row, column: str, ratio: float | str) -> Reported | None:
         """What the paper prints in a cell; None where it prints nothing."""
         for found in self.tables.get(table, ()):
             if (found.approach, found.pretrained) == (row.approach, row.pretrained):
@@ -153,7 +153,7 @@ class Paper(_Part):
         return None
 
 
-def ratio_key(ratio: float | Literal["all"]) -> str:
+def ratio_key(ratio: float | str) -> str:
     """How a ratio is written as a key: 0.05 -> "0.05"."""
     return ratio if isinstance(ratio, str) else f"{ratio:g}"
 

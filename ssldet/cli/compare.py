@@ -49,9 +49,9 @@ def command(
 ) -> None:
     """Show first - second, with an interval over seeds and one over test videos: in all, by class, by video.
 
-    Each side is a run's id or folder, several with commas between, or a folder with runs of one configuration. Seeds
-    are paired. Nothing is read but what runs leave: neither data nor detections. Tables are in percent, JSON in
-    fractions 0-1.
+    Each side is a run's id or folder, several with commas between, a folder with runs of one configuration, or the name
+    of others' detections (`ssldet evaluate --record`). Seeds are paired. Nothing is read but what runs leave: neither
+    data nor detections. Tables are in percent, JSON in fractions 0-1.
     """
     from ssldet.report.comparison import compare
     from ssldet.util.files import plain
@@ -97,6 +97,8 @@ def _head(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _side(side: Compared) -> str:
+    if None in side.seeds:
+        return side.title
     runs = ", ".join(f"{run} (seed {seed})" for run, seed in zip(side.runs, side.seeds, strict=True))
     return f"{side.title}: {runs}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet.cli.options import (
+    FOLDER,
     data_root,
     data_settings,
     json_flag,
@@ -22,6 +23,7 @@ from ssldet.cli.output import next_step, print_json, stdout_console
 if TYPE_CHECKING:
     from ssldet.contracts import MetricResult
     from ssldet.evaluation.results import Results
+    from ssldet.runs.external import External
 
 
 @click.command(
@@ -71,6 +73,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="0-1, or 0-100.",
 )
+@click.option("--record", "name", help="Keep the numbers under this name: tables show them as external, beside ours.")
+@click.option(
+    "--ratio",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="With --record: the label ratio, as the author states it.  [default: not stated]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="With --record: the seed, as the author states it.  [default: not stated]"
+)
+@click.option("--results", type=FOLDER, help="With --record: folder of results.  [default: results/runs]")
+@click.option("--replace", is_flag=True, help="With --record: replace what is kept under the name.")
 @json_flag
 def command(
     path: Path,
@@ -82,6 +95,11 @@ def command(
     metric: tuple[str, ...],
     protocols: tuple[str, ...],
     lenient: bool,
+    name: str | None,
+    ratio: float | None,
+    seed: int | None,
+    results: Path | None,
+    replace: bool,
     as_json: bool,
     **conventions: Any,
 ) -> None:
@@ -89,31 +107,54 @@ def command(
 
     A video without rows is a video with no detections. Videos are matched by id. Tables are in percent, JSON in
     fractions 0-1: metric -> its result, or with several protocols metric -> protocol -> result.
+
+    With --record NAME the numbers are kept in external/NAME of the results' folder, with the SHA-256 of the detections.
+    `ssldet table` shows them in a row of their own, `ssldet compare NAME RUN` holds them against a run.
     """
     from ssldet import plugins
     from ssldet.evaluation.detection_conventions import FileConventions
     from ssldet.evaluation.evaluator import evaluate
+    from ssldet.runs.external_scoring import record_external
 
-    for name in metric:  # an unknown name should not cost the opening of the data
-        plugins.load("metric", name)
-    found = evaluate(
-        path,
-        open_data(dataset, data_root, assignments),
-        {name: list(dict.fromkeys(protocols)) for name in metric},
-        split=split,
-        videos=videos,
-        lenient=lenient,
-        conventions=FileConventions(**conventions),
-    )
+    keeping = {"ratio": ratio, "seed": seed, "results": results, "replace": replace or None}
+    _check_recording(name, keeping)
+    for each in metric:  # an unknown name should not cost the opening of the data
+        plugins.load("metric", each)
+    data = open_data(dataset, data_root, assignments)
+    metrics = {each: list(dict.fromkeys(protocols)) for each in metric}
+    reading = FileConventions(**conventions)
+    options: dict[str, Any] = {"split": split, "videos": videos, "lenient": lenient, "conventions": reading}
+    kept: External | None = None
+    if name is None:
+        found = evaluate(path, data, metrics, **options)
+    else:
+        options |= {key: value for key, value in keeping.items() if value is not None}
+        kept, found = record_external(name, path, data, metrics, **options)
     _report_dropped(found.dropped)
     for text in (*found.remarks, *(f"warning: {warning}" for warning in found.warnings)):
         click.echo(text, err=True)
+    if kept is not None and kept.record is not None:
+        click.echo(f"kept in {kept.folder}, as external: detections {kept.record.short_hash}", err=True)
     if as_json:
         print_json(_as_json(found.results))
     else:
-        _show(found.results)
-        if "errors" not in metric:
+        show_results(found.results)
+        if kept is not None and kept.record is not None:
+            shown = f"`ssldet table --dataset {kept.record.dataset_name}` shows it beside runs"
+            next_step(f"{shown}, `ssldet compare {kept.name} RUN` against one")
+        elif "errors" not in metric:
             next_step("the same with `--metric errors` says what kinds of mistakes these are; --json is for scripts")
+
+
+def _check_recording(name: str | None, keeping: Mapping[str, Any]) -> None:
+    """Raises RequestError where the name is no good, or where there is none and something else goes with it."""
+    from ssldet.errors import RequestError
+    from ssldet.runs.external_scoring import check_name
+
+    if name is not None:
+        check_name(name)
+    elif given := [f"--{key}" for key, value in keeping.items() if value is not None]:
+        raise RequestError(f"{given[0]} belongs to --record NAME, which keeps the numbers; give a name")
 
 
 def _report_dropped(dropped: Mapping[str, int]) -> None:
@@ -135,14 +176,15 @@ def _as_json(results: Results) -> dict[str, Any]:
     return {name: next(iter(of.values())) if len(of) == 1 else of for name, of in content.items()}
 
 
-def _show(results: Results) -> None:
+def show_results(results: Results) -> None:
+    """A table for each metric and protocol, in percent."""
     from rich.table import Table
 
-    from ssldet import plugins
+    from ssldet.evaluation.results import column_titles
 
     console = stdout_console()
     for metric, result in _each(results):
-        titles = plugins.load("metric", metric).columns
+        titles = column_titles(metric)
         table = Table(title=f"{metric}, protocol {result.protocol}, percent", title_justify="left")
         table.add_column("class", no_wrap=True)
         for key in result.numbers:

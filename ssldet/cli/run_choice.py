@@ -13,6 +13,7 @@ from ssldet.cli.options import plugin_option, preset_option
 from ssldet.runs.filters import STATES
 
 if TYPE_CHECKING:
+    from ssldet.runs.external import External
     from ssldet.runs.store import RunEntry
 
 
@@ -34,8 +35,10 @@ def filter_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @quietly
 def complete_runs(context: click.Context) -> list[tuple[str, str]]:
-    """Ids of the runs that are there, the newest first, for the shell."""
-    return [(entry.id, entry.folder.name) for entry in reversed(runs_in(context.params.get("results") or ()))]
+    """Ids of the runs that are there, the newest first, and names of others' numbers, for the shell."""
+    places = context.params.get("results") or ()
+    runs = [(entry.id, entry.folder.name) for entry in reversed(runs_in(places))]
+    return [*runs, *((each.name, "external") for each in externals_in(places))]
 
 
 def places_of(results: Sequence[Path]) -> Sequence[Path]:
@@ -50,6 +53,20 @@ def runs_in(results: Sequence[Path]) -> list[RunEntry]:
     from ssldet.runs.store import find_runs
 
     return find_runs(places_of(results))
+
+
+def externals_in(results: Sequence[Path]) -> list[External]:
+    """Others' numbers in the folders given, by name."""
+    from ssldet.runs.external import find_externals
+
+    return find_externals(places_of(results))
+
+
+def chosen_external(name: str, results: Sequence[Path]) -> External | None:
+    """Others' numbers of that name or in that folder; None where there are none. Raises RequestError."""
+    from ssldet.runs.external import find_external
+
+    return find_external(name, places_of(results))
 
 
 def chosen_run(name: str, results: Sequence[Path]) -> RunEntry:

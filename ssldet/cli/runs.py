@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssldet.cli.external_view import list_of, show_external
 from ssldet.cli.options import data_root, json_flag, results_folders, yes_flag
 from ssldet.cli.output import aligned, confirm_removal, next_step, print_json, sparkline
 from ssldet.cli.run_choice import (
+    chosen_external,
     chosen_run,
     complete_runs,
+    externals_in,
     filter_options,
     places_of,
     runs_in,
@@ -23,12 +26,13 @@ from ssldet.runs.filters import RunFilter
 
 if TYPE_CHECKING:
     from ssldet.runs.curves import Curve
+    from ssldet.runs.external import External
     from ssldet.runs.store import RunEntry
 
 
 @click.group(epilog="Example: ssldet runs list")
 def command() -> None:
-    """List, show and remove runs. RUN is the start of a run's id, or its folder."""
+    """List, show and remove runs. RUN is the start of a run's id, or its folder; or the name of others' numbers."""
 
 
 # ----------------------------------------------------------------------------------------------------- list
@@ -41,18 +45,23 @@ def command() -> None:
 def list_runs(results: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     """List runs, the newest last; metrics in percent. V: video-mAP, F: frame-mAP. What all runs have is said above.
 
-    The date is the record's; with ~ that of the newest file, where the record has none.
+    The date is the record's; with ~ that of the newest file, where the record has none. Below stand others' numbers
+    (`ssldet evaluate --record`), as external; --json has them with the status "external".
     """
-    from ssldet.runs.listing import summary
+    from ssldet.runs.listing import external_summary, summary
 
-    found = runs_in(results)
-    chosen = [entry for entry in found if RunFilter(**filters).accept(entry)]
+    found, asked = runs_in(results), RunFilter(**filters)
+    chosen = [entry for entry in found if asked.accept(entry)]
+    externals = [external_summary(each) for each in externals_in(results) if asked.accept_external(each)]
     if as_json:
-        print_json([summary(entry) for entry in chosen])
-    elif chosen:
-        _list([summary(entry) for entry in chosen])
+        print_json([*(summary(entry) for entry in chosen), *externals])
+    elif chosen or externals:
+        if chosen:
+            _list([summary(entry) for entry in chosen])
+        if externals:
+            click.echo(("\n" if chosen else "") + list_of(externals))
         next_step("`ssldet runs show RUN` shows one, `ssldet compare A B` two, `ssldet table` all")
-    if not chosen:
+    if not chosen and not externals:
         places = ", ".join(map(str, places_of(results)))
         hint = "" if found else "; `ssldet run` and `ssldet grid` make some, --results names another folder"
         click.echo(f"no such run in {places} ({len(found)} runs there){hint}", err=True)
@@ -121,6 +130,9 @@ def show_run(
     from ssldet.runs.curves import as_json as curves_as_json
     from ssldet.runs.listing import check_files, log_curves, log_tail, summary
 
+    if external := chosen_external(name, results):
+        show_external(external, verify=verify, by_video=by_video, as_json=as_json)
+        return
     entry = chosen_run(name, results)
     if by_video:
         _show_videos(entry, data_root, as_json)
@@ -289,38 +301,57 @@ def rescore_run(name: str, data_root: Path | None, results: tuple[Path, ...], as
 def remove_runs(
     names: tuple[str, ...], results: tuple[Path, ...], yes: bool, dry_run: bool, as_json: bool, **filters: Any
 ) -> None:
-    """Remove runs: those named, or all that the filters choose; never one that is being carried out."""
-    from ssldet.runs.store import remove
+    """Remove runs: those named, or all that the filters choose; never one that is being carried out.
 
+    Others' numbers are removed by name alone.
+    """
     chosen = _to_remove(names, RunFilter(**filters), results)
     say = partial(click.echo, err=as_json or not dry_run)
     for entry in chosen:
-        say(f"{'would remove' if dry_run else 'remove'} {entry.id} {entry.folder}")
+        say(f"{'would remove' if dry_run else 'remove'} {_id(entry)} {entry.folder}")
     if chosen and not dry_run:
         confirm_removal(f"{len(chosen)} runs", yes)
-    left = {entry.id: [] if dry_run else remove(entry) for entry in chosen}
+    left = {_id(entry): [] if dry_run else _remove(entry) for entry in chosen}
     if as_json:
-        runs = [{"id": entry.id, "folder": str(entry.folder), "left": left[entry.id]} for entry in chosen]
+        runs = [{"id": _id(entry), "folder": str(entry.folder), "left": left[_id(entry)]} for entry in chosen]
         print_json({"dry_run": dry_run, "removed": [] if dry_run else runs, "would_remove": runs if dry_run else []})
         return
     for entry in () if dry_run else chosen:
-        rest = f"; {entry.folder} keeps {', '.join(left[entry.id])}, which no run wrote" if left[entry.id] else ""
-        click.echo(f"removed {entry.id}{rest}")
+        others = left[_id(entry)]
+        rest = f"; {entry.folder} keeps {', '.join(others)}, which no run wrote" if others else ""
+        click.echo(f"removed {_id(entry)}{rest}")
 
 
-def _to_remove(names: Sequence[str], filters: RunFilter, results: Sequence[Path]) -> list[RunEntry]:
-    """The runs to remove; says which of those that the filters choose are kept."""
+def _id(entry: RunEntry | External) -> str:
+    """What a run, or others' numbers, is called."""
+    from ssldet.runs.external import External
+
+    return entry.name if isinstance(entry, External) else entry.id
+
+
+def _remove(entry: RunEntry | External) -> list[str]:
+    """Gives the names of files of others that were left. Raises RequestError."""
+    from ssldet.runs.external import External, remove_external
+    from ssldet.runs.store import remove
+
+    return remove_external(entry) if isinstance(entry, External) else remove(entry)
+
+
+def _to_remove(names: Sequence[str], filters: RunFilter, results: Sequence[Path]) -> Sequence[RunEntry | External]:
+    """The runs, or others' numbers, to remove; says which of those that the filters choose are kept."""
     from ssldet.errors import RequestError
     from ssldet.runs.store import stopped, stopped_only
 
     if bool(names) == bool(filters):
         raise RequestError("name the runs to remove, or choose them by --status and the other filters: one of both")
     if names:
-        return stopped_only([chosen_run(name, results) for name in names])
-    found = [entry for entry in runs_in(results) if filters.accept(entry)]
-    chosen, kept = stopped(found)
+        externals = {name: found for name in names if (found := chosen_external(name, results))}
+        runs = stopped_only([chosen_run(name, results) for name in names if name not in externals])
+        return [*runs, *{found.folder: found for found in externals.values()}.values()]
+    asked_for = [entry for entry in runs_in(results) if filters.accept(entry)]
+    chosen, kept = stopped(asked_for)
     for entry in kept:
         click.echo(f"kept {entry.id}: it is being carried out", err=True)
-    if not found:
+    if not asked_for:
         click.echo(f"no such run in {', '.join(map(str, places_of(results)))}", err=True)
     return chosen

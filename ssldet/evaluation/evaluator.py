@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ssldet.contracts import Dataset, DatasetFacts, MetricResult, Subset, Video, VideoDetections
+from ssldet.contracts import Dataset, DatasetFacts, Matches, MetricResult, Subset, Video, VideoDetections
 from ssldet.data.datasets import load_dataset
 from ssldet.errors import DataError, DetectionsError, nearest
 from ssldet.evaluation import diagnosis, results, scoring
@@ -36,6 +36,8 @@ class Evaluation(Mapping[str, Mapping[str, MetricResult]]):
         left_out: installed metrics that do not apply to the data set, with the reason; only where none was named.
         remarks: how a file was read: its labels, names and columns.
         warnings: what looks wrong with the detections; the likely cause wherever a score is exactly 0.
+        videos: those that were scored.
+        matches: metric -> protocol -> which detection of which video was a hit, where a metric gives it.
     """
 
     results: Results
@@ -43,6 +45,8 @@ class Evaluation(Mapping[str, Mapping[str, MetricResult]]):
     left_out: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    videos: tuple[Video, ...] = ()
+    matches: Mapping[str, Mapping[str, Matches]] = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> Mapping[str, MetricResult]:
         return self.results[metric]
@@ -113,10 +117,10 @@ def evaluate(
     scoring.build_meters(opened.facts, wanted)  # a name that is unknown should not cost the reading of a large file
     scored, known = choose_videos(opened, split, videos)
     sound, dropped, remarks = _sound(detections, opened.facts, known, lenient=lenient, conventions=conventions)
-    scores = scoring.score(opened.facts, scored, opened.truth, sound, wanted)
+    found = scoring.score_videos(opened.facts, scored, opened.truth, sound, wanted)
     seen = diagnosis.sample(scored, opened.truth, sound)
-    warnings = tuple(diagnosis.why_zero(scores, opened.facts, seen) or diagnosis.doubts(seen))
-    return Evaluation(scores, dropped, left_out, tuple(remarks), warnings)
+    warnings = tuple(diagnosis.why_zero(found.results, opened.facts, seen) or diagnosis.doubts(seen))
+    return Evaluation(found.results, dropped, left_out, tuple(remarks), warnings, tuple(scored), found.matches)
 
 
 def _sound(

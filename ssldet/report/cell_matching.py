@@ -51,10 +51,11 @@ class CellMatcher:
     def __init__(self, spec: TableSpec, collection: RunCollection, settings: Settings) -> None:
         self.spec, self.settings = spec, settings
         self._resolved, self._data = collection.resolved, settings.dataset(spec.dataset)
-        data = self._data_of_cells()
+        self.data = data = self._data_of_cells()
         # of the paper's tables other options are other data; a table of any data set says that it left them out
         on_data = (lambda run: str(run.dataset) == str(data)) if spec.of_dataset else (lambda run: run.dataset == data)
         self.candidates = [run for run in collection.runs if on_data(run)]
+        self.externals = [each for each in collection.externals if str(each.dataset) == str(data)]
 
     def runs(self, row: Row, ratio: float) -> list[Run]:
         """Runs with exactly the settings of a cell."""

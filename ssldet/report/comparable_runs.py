@@ -22,9 +22,11 @@ from ssldet.contracts import Matches, Strategy
 from ssldet.errors import RequestError, SsldetError, UnknownName
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.evaluation.results import column_titles
+from ssldet.report.external_runs import ExternalRun
 from ssldet.report.run_matches import has_matches, known_places, matches_of, per_video_of
-from ssldet.report.run_selection import Folders, LeftOut, Run, collect_runs, result_folders, select_runs
-from ssldet.runs.listing import HEADLINES, headline_places, protocol_of
+from ssldet.report.run_selection import Folders, LeftOut, Run, TestedRun, collect_runs, result_folders, select_runs
+from ssldet.runs.external import find_external
+from ssldet.runs.listing import HEADLINES, headline_places
 from ssldet.runs.store import find_run, find_runs, is_run
 
 
@@ -33,15 +35,15 @@ class Compared:
     """The runs on one side.
 
     Attributes:
-        title: strategy, its options that are not its defaults, ratio and preset.
-        runs: ids, in the order of `seeds`.
-        seeds: those that count.
+        title: strategy, its options that are not its defaults, ratio and preset; or whose detections they are.
+        runs: ids, in the order of `seeds`; the name of others' numbers.
+        seeds: those that count; None of others' numbers, which pair with nothing.
         left_out: runs that were named and do not count, with the reason.
     """
 
     title: str
     runs: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
@@ -50,30 +52,47 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """Runs of one configuration by seed, with what each has kept."""
+    """Runs of one configuration by seed, with what each has kept; or others' numbers, under no seed."""
 
     name: str
-    runs: Mapping[int, Run]
-    kept: Mapping[int, PerVideo]
-    left_out: tuple[LeftOut, ...]
+    runs: Mapping[int | None, TestedRun]
+    kept: Mapping[int | None, PerVideo]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
-    def reference(self) -> Run:
+    def reference(self) -> TestedRun:
         return next(iter(self.runs.values()))
 
     @property
+    def external(self) -> bool:
+        return isinstance(self.reference, ExternalRun)
+
+    @property
     def compared(self) -> Compared:
-        ids = tuple(run.entry.id for run in self.runs.values())
+        ids = tuple(run.id for run in self.runs.values())
         return Compared(title_of(self.reference), ids, tuple(self.runs), self.left_out)
 
-    def matches(self, column: ComparedColumn, seed: int) -> Matches:
+    def matches(self, column: ComparedColumn, seed: int | None) -> Matches:
         return self.kept[seed].matches[column.metric][column.protocol]
 
 
 def side_of(name: str | Path, results: Folders | None) -> Side:
+    if (external := _named_external(str(name), results)) is not None:
+        return Side(str(name), {None: external}, {None: per_video_of(external)})
     runs, left_out = _one_configuration(str(name), *_named_runs(str(name), results))
-    by_seed = {run.experiment.seed: run for run in sorted(runs, key=lambda run: run.place)}
+    in_order = sorted(runs, key=lambda run: run.place)
+    by_seed: dict[int | None, TestedRun] = {run.experiment.seed: run for run in in_order}
     return Side(str(name), by_seed, {seed: per_video_of(run) for seed, run in by_seed.items()}, left_out)
+
+
+def _named_external(name: str, results: Folders | None) -> ExternalRun | None:
+    """Others' numbers of that name, or in that folder; None where there are none. Raises RequestError."""
+    found = find_external(name, [] if Path(name).is_dir() else result_folders(results))
+    if found is None:
+        return None
+    if found.record is None:
+        raise RequestError(found.problem)
+    return ExternalRun(found.record, found.folder)
 
 
 def _named_runs(name: str, results: Folders | None) -> tuple[list[Run], list[LeftOut]]:
@@ -122,8 +141,10 @@ def _several(name: str, runs: Sequence[Run]) -> str:
     )
 
 
-def title_of(run: Run) -> str:
+def title_of(run: TestedRun) -> str:
     """Strategy, those of its options that are not the strategy's own defaults, ratio and preset."""
+    if isinstance(run, ExternalRun):
+        return f"{run.title}, detections {run.record.short_hash}"
     usual = _defaults(run.experiment.strategy)
     options = [f"{key}={value}" for key, value in run.experiment.strategy_options.items() if usual.get(key) != value]
     return ", ".join([run.experiment.strategy, *options, f"ratio {run.experiment.ratio:g}", run.preset or "no preset"])
@@ -150,16 +171,18 @@ def same_tests(first: Side, second: Side) -> PerVideo:
                 if one != other:
                     raise RequestError(
                         f"only runs that were tested alike can be compared, and {what} differs: {one} of run "
-                        f"{reference.entry.id} ({title_of(reference)}), {other} of run {run.entry.id} ({title_of(run)})"
+                        f"{reference.id} ({title_of(reference)}), {other} of run {run.id} ({title_of(run)})"
                     )
     return kept
 
 
-def _tests(one: Run, of_one: PerVideo, other: Run, of_other: PerVideo) -> Iterable[tuple[str, object, object]]:
+def _tests(
+    one: TestedRun, of_one: PerVideo, other: TestedRun, of_other: PerVideo
+) -> Iterable[tuple[str, object, object]]:
     """(what, of one, of the other), in the order in which a reader wants to know."""
     yield "the data set", str(one.dataset), str(other.dataset)
-    yield "the official split", one.experiment.split, other.experiment.split
-    yield "what it was tested on", one.experiment.eval_on, other.experiment.eval_on
+    yield "the official split", one.split, other.split
+    yield "what it was tested on", one.eval_on, other.eval_on
     yield "the data's fingerprint", one.record.data_fingerprint[:12], other.record.data_fingerprint[:12]
     ids, other_ids = ({video.id for video in kept.videos} for kept in (of_one, of_other))
     for lone in sorted(ids ^ other_ids)[:1]:
@@ -182,10 +205,10 @@ class ComparedColumn:
 def columns_of(names: Iterable[str] | None, first: Side, second: Side, kept: PerVideo) -> list[ComparedColumn]:
     """The columns that were asked for, each once. Raises UnknownName, RequestError."""
     if names is None:
-        places = headline_places(protocol_of(first.reference.entry)).values()
+        places = headline_places(first.reference.protocol).values()
         columns = [_column(kept, *place) for place in places if has_matches(kept, place)]
     else:
-        usual = protocol_of(first.reference.entry)
+        usual = first.reference.protocol
         columns = list(dict.fromkeys(_read_column(name, kept, usual) for name in names))
     if not columns:
         raise RequestError(f"{first.name} was scored by none of {', '.join(HEADLINES)}; name a column with --metric")
@@ -221,19 +244,21 @@ def _protocol(kept: PerVideo, metric: str, usual: str) -> str:
     return usual if usual in protocols else next(iter(protocols))
 
 
-def _check_column(column: ComparedColumn, kept: PerVideo, other: PerVideo, run: Run, other_run: Run) -> None:
+def _check_column(
+    column: ComparedColumn, kept: PerVideo, other: PerVideo, run: TestedRun, other_run: TestedRun
+) -> None:
     place = (column.metric, column.protocol, column.key)
     what = f"{column.metric}, protocol {column.protocol}, {column.key}"
     if not has_matches(other, place):
         raise RequestError(
-            f"run {run.entry.id} was scored by {what}, and run {other_run.entry.id} was not; it has "
+            f"run {run.id} was scored by {what}, and run {other_run.id} was not; it has "
             f"{', '.join(known_places(other))}"
         )
     one, again = (each.matches[column.metric][column.protocol] for each in (kept, other))
     alike = (one.rule, one.columns, one.thresholds) == (again.rule, again.columns, again.thresholds)
     if not (alike and np.array_equal(one.truths_vk, again.truths_vk) and one.ranked.keys() == again.ranked.keys()):
         raise RequestError(
-            f"runs {run.entry.id} and {other_run.entry.id} were not scored alike by {what}: versions of the metric "
+            f"runs {run.id} and {other_run.id} were not scored alike by {what}: versions of the metric "
             "differ; score one of them again with `ssldet runs rescore`"
         )
     matches_of(other_run, other, place)
@@ -241,4 +266,4 @@ def _check_column(column: ComparedColumn, kept: PerVideo, other: PerVideo, run: 
 
 def common_seeds(first: Side, second: Side) -> tuple[int, ...]:
     """The seeds that both sides have."""
-    return tuple(sorted(first.runs.keys() & second.runs.keys()))
+    return tuple(sorted(seed for seed in first.runs.keys() & second.runs.keys() if seed is not None))

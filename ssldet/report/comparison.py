@@ -15,7 +15,6 @@ from statistics import fmean
 
 import numpy as np
 
-from ssldet.config import Experiment
 from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.comparable_runs import (
@@ -28,6 +27,7 @@ from ssldet.report.comparable_runs import (
     side_of,
 )
 from ssldet.report.contrasts import paired
+from ssldet.report.external_runs import ExternalRun
 from ssldet.report.resampling import (
     DRAWS,
     Draws,
@@ -39,7 +39,7 @@ from ssldet.report.resampling import (
     without_each,
 )
 from ssldet.report.run_matches import all_videos
-from ssldet.report.run_selection import ABSENT, Folders, differing
+from ssldet.report.run_selection import ABSENT, Folders, TestedRun, differing
 
 MOST_VIDEOS = 10
 """Of the videos that moved a difference most, so many are named."""
@@ -138,8 +138,9 @@ def compare(
 ) -> Comparison:
     """Hold two configurations against each other, from the files that their runs left.
 
-    Each side is a run's id or folder, several of them with commas between, or a folder with runs of one configuration.
-    Differences are paired by seed; both sides are drawn the same test videos.
+    Each side is a run's id or folder, several of them with commas between, or a folder with runs of one configuration;
+    or the name or folder of others' numbers, which `ssldet evaluate --record` keeps. Differences are paired by seed;
+    both sides are drawn the same test videos.
 
     Args:
         first, second: the two sides; differences are first - second.
@@ -172,7 +173,7 @@ def compare(
     return Comparison(
         first=sides[0].compared,
         second=sides[1].compared,
-        settings=_settings(sides[0].reference.experiment, sides[1].reference.experiment),
+        settings=_settings(sides[0].reference, sides[1].reference),
         dataset=str(sides[0].reference.dataset),
         split=kept.split,
         videos=len(kept.videos),
@@ -185,10 +186,13 @@ def compare(
     )
 
 
-def _settings(first: Experiment, second: Experiment) -> tuple[str, ...]:
+def _settings(first: TestedRun, second: TestedRun) -> tuple[str, ...]:
     """What differs; of two strategies not the options that only one of them has, which titles name."""
-    words = differing(first, second)
-    return tuple(words if first.strategy == second.strategy else [each for each in words if ABSENT not in each])
+    if isinstance(first, ExternalRun) or isinstance(second, ExternalRun):
+        return ("settings that are not known: others' detections have none",)
+    ours, other = first.experiment, second.experiment
+    words = differing(ours, other)
+    return tuple(words if ours.strategy == other.strategy else [each for each in words if ABSENT not in each])
 
 
 # --------------------------------------------------------------------------------------------- differences
@@ -222,25 +226,27 @@ def _difference(column: ComparedColumn, first: Side, second: Side, kept: PerVide
 class _Scores:
     """The AP of one side's k classes under w weights: of each seed, and the mean over seeds. Row 0 has all videos."""
 
-    of_seed: Mapping[int, np.ndarray]
+    of_seed: Mapping[int | None, np.ndarray]
     mean_wk: np.ndarray
 
     @classmethod
-    def of(cls, side: Side, column: ComparedColumn, seeds: Sequence[int], weights_wv: np.ndarray) -> _Scores:
+    def of(cls, side: Side, column: ComparedColumn, seeds: Sequence[int | None], weights_wv: np.ndarray) -> _Scores:
         of_seed = {seed: class_scores(side.matches(column, seed), column.key, weights_wv) for seed in seeds}
         return cls(of_seed, np.mean(list(of_seed.values()), axis=0))
 
-    def means(self) -> dict[int, float]:
+    def means(self) -> dict[int | None, float]:
         """Seed -> its mean over classes."""
         return {seed: float(mean_over_classes(scores_wk[:1])[0]) for seed, scores_wk in self.of_seed.items()}
 
-    def of_class(self, k: int) -> dict[int, float]:
+    def of_class(self, k: int) -> dict[int | None, float]:
         """Seed -> its AP of a class."""
         return {seed: float(scores_wk[0, k]) for seed, scores_wk in self.of_seed.items()}
 
 
-def _over_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[Interval | None, float | None]:
-    student = paired(first, second)
+def _over_seeds(
+    first: Mapping[int | None, float], second: Mapping[int | None, float]
+) -> tuple[Interval | None, float | None]:
+    student = paired(*({seed: each for seed, each in of.items() if seed is not None} for of in (first, second)))
     if student.low is None or student.high is None:
         return None, None
     return Interval(student.low, student.high), student.p
@@ -278,7 +284,9 @@ def _strongest(kept: PerVideo, shares_v: np.ndarray) -> tuple[VideoShare, ...]:
 
 def _remarks(first: Side, second: Side, draws: Draws) -> Iterable[str]:
     pairs = common_seeds(first, second)
-    if not pairs:
+    if first.external or second.external:
+        yield "A side is external and pairs with no seed: there is no interval over seeds, and nothing is ordered."
+    elif not pairs:
         yield "No seed in common: nothing is paired, there is no interval over seeds, and nothing is ordered."
     elif len(pairs) == 1:
         yield (
@@ -290,8 +298,9 @@ def _remarks(first: Side, second: Side, draws: Draws) -> Iterable[str]:
             f"Over seeds: Student's t of {len(pairs)} paired differences; covers what training draws, not which videos "
             "were tested."
         )
-    if lone := sorted(first.runs.keys() ^ second.runs.keys()) if pairs else []:
-        yield f"Seeds that one side lacks are left out: {', '.join(map(str, lone))}."
+    lone = [seed for seed in first.runs.keys() ^ second.runs.keys() if seed is not None]
+    if pairs and lone:
+        yield f"Seeds that one side lacks are left out: {', '.join(map(str, sorted(lone)))}."
     where = (
         "within classes" if draws.within_classes else "over all videos; a class absent from a draw leaves both means"
     )

@@ -14,6 +14,7 @@ from ssldet.benchmark.dataset_spec import dataset_spec, paper_name, row_of
 from ssldet.benchmark.spec import Column, Row, TableSpec
 from ssldet.config import DEFAULT_PRESET
 from ssldet.report.cell_matching import CellMatcher, SettingsOption, option_of, title_of
+from ssldet.report.external_runs import ExternalRun
 from ssldet.report.run_selection import Run, RunCollection
 from ssldet.report.table_data import Table, TableRequest
 from ssldet.report.tables import build_from
@@ -45,13 +46,15 @@ def dataset_table(
     """
     plain = dataset_spec(dataset, ratios=ratios, protocol=protocol)
     base = Settings(assignments=request.assignments, videos=request.videos)
-    on_data = CellMatcher(plain, collection, request.settings or base).candidates
-    wanted = ratios or sorted({run.experiment.ratio for run in on_data})
+    matching = CellMatcher(plain, collection, request.settings or base)
+    on_data, externals = matching.candidates, matching.externals
+    stated = {each.record.ratio for each in externals if each.record.ratio is not None}
+    wanted = ratios or sorted({run.experiment.ratio for run in on_data} | stated)
 
     def option(settings: Settings) -> tuple[TableSpec, SettingsOption]:
         matcher = CellMatcher(plain, collection, settings)
         spec = dataset_spec(dataset, _rows(on_data, settings, matcher), wanted, protocol, _advice(dataset, on_data))
-        spec = spec.model_copy(update={"columns": _scored_columns(spec, on_data)})
+        spec = spec.model_copy(update={"columns": _scored_columns(spec, on_data, externals)})
         counted = option_of(spec, collection, settings)
         return spec if counted.tried or not on_data else spec.model_copy(update={"note": OTHER_SETTINGS}), counted
 
@@ -89,9 +92,9 @@ def _row(run: Run, settings: Settings, matcher: CellMatcher) -> Row:
     return plain.model_copy(update={"approach": title, "options": changed})
 
 
-def _scored_columns(spec: TableSpec, runs: Sequence[Run]) -> tuple[Column, ...]:
+def _scored_columns(spec: TableSpec, runs: Sequence[Run], externals: Sequence[ExternalRun]) -> tuple[Column, ...]:
     """Those that any run has; data without tubes have no video-mAP. All of them where there is no number yet."""
-    done = [run for run in runs if run.done]
+    done: list[Run | ExternalRun] = [*(run for run in runs if run.done), *externals]
     scored = tuple(c for c in spec.columns if any(run.number(c.metric, c.protocol, c.key) is not None for run in done))
     return scored or spec.columns
 

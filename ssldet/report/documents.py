@@ -14,8 +14,8 @@ from ssldet.benchmark.spec import Reported
 from ssldet.report import comparison_blocks, flat_rows
 from ssldet.report.data_table import TABLE_1, DataRow
 from ssldet.report.document import NOT_RUN, Block, Document, Section, TextRow
-from ssldet.report.table_data import Entry, Table
-from ssldet.report.wording import digits_of, flags, headings, printed, sections_of
+from ssldet.report.table_data import UNSTATED, Entry, Table
+from ssldet.report.wording import RATIOS, digits_of, flags, headings, printed, sections_of
 
 SYMBOLS = {
     "other preset": ("†", "made with another preset than the paper's settings"),
@@ -138,6 +138,7 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
     if "partial" in used:
         yield "n/N: n of N expected seeds"
     yield from (f"[{number}] {text}" for number, text in enumerate(footnotes.texts, start=1))
+    yield from _external_notes(table)
     yield from comparison_blocks.notes(table)
     yield from _subset_note(table)
     if table.spec.note:
@@ -145,6 +146,24 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
     if not table.spec.of_dataset:
         name = f"Table {table.spec.name}"
         yield from (text for text in benchmark.paper().contradictions if name in text)
+
+
+def _external_notes(table: Table) -> Iterator[str]:
+    """Whose numbers the external rows are, by the hash of what was scored."""
+    externals = [line.external for line in table.lines if line.external]
+    if externals:
+        yield (
+            "External: others' detections, scored by `ssldet evaluate --record`; no runs of ours, and in no mean, "
+            "difference, contrast or rank"
+        )
+    for external in externals:
+        record = external.record
+        stated = {"ratio": record.ratio, "seed": record.seed}
+        words = [f"{name} {value:g}" for name, value in stated.items() if value is not None]
+        author = f"; its author states {' and '.join(words)}" if words else ""
+        yield f"{external.title}: detections {record.short_hash} (SHA-256), {record.source}{author}"
+    if any(column.ratio == UNSTATED for column in table.columns):
+        yield f"{RATIOS[UNSTATED]}: of an external row whose author states no label ratio"
 
 
 def _subset_note(table: Table) -> Iterator[str]:

@@ -24,6 +24,10 @@ def facts(table: Table) -> dict[str, Any]:
         "videos": None if settings.videos is None else list(settings.videos),
         "seeds": list(table.seeds),
         "chosen_because_it_fills": table.best.filled if table.best else None,
+        "external": [
+            {"name": record.name, "detections": record.detections, "ratio": record.ratio, "seed": record.seed}
+            for record in (line.external.record for line in table.lines if line.external)
+        ],
         "others": [{"flags": flags(option.settings), "cells": option.filled} for option in table.others],
     }
 

@@ -12,8 +12,9 @@ from ssldet.contracts import Matches
 from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo, read_per_video
 from ssldet.evaluation.results import column_titles
+from ssldet.report.external_runs import ExternalRun
 from ssldet.report.resampling import class_scores
-from ssldet.report.run_selection import Run
+from ssldet.report.run_selection import TestedRun
 from ssldet.runs import layout
 
 Place = tuple[str, str, str]
@@ -23,21 +24,23 @@ _SLACK = 1e-6
 """By how much a record's number may differ from what its matches give, by rounding."""
 
 
-def per_video_of(run: Run) -> PerVideo:
+def per_video_of(run: TestedRun) -> PerVideo:
     """The per-video matches that a finished run has left.
 
     Raises:
         RequestError: it has none, and says what makes them; or the file is damaged.
     """
-    path = run.entry.folder / layout.PER_VIDEO
+    path = run.folder / layout.PER_VIDEO
     if not path.is_file():
-        raise RequestError(f"run {run.entry.id} has no {layout.PER_VIDEO} in {run.entry.folder}; {_what_makes_it(run)}")
+        raise RequestError(f"run {run.id} has no {layout.PER_VIDEO} in {run.folder}; {_what_makes_it(run)}")
     return read_per_video(path)
 
 
-def _what_makes_it(run: Run) -> str:
-    if (run.entry.folder / layout.DETECTIONS).is_file():
-        return f"`ssldet runs rescore {run.entry.folder}` makes it from its {layout.DETECTIONS} and the data"
+def _what_makes_it(run: TestedRun) -> str:
+    if isinstance(run, ExternalRun):
+        return f"the same `ssldet evaluate` with --record {run.id} --replace makes it, by frame_map or video_map"
+    if (run.folder / layout.DETECTIONS).is_file():
+        return f"`ssldet runs rescore {run.folder}` makes it from its {layout.DETECTIONS} and the data"
     return (
         f"it keeps no {layout.DETECTIONS} to make it from: copy its {layout.CONFIG}, remove the run, and make it again "
         "with `ssldet run --config COPY`"
@@ -61,7 +64,7 @@ def known_places(kept: PerVideo) -> list[str]:
     ]
 
 
-def matches_of(run: Run, kept: PerVideo, place: Place) -> Matches:
+def matches_of(run: TestedRun, kept: PerVideo, place: Place) -> Matches:
     """The matches of one number of a run.
 
     Raises:
@@ -70,7 +73,7 @@ def matches_of(run: Run, kept: PerVideo, place: Place) -> Matches:
     metric, protocol, key = place
     if not has_matches(kept, place):
         raise RequestError(
-            f"run {run.entry.id} kept no matches of {metric}, protocol {protocol}, {key}; it has "
+            f"run {run.id} kept no matches of {metric}, protocol {protocol}, {key}; it has "
             f"{', '.join(known_places(kept))}"
         )
     matches = kept.matches[metric][protocol]
@@ -79,12 +82,18 @@ def matches_of(run: Run, kept: PerVideo, place: Place) -> Matches:
         return matches
     title = column_titles(metric).get(key, f"{metric} {key}")
     raise RequestError(
-        f"{run.entry.folder / layout.PER_VIDEO} is not of run {run.entry.id}: {title} is {by_file:.6f} by it and "
-        f"{recorded:.6f} by the record; `ssldet runs rescore {run.entry.folder}` makes it again"
+        f"{run.folder / layout.PER_VIDEO} is not of run {run.id}: {title} is {by_file:.6f} by it and "
+        f"{recorded:.6f} by the record; {_again(run)} makes it again"
     )
 
 
-def _recorded(run: Run, place: Place) -> float | None:
+def _again(run: TestedRun) -> str:
+    if isinstance(run, ExternalRun):
+        return f"`ssldet evaluate --record {run.id} --replace`"
+    return f"`ssldet runs rescore {run.folder}`"
+
+
+def _recorded(run: TestedRun, place: Place) -> float | None:
     """The protocol's own mean; `run.number` is another one on a subset of the videos."""
     try:
         return run.record.value(*place)

@@ -20,7 +20,9 @@ from pydantic import ValidationError
 from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
 from ssldet.config import Experiment, spelled_out
 from ssldet.errors import RequestError
+from ssldet.report.external_runs import ExternalRun, collect_externals
 from ssldet.runs import layout
+from ssldet.runs.listing import protocol_of
 from ssldet.runs.provenance import COMPARED
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry, find_runs
@@ -43,6 +45,27 @@ class Run:
     def record(self) -> Record:
         assert self.entry.record is not None, "only a run that is done has numbers"
         return self.entry.record
+
+    @property
+    def id(self) -> str:
+        return self.entry.id
+
+    @property
+    def folder(self) -> Path:
+        return self.entry.folder
+
+    @property
+    def split(self) -> int:
+        return self.experiment.split
+
+    @property
+    def eval_on(self) -> str:
+        return self.experiment.eval_on
+
+    @property
+    def protocol(self) -> str:
+        """The protocol of its data set."""
+        return protocol_of(self.entry)
 
     @property
     def done(self) -> bool:
@@ -78,6 +101,10 @@ class Run:
         return self.record.class_numbers(metric, protocol, key)
 
 
+TestedRun = Run | ExternalRun
+"""What has numbers and per-video matches: a run of ours, or others' detections."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """A run that is not in a table although it could be thought to be: what kind of reason, and the reason."""
@@ -92,11 +119,13 @@ class LeftOut:
 class RunCollection:
     """All runs found: those with known settings, newest last, and those of which nothing can be known.
 
+    `externals` are others' numbers that lie beside them.
     `resolved` keeps the settings of cells that were asked for, so that each is resolved once for all tables.
     """
 
     runs: tuple[Run, ...] = ()
     unreadable: tuple[LeftOut, ...] = ()
+    externals: tuple[ExternalRun, ...] = ()
     resolved: dict[str, Experiment | None] = field(default_factory=dict)
 
 
@@ -120,9 +149,9 @@ def result_folders(folders: Folders | None = None) -> list[Path]:
 
 
 def collect_runs(folders: Iterable[Path]) -> RunCollection:
-    """Read every run in or below some folders, each once."""
-    runs, unreadable = [], []
-    for entry in find_runs(folders):
+    """Read every run in or below some folders, each once, and others' numbers beside them."""
+    searched, runs, unreadable = list(folders), [], []
+    for entry in find_runs(searched):
         try:
             experiment = Experiment.model_validate(entry.experiment)
         except ValidationError as error:
@@ -130,7 +159,9 @@ def collect_runs(folders: Iterable[Path]) -> RunCollection:
         else:
             experiment = spelled_out(experiment)
             runs.append(Run(entry, experiment, settings_key(experiment)))
-    return RunCollection(tuple(runs), tuple(unreadable))
+    externals, damaged = collect_externals(searched)
+    unreadable += [LeftOut(each.name, str(each.folder), "unreadable", each.problem) for each in damaged]
+    return RunCollection(tuple(runs), tuple(unreadable), tuple(externals))
 
 
 def _not_ours(error: ValidationError) -> str:

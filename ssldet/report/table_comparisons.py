@@ -54,7 +54,7 @@ class TableComparisons:
 
         Each with two seeds or more, since one seed orders nothing, and all tested on the same videos.
         """
-        places = [i for i, column in enumerate(columns) if column.ratio != "all" and len(column.splits) == 1]
+        places = [i for i, column in enumerate(columns) if isinstance(column.ratio, float) and len(column.splits) == 1]
         for pretrained in (False, True):
             lines = [i for i, line in enumerate(self.lines) if line.row.pretrained is pretrained]
             means = {line: _means(entries[line], places) for line in lines}
@@ -93,7 +93,9 @@ class TableComparisons:
                     yield Contrast(*names, pretrained, differences)
 
     def _contrast(self, lines: Sequence[int | None], column: Column) -> Difference | None:
-        cells = [self.cells.get((line, column.ratio)) for line in lines if line is not None and column.ratio != "all"]
+        if not isinstance(column.ratio, float):
+            return None
+        cells = [self.cells.get((line, column.ratio)) for line in lines if line is not None]
         pair = [cell for cell in cells if cell is not None]
         return self.difference(pair[0], pair[1], column) if len(pair) == 2 else None
 

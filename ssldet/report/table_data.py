@@ -11,10 +11,14 @@ from ssldet.benchmark.cells import Settings
 from ssldet.benchmark.spec import Reported, Row, TableSpec
 from ssldet.report.cell_matching import SettingsOption
 from ssldet.report.contrasts import Contrast, Difference
+from ssldet.report.external_runs import ExternalRun
 from ssldet.report.resampling import Interval
 from ssldet.report.run_selection import LeftOut
 
-Ratio = float | Literal["all"]
+Ratio = float | Literal["all", "unstated"]
+
+UNSTATED: Literal["unstated"] = "unstated"
+"""The ratio of others' numbers whose author states none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of a table and what it is: the paper's and ours, the paper's alone, ours alone, or a further plugin's."""
+    """A row and what it is: the paper's and ours, the paper's alone, ours alone, a further plugin's, or others'.
+
+    `external` has others' numbers where the row is of them.
+    """
 
     row: Row
-    kind: Literal["both", "reported", "ours", "plugin"]
+    kind: Literal["both", "reported", "ours", "plugin", "external"]
+    external: ExternalRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from ssldet.report import cell_matching, table_comparisons
 from ssldet.report.cell_matching import CellMatcher, SettingsOption
 from ssldet.report.contrasts import with_holm
 from ssldet.report.data_table import TABLE_1
+from ssldet.report.external_rows import ExternalRows
 from ssldet.report.run_selection import Run, RunCollection, RunSelection, leave_out, select_runs
 from ssldet.report.table_comparisons import TableComparisons
-from ssldet.report.table_data import Column, Entry, Line, Ratio, Table, TableRequest
+from ssldet.report.table_data import UNSTATED, Column, Entry, Line, Ratio, Table, TableRequest
 
 
 def names() -> list[str]:
@@ -105,7 +106,9 @@ class _TableBuilder:
         self._baselines: dict[tuple[bool, float], RunSelection] = {}
         self._add_rows()
         self._add_plugins()
-        self.comparisons = TableComparisons(spec, self.lines, self.cells, self._by_seed)
+        self.comparisons = TableComparisons(spec, tuple(self.lines), self.cells, self._by_seed)
+        self.externals = self._external_rows()
+        self._add_externals()
         self.seeds = request.seeds or self._seeds_found()
 
     def table(self) -> Table:
@@ -152,6 +155,19 @@ class _TableBuilder:
                 differences = cell_matching.beside_strategy(run.experiment, expected) if expected else []
                 self._leave_out(run, differences or [cell_matching.UNRESOLVED])
 
+    def _external_rows(self) -> ExternalRows:
+        runs = [run for selection in self.cells.values() for run in selection.runs.values()]
+        split = self.request.splits[0]
+        return ExternalRows(self.spec, self.settings, self.matcher.data, split, runs, self._ratios())
+
+    def _add_externals(self) -> None:
+        """Rows of others' numbers, by name; nothing of ours is held against them."""
+        for external in self.matcher.externals:
+            if why := self.externals.why_not(external):
+                self.left_out.append(self.externals.left_out(external, why))
+            else:
+                self.lines.append(Line(Row(approach=external.title, pretrained=False), "external", external))
+
     def _add_cell(self, line: int, ratio: float, runs: Sequence[Run]) -> None:
         selection = select_runs(self._requested(runs))
         self.cells[line, ratio] = selection
@@ -166,8 +182,8 @@ class _TableBuilder:
         return tuple(sorted({seed for _, seed in places}))
 
     def _columns(self) -> Iterator[Column]:
-        single = any(row.strategy is None or row.ratio is not None for row in self.spec.rows)
-        ratios: tuple[Ratio, ...] = (*self.spec.ratios, "all") if single else self.spec.ratios
+        unstated = any(line.external and line.external.record.ratio is None for line in self.lines)
+        ratios: tuple[Ratio, ...] = (*self._ratios(), UNSTATED) if unstated else self._ratios()
         splits = self.request.splits
         for metric in self.spec.columns:
             for ratio in ratios:
@@ -175,9 +191,16 @@ class _TableBuilder:
                 if len(splits) > 1:
                     yield Column(metric, ratio, splits)
 
+    def _ratios(self) -> tuple[Ratio, ...]:
+        """Those of the columns of our rows and the paper's."""
+        single = any(row.strategy is None or row.ratio is not None for row in self.spec.rows)
+        return (*self.spec.ratios, "all") if single else self.spec.ratios
+
     def _entry(self, index: int, column: Column) -> Entry | None:
         """The number of a line in a column; None when the line has none there."""
         line, first = self.lines[index], column.splits == (1,) and not self.spec.of_dataset
+        if line.external:
+            return self.externals.entry(line.external, column)
         paper = benchmark.paper().number(self.spec.name, line.row, column.metric.title, column.ratio) if first else None
         if line.row.strategy is None:
             return Entry(paper=paper) if paper else None

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings
 from ssldet.report.document import Section, TextRow
-from ssldet.report.table_data import Column, Line, Table
+from ssldet.report.table_data import UNSTATED, Column, Line, Table
+
+RATIOS = {"all": "all", UNSTATED: "-"}
+"""Ratios that are no number, as heads have them."""
 
 TextCells = tuple[tuple[str, ...], ...]
 """The cells of a row, the lines of each."""
@@ -34,7 +37,7 @@ def headings(table: Table) -> tuple[tuple[str, str], ...]:
 
 
 def _heading(column: Column, several: bool) -> str:
-    ratio = "all" if column.ratio == "all" else f"{100 * column.ratio:g} %"
+    ratio = RATIOS[column.ratio] if isinstance(column.ratio, str) else f"{100 * column.ratio:g} %"
     return f"{ratio}, {view(column)}" if several else ratio
 
 
@@ -53,6 +56,8 @@ def sections_of(table: Table, cells: Callable[[int], TextCells], indices: Iterab
 
 
 def section_title(line: Line) -> str:
+    if line.kind == "external":
+        return "External"
     title = start(line.row.pretrained)
     return f"Further strategies, {title.lower()}" if line.kind == "plugin" else title
 

@@ -1,3 +1,6 @@
+from .external import ExternalRecord as ExternalRecord
+from .external import find_externals as find_externals
+from .external_scoring import record_external as record_external
 from .planning import Plan as Plan
 from .planning import plan as plan
 from .record import Record as Record
@@ -9,13 +12,16 @@ from .store import RunEntry as RunEntry
 from .store import find_runs as find_runs
 
 __all__ = [
+    "ExternalRecord",
     "Interrupted",
     "Plan",
     "Record",
     "Reporter",
     "RunEntry",
     "execute",
+    "find_externals",
     "find_runs",
     "plan",
+    "record_external",
     "run",
 ]

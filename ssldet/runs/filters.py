@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssldet.runs.external import External
     from ssldet.runs.store import RunEntry
 
 STATES = ("done", "failed", "interrupted", "running", "damaged", "incompatible")
@@ -46,4 +47,18 @@ class RunFilter:
             and (self.dataset is None or self.dataset in (entry.experiment.get("dataset"), entry.dataset))
             and (self.ratio is None or math.isclose(self.ratio, entry.experiment.get("ratio") or math.nan))
             and (self.status is None or self.status == entry.state)
+        )
+
+    def accept_external(self, external: External) -> bool:
+        """Whether others' numbers have all that is asked for; they have neither strategy, preset nor state."""
+        record, ours = external.record, (self.strategy, self.preset, self.status)
+        if any(asked is not None for asked in ours):
+            return False
+        if record is None:
+            return not self
+        return (
+            self.dataset in (None, record.dataset, record.dataset_name)
+            and self.seed in (None, record.seed)
+            and self.split in (None, record.split)
+            and (self.ratio is None or math.isclose(self.ratio, record.ratio or math.nan))
         )

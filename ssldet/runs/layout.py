@@ -3,10 +3,12 @@
 <results>/<run>/                record.json, config.yaml, split.json, log.jsonl, detections.parquet, ...
 <results>/first_stages/<key>/   checkpoint.safetensors, log.jsonl, stage.json
 <results>/pretrained/<run>/     weights files, by the names that their backbone looks for
+<results>/external/<name>/      external.json, per_video.parquet: others' detections, scored
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 RESULTS = Path("results/runs")
@@ -43,5 +45,18 @@ STAGE = "stage.json"
 PRETRAINED = "pretrained"
 """Weights that a grid made itself, as initial ones of its other runs."""
 
-SHARED_FOLDERS = (FIRST_STAGES, PRETRAINED)
-"""Folders of results that hold parts of several runs, and no run."""
+EXTERNAL = "external"
+"""Others' detections that `ssldet evaluate --record` scored, a folder each."""
+
+EXTERNAL_RECORD = "external.json"
+"""Its presence makes a folder that of an external record; written last. By name no run's record."""
+
+EXTERNAL_FILES = (EXTERNAL_RECORD, PER_VIDEO)
+
+NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL)
+"""Folders of results that hold parts of several runs, or what is not ours, and no run."""
+
+RUN_FOLDER = re.compile(r".+-split\d+-seed\d+-([0-9a-f]{12})")
+"""How the folder of a run is named, with its id."""
+
+RUN_ID = re.compile(r"[0-9a-f]{4,64}")

@@ -1,6 +1,6 @@
 """What can be said of one run in a line or on a page: its settings, headline numbers, date, files and log.
 
-summary(entry)        one line of a list, as plain data
+summary(entry)        one line of a list, as plain data;  external_summary: of others' numbers
 check_files(entry)    whether the files are those that the record names
 log_tail(entry)       the last lines of the log
 log_curves(entry)     what the log has over its steps, as series
@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from ssldet.data.datasets import default_protocol
 from ssldet.errors import RequestError, SsldetError
 from ssldet.runs import layout
 from ssldet.runs.curves import Curve, curves
+from ssldet.runs.external import External, ExternalRecord
 from ssldet.runs.log import read_log
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry
@@ -69,7 +71,24 @@ def summary(entry: RunEntry) -> dict[str, Any]:
     }
 
 
-def headline(record: Record, metric: str, protocol: str, key: str) -> float | None:
+def external_summary(external: External) -> dict[str, Any]:
+    """What a list says of others' numbers, as plain data; fractions. Its status is "external"."""
+    record = external.record
+    common = {"name": external.name, "status": "external", "folder": str(external.folder), "problem": external.problem}
+    if record is None:
+        return common
+    fields = ("ratio", "seed", "split", "evaluated", "detections", "source", "data_fingerprint", "finished")
+    protocol = default_protocol(record.dataset, record.dataset_options)
+    return {
+        **common,
+        "dataset": record.dataset_name,
+        **{name: getattr(record, name) for name in fields},
+        "protocol": protocol,
+        "metrics": {title: headline(record, *place) for title, place in headline_places(protocol).items()},
+    }
+
+
+def headline(record: Record | ExternalRecord, metric: str, protocol: str, key: str) -> float | None:
     """A number of a record; None where it has none there."""
     with suppress(RequestError):
         return record.value(metric, protocol, key)
@@ -104,10 +123,14 @@ def _usual_options(strategy: str, dataset: str, preset: str) -> Mapping[str, Any
 
 def check_files(entry: RunEntry) -> dict[str, FileState]:
     """File of the record -> whether it is as the record's hash says; none where there is no record."""
-    files = entry.record.files if entry.record else {}
+    return check_recorded(entry.folder, entry.record.files if entry.record else {})
+
+
+def check_recorded(folder: Path, files: Mapping[str, str]) -> dict[str, FileState]:
+    """File -> whether it is as its hash says."""
     found: dict[str, FileState] = {}
     for name, digest in files.items():
-        path = entry.folder / name
+        path = folder / name
         found[name] = "absent" if not path.is_file() else "whole" if file_hash(path) == digest else "changed"
     return found
 

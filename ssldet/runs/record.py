@@ -65,6 +65,10 @@ def _is_typed(found: Any) -> bool:
     return isinstance(found, Mapping) and all(isinstance(result, MetricResult) for result in found.values())
 
 
+RecordedResults = Annotated[Results, BeforeValidator(_typed), PlainSerializer(results.as_json)]
+"""Metric -> protocol -> `MetricResult`, as a field of a record; in JSON see `results.as_json`."""
+
+
 class Record(_Part):
     """One run. Numbers in tables come from here and nowhere else.
 
@@ -86,7 +90,7 @@ class Record(_Part):
     config: dict[str, Any]
     split: SplitSummary
     data_fingerprint: str
-    metrics: Annotated[Results, BeforeValidator(_typed), PlainSerializer(results.as_json)] = Field(default_factory=dict)
+    metrics: RecordedResults = Field(default_factory=dict)
     training: TrainingSummary
     hardware: dict[str, Any]
     provenance: dict[str, Any]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,14 +20,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ssldet.errors import RequestError
-from ssldet.runs import layout
+from ssldet.runs import external, layout
 from ssldet.runs.record import LaterSchema, Record
 
 Status = Literal["done", "failed", "interrupted", "damaged", "incompatible"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-_FOLDER = re.compile(r".+-split\d+-seed\d+-([0-9a-f]{12})")
-_ID = re.compile(r"[0-9a-f]{4,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +103,16 @@ def find_run(name: str, found: Sequence[RunEntry], looked_in: Iterable[Path] = (
     if chosen:
         choices = "".join(f"\n  {entry.id}  {entry.folder}" for entry in chosen)
         raise RequestError(f"{len(chosen)} runs begin with {name!r}; give more of the id, or the folder:{choices}")
+    if external.find_external(name, looked_in):
+        raise RequestError(external.NO_RUN.format(name=name))
     places = ", ".join(map(str, looked_in))
     known = ", ".join(entry.id for entry in reversed(found[-10:])) or "none"
     raise RequestError(f"no run begins with {name!r} in {places} (newest runs: {known}); `ssldet runs list` lists all")
 
 
 def _at(folder: Path) -> RunEntry:
+    if external.is_external(folder):
+        raise RequestError(external.NO_RUN.format(name=folder.name))
     if not is_run(folder):
         raise RequestError(f"{folder} is no folder of a run: expected {layout.RECORD} or {layout.CONFIG} of one in it")
     return _entry(folder)
@@ -121,14 +121,14 @@ def _at(folder: Path) -> RunEntry:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's: named as runs are and holding a file of one, or holding a record."""
     names = {name for name in layout.RUN_FILES if (folder / name).is_file()}
-    if _FOLDER.fullmatch(folder.name):
+    if layout.RUN_FOLDER.fullmatch(folder.name):
         return bool(names - {layout.LOCK})
     return layout.RECORD in names and _looks_like_a_record(folder / layout.RECORD)
 
 
 def _looks_like_a_record(path: Path) -> bool:
     content = _json(path)
-    return {"id", "schema_version", "config"} <= content.keys() and bool(_ID.fullmatch(str(content["id"])))
+    return {"id", "schema_version", "config"} <= content.keys() and bool(layout.RUN_ID.fullmatch(str(content["id"])))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -136,7 +136,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if is_run(Path(path)):
             below.clear()
             yield Path(path)
-        below[:] = sorted(name for name in below if name not in layout.SHARED_FOLDERS and not name.startswith("."))
+        below[:] = sorted(name for name in below if name not in layout.NO_RUNS and not name.startswith("."))
 
 
 # -------------------------------------------------------------------------------------------------- reading
@@ -160,7 +160,7 @@ def _entry(folder: Path) -> RunEntry:
 
 
 def _id_in_name(folder: Path) -> str:
-    match = _FOLDER.fullmatch(folder.name)
+    match = layout.RUN_FOLDER.fullmatch(folder.name)
     return match[1] if match else ""
 
 
