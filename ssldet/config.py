@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -56,6 +56,8 @@ class TrainOptions(Options):
     """What decays: "adam" decays all (L2), "adamw" neither BatchNorm nor biases."""
     lr: float = Field(1e-3, gt=0)
     """The learning rate before `schedule` and `warmup`."""
+    lr_scale: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Part of the backbone -> what its learning rate is multiplied by, such as {2d: 0.1}; 1 for all else."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight of the decay, in the optimiser's own form."""
     schedule: Literal["halve", "cosine", "constant"] = "halve"
@@ -202,6 +204,8 @@ class Experiment(Options):
         unnumbered: dict[str, Any] = {"train": watching, "detect": {"batch"}}
         if self.videos is None:  # experiments are named as before there was such a field
             unnumbered["videos"] = True
+        if not self.train.lr_scale:  # likewise
+            unnumbered["train"] = watching | {"lr_scale"}
         return self.model_dump(mode="json", exclude=unnumbered)
 
 

@@ -15,7 +15,7 @@ from `FrameNumbering.first` in files. Time is in frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
@@ -484,6 +484,13 @@ class Backbone(ABC):
             WeightsError: a file is not what it should be, or lacks an entry or has one too many.
         """
         return {}
+
+    def parameter_parts(self, detector: Detector) -> Mapping[str, Iterable[nn.Parameter]]:
+        """Part name -> its parameters, no one in two parts: what `train.lr_scale` can name; new in 2.1.
+
+        By default those of the modules of `parts`.
+        """
+        return {part: detector.get_submodule(path).parameters() for part, path in self.parts.items()}
 
     def frozen_parts(self) -> Mapping[str, str]:
         """The parts that are not trained under its options, wholly or some of their layers -> the option that says so.

@@ -63,7 +63,7 @@ def training(strategy: Strategy, options: TrainOptions = OPTIONS, run_id: str = 
     batches = source(temporal=needs.temporal)
     batches.needs = needs
     return Training(
-        tiny_detector(frame_head=needs.frame_head),
+        extra.pop("student", None) or tiny_detector(frame_head=needs.frame_head),
         strategy,
         batches,
         options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def build_detector(
     dataset: str | Dataset | DatasetFacts,
     weights: str | Path | None = None,
     frame_head: bool | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **keywords: Any,
 ) -> Detector:
     """Build a detector, with random or with loaded weights.
 
@@ -28,15 +30,16 @@ def build_detector(
         weights: a safetensors file or checkpoint that fits the network entirely, ours or one that the backbone knows.
         frame_head: whether F is built; None builds it unless `weights` has none. Where F is not wanted, that of
             the weights is left out.
-        options: fields of the backbone's Config, if it is given by name, such as `region={"form": "giou"}`.
+        options: fields of the backbone's Config, if it is given by name, such as `{"branch_3d": "resnet50"}`.
+        keywords: more of these fields, such as `region={"form": "giou"}`.
 
     Raises:
         UnknownName: no such backbone or data set.
-        ConfigError: options that the backbone does not know, or a flavour that the data set does not.
+        ConfigError: options that the backbone does not know, or one given twice; a flavour that the data set does not.
         WeightsError: weights that are absent or do not fit.
     """
     facts = _facts_of(dataset)
-    chosen = _backbone_of(backbone, options)
+    chosen = _backbone_of(backbone, _joined(options or {}, keywords))
     state = None if weights is None else chosen.translate_weights(read_weights(Path(weights)))
     if frame_head is None:
         frame_head = state is None or any(name.startswith("frame_head.") for name in state)
@@ -45,6 +48,12 @@ def build_detector(
         wanted = {name: value for name, value in state.items() if frame_head or not name.startswith("frame_head.")}
         apply_weights(detector, wanted, source=str(weights))
     return detector
+
+
+def _joined(options: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    if twice := sorted(options.keys() & keywords.keys()):
+        raise ConfigError(f"{', '.join(twice)}: given in options= and as a keyword; give it once")
+    return {**options, **keywords}
 
 
 def _facts_of(dataset: str | Dataset | DatasetFacts) -> DatasetFacts:

@@ -95,6 +95,8 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
     train = experiment.train.model_dump(mode="json", exclude=UNREAD)
     if not needs.temporal:
         del train["pair_share"]
+    if not train["lr_scale"]:  # stages keep the keys that they had before there was such a setting
+        del train["lr_scale"]
     losses: dict[str, Any] = {"frame_head": needs.frame_head, "temporal": needs.temporal}
     if needs.frame_head:
         losses["beta"] = needs.beta

@@ -24,6 +24,7 @@ from ssldet.data.splits import LabelSplit
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
 from ssldet.nn import frozen_layers
 from ssldet.runs import layout
+from ssldet.training.loop import rate_scales
 from ssldet.util.files import content_hash, file_hash
 
 
@@ -121,6 +122,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
     dataset = datasets.dataset(experiment, machine)
+    _check_rates(config, strategy, backbone, dataset)
     damaged = _damaged(datasets.problems(experiment, machine), experiment, skip=machine.skip_damaged)
     if experiment.videos is not None:
         check_ids(dataset, experiment.videos, experiment.split)
@@ -270,6 +272,16 @@ def _stays_random(config: RunConfig, part: str, how: str) -> str:
     return (
         f"the part {part} of {experiment.backbone} is frozen ({how}) and {lack}, so that it would stay random; {advice}"
     )
+
+
+def _check_rates(config: RunConfig, strategy: Strategy, backbone: Backbone, dataset: Dataset) -> None:
+    """Refuse `train.lr_scale` of a part that there is not or that is frozen, on a network without values."""
+    train = config.experiment.train
+    if not train.lr_scale:
+        return
+    with torch.device("meta"):
+        detector = backbone.build(dataset.facts, frame_head=strategy.needs.frame_head)
+    rate_scales(train, backbone.parameter_parts(detector))
 
 
 def _of_any_suffix(path: Path) -> Path:

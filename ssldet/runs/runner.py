@@ -242,6 +242,7 @@ class _Run:
             device=plan.device,
             run_id=plan.id,
             validate=partial(self._validate, reader) if plan.validation else None,
+            parts=plan.backbone.parameter_parts(student),
         )
         self.training = training
         return training

@@ -13,7 +13,7 @@ from ssldet.data.batches import BatchSource, ClipReader
 from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames, sampled_frames
 from ssldet.data.targets import TruthTable
 from ssldet.training.diagnostics import PseudoLabelMeter
-from ssldet.training.loop import Training, Validate
+from ssldet.training.loop import Parts, Training, Validate
 
 
 def assemble_training(
@@ -32,6 +32,7 @@ def assemble_training(
     run_id: str = "",
     log: Callable[[dict[str, Any]], None] = lambda line: None,
     validate: Validate | None = None,
+    parts: Parts | None = None,
 ) -> Training:
     """Fresh training of a student by a strategy; `.run()` carries it out.
 
@@ -51,8 +52,10 @@ def assemble_training(
         run_id: ties checkpoints to a run.
         log: takes one dictionary a line of the log.
         validate: scores networks, every `train.eval_every` steps of the second stage.
+        parts: the student's parameters by part (`Backbone.parameter_parts`), which `train.lr_scale` names.
 
     Raises:
+        ConfigError: `train.lr_scale` names a part that there is not, or one that is not trained.
         DataError: no video has a key frame to train on.
         ValueError: neither `steps` nor `experiment.train.steps` is given.
     """
@@ -85,6 +88,7 @@ def assemble_training(
         meter=PseudoLabelMeter(hidden) if needs.unlabelled else None,
         log=log,
         validate=validate,
+        parts=parts,
     )
 
 

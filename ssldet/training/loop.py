@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ssldet.config import TrainOptions
 from ssldet.contracts import Batch, Detector, Progress, StepLosses, Strategy
 from ssldet.data.batches import BatchSource
 from ssldet.data.sampling import stream_seed
-from ssldet.errors import TrainingError
+from ssldet.errors import ConfigError, TrainingError, did_you_mean
 from ssldet.training import checkpoints
 from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
 from ssldet.training.objectives import supervised_terms
@@ -81,10 +81,19 @@ class Meters:
         self.seen = Counter(state["seen"])
 
 
-def build_optimizer(student: Detector, options: TrainOptions) -> Optimizer:
-    """Adam with L2 on everything (the paper's), or AdamW that spares BatchNorm and biases."""
+Parts = Mapping[str, Iterable[nn.Parameter]]
+"""Parameters of a detector by the part that they belong to; see `Backbone.parameter_parts`."""
+
+
+def build_optimizer(student: Detector, options: TrainOptions, parts: Parts | None = None) -> Optimizer:
+    """Adam with L2 on everything (the paper's), or AdamW that spares BatchNorm and biases.
+
+    Raises:
+        ConfigError: `options.lr_scale` names a part that there is not, or one that is not trained.
+    """
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameter_groups(student, options), lr=options.lr)
+    groups = scaled_groups(parameter_groups(student, options), rate_scales(options, parts or {}))
+    return kind(groups, lr=options.lr)
 
 
 def parameter_groups(module: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
@@ -94,6 +103,36 @@ def parameter_groups(module: nn.Module, options: TrainOptions) -> list[dict[str,
         return [{"params": trainable, "weight_decay": options.weight_decay}]
     groups: list[dict[str, Any]] = param_groups_weight_decay(module, options.weight_decay)
     return groups
+
+
+def rate_scales(options: TrainOptions, parts: Parts) -> dict[nn.Parameter, float]:
+    """What the learning rate of each trained parameter of a part in `options.lr_scale` is multiplied by.
+
+    Raises:
+        ConfigError: there is no such part, or nothing of it is trained.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for part, scale in options.lr_scale.items():
+        if part not in parts:
+            raise ConfigError(f"train.lr_scale: the backbone has no part {part!r}{did_you_mean(part, parts)}")
+        trained = [parameter for parameter in parts[part] if parameter.requires_grad]
+        if not trained:
+            raise ConfigError(f"train.lr_scale: the part {part} is frozen, and has no learning rate; leave it out")
+        scales |= dict.fromkeys(trained, scale)
+    return scales
+
+
+def scaled_groups(groups: list[dict[str, Any]], scales: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
+    """The groups of an optimiser, each divided by the scale of its parameters' learning rate (`lr_scale`)."""
+    if not scales:
+        return groups
+    divided = []
+    for group in groups:
+        by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
+        for parameter in group["params"]:
+            by_scale[scales.get(parameter, 1.0)].append(parameter)
+        divided += [group | {"params": params, "lr_scale": scale} for scale, params in by_scale.items()]
+    return divided
 
 
 class Training:
@@ -112,6 +151,10 @@ class Training:
         log: takes one dictionary a line of the log.
         validate: scores networks, every `options.eval_every` steps of the second stage and at its end; not in the
             first stage, whose log other runs share. None means never.
+        parts: the student's parameters by part, which `options.lr_scale` names.
+
+    Raises:
+        ConfigError: `options.lr_scale` names a part that there is not, or one that is not trained.
     """
 
     def __init__(
@@ -128,13 +171,14 @@ class Training:
         meter: PseudoLabelMeter | None = None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
         validate: Validate | None = None,
+        parts: Parts | None = None,
     ):
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
-        self.optimizer = build_optimizer(student, options)
+        self.optimizer = build_optimizer(student, options, parts)
         self.counts = Counts()
         self.meters, self.part_meters = Meters(), Meters()
         self.watch = Watch(epoch=max(1, steps // options.epochs))
@@ -199,7 +243,7 @@ class Training:
             self._start()
         torch.manual_seed(stream_seed(self.seed, "step", step))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.rate(step, self.steps)
+            group["lr"] = self.options.rate(step, self.steps) * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
         details: dict[str, float] = defaultdict(float)
