@@ -126,13 +126,16 @@ class LiteFeatures(nn.Module):
         return fused
 
     def _motion(self, clips_bcthw: Tensor, appearance_bchw: Tensor) -> Tensor:
-        """(b, c, h / 16, w / 16), in training 0 for the clips whose branch is dropped, which it does not see."""
+        """(b, c, h / 16, w / 16), in training 0 for the clips whose branch is dropped, which it does not see.
+
+        One clip at least is seen, so that every weight has a gradient in every step.
+        """
         if not (self.training and self.motion_dropout):
             return self._seen(clips_bcthw)
-        kept_b = torch.rand(len(clips_bcthw), device=clips_bcthw.device) >= self.motion_dropout
+        draws_b = torch.rand(len(clips_bcthw), device=clips_bcthw.device)
+        kept_b = (draws_b >= self.motion_dropout) | (draws_b == draws_b.max())
         motion = appearance_bchw.new_zeros(len(clips_bcthw), self.motion_channels, *appearance_bchw.shape[-2:])
-        if bool(kept_b.any()):
-            motion[kept_b] = self._seen(clips_bcthw[kept_b]).to(motion.dtype) / (1 - self.motion_dropout)
+        motion[kept_b] = self._seen(clips_bcthw[kept_b]).to(motion.dtype) / (1 - self.motion_dropout)
         return motion
 
     def _seen(self, clips_bcthw: Tensor) -> Tensor:
