@@ -46,7 +46,7 @@ def results(tmp_path: Path) -> Path:
     """Runs a to d: done, done with other settings, failed, interrupted; in this order of age."""
     write_run(tmp_path, "a" * 12, metrics=METRICS, config=experiment(backbone="yowo_nano", eval_on="test"))
     other = experiment(strategy="fixmatch", strategy_options={"o_th": 0.3}, ratio=0.1, seed=2, split=3)
-    other["experiment"] |= {"dataset_options": {"flavour": "jhmdb"}}
+    other["experiment"] |= {"dataset_options": {"flavour": "jhmdb"}, "backbone": "yowo", "eval_on": "val"}
     other["machine"] = {"preset": "nano"}
     write_run(tmp_path, "b" * 12, config=other)
     write_run(tmp_path, "c" * 12, "failed", notes={"error": "loss is nan\nat step 3"})
@@ -119,6 +119,9 @@ def test_runs_are_dated_by_their_record_and_else_by_their_files(results: Path) -
         (["--seed", "2"], "b"),
         (["--split", "3"], "b"),
         (["--preset", "nano"], "b"),
+        (["--backbone", "yowo"], "b"),
+        (["--eval-on", "val"], "b"),
+        (["--eval-on", "test", "--backbone", "yowo_nano"], "a"),
         (["--status", "done"], "ab"),
         (["--status", "failed"], "c"),
         (["--status", "interrupted"], "d"),

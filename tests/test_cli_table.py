@@ -69,6 +69,24 @@ def test_runs_on_listed_videos_are_shown_with_the_same_list(tmp_path: Path) -> N
     assert ssldet(3, "--results", tmp_path, "--videos", ",").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        (("backbone=yowo_lite",), ("--backbone", "yowo_lite")),
+        (("eval_on=val", "val_fraction=0.25"), ("--eval-on", "val", "--set", "val_fraction=0.25")),
+        (("backbone=yowo_lite", "eval_on=test"), ("--eval-on", "test", "--backbone", "yowo_lite")),
+    ],
+)
+def test_runs_of_a_network_or_on_validation_videos_are_shown_with_the_same_options(
+    tmp_path: Path, fields: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    write_run(tmp_path, "Supervised", 0.1)
+    write_run(tmp_path, "Supervised", 0.2, settings=Settings("nano", assignments=fields))
+    for given, mean in ((), 10), (options, 20), (("--preset", "nano", *options), 20):
+        shown = json.loads(printed(tmp_path, "json", *given))["tables"][0]
+        assert {row["mean"] for row in shown["entries"] if row["mean"] is not None} == {mean}
+
+
 # -------------------------------------------------------------------------------------------------- formats
 
 

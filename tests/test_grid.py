@@ -22,7 +22,7 @@ from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.grid import Grid, GridRequest, plan_grid
 from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult
 from ssldet.cli import main
-from ssldet.cli.grid import _request
+from ssldet.cli.grid import _request, _table_command
 from ssldet.cli.grid import command as command_of_grid
 from ssldet.data.datasets import load_dataset
 from ssldet.runs.record import Record
@@ -198,6 +198,31 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
     assert listed["cells"] == {"to run": 4, "blocked": 4}
     assert Counter(task["kind"] for task in listed["tasks"]) == {"run": 8, "first stage": 2}
     assert not (tmp_path / "r").exists()
+
+
+def test_a_grid_plans_runs_of_a_network_and_on_validation_videos(tmp_path: Path) -> None:
+    asked = ("--tables", "6", "--only", "ratio=0.1", "--dry-run", "--json")
+    more = ("--backbone", "yowo_lite", "--set", "backbone.width=4", "--eval-on", "val", "--set", "val_fraction=0.5")
+    told = [json.loads(invoke(tmp_path / "r", *asked, *options).stdout)["tasks"] for options in ((), more)]
+    assert [{task["state"] for task in tasks} for tasks in told] == [{"to run"}] * 2, told[1]
+    plain, other = ({task["run"] for task in tasks if task["run"]} for tasks in told)
+    assert plain and other and not plain & other
+    grid = _request(1, **parsed("--tables", "6", *more))
+    chosen = plan_grid(grid).cells()[0].config.experiment
+    assert (chosen.backbone, chosen.backbone_options["width"], chosen.eval_on) == ("yowo_lite", 4, "val")
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    """The options of `ssldet grid` as click reads them."""
+    given = dict(command_of_grid.make_context("grid", [*arguments, "--preset", "smoke"]).params)
+    return {name: value for name, value in given.items() if name not in ("jobs", "dry_run", "as_json")}
+
+
+def test_the_table_that_a_grid_names_has_its_network_and_videos() -> None:
+    options = ("--dataset", "synthetic", "--backbone", "yowo_lite", "--eval-on", "val")
+    given = parsed(*options)
+    said = _table_command(_request(1, **given), given)
+    assert said == "ssldet table --dataset synthetic --preset smoke --backbone yowo_lite --eval-on val"
 
 
 def test_a_grid_of_listed_videos_plans_runs_on_these(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from ssldet.cli.options import (
     data_root,
     dataset_map,
     download,
+    fixed_settings,
     json_flag,
+    network_and_videos,
     optional_rows,
     plugin_option,
     preset_option,
@@ -51,6 +53,7 @@ TABLES = "2,3,4,5,6"
 @optional_rows("Optional rows that are wanted too")
 @plugin_option("strategy", "--strategy", "Further strategies, beside Supervised in every table.", multiple=True)
 @click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Leave out cells that differ.")
+@network_and_videos("all runs")
 @run_settings("One setting of all runs.")
 @videos_option("Use these videos only")
 @settings_file("File of `ssldet tune`: run each strategy with what was chosen for it.")
@@ -106,7 +109,8 @@ def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
     import shlex
 
     flags = {"--dataset": asked["dataset"], "--preset": request.settings.preset}
-    flags |= {f"--{name}": str(asked[name]) for name in ("results", "settings") if asked[name]}
+    flags |= {f"--{name}": str(asked[name]) for name in ("backbone", "results", "settings") if asked[name]}
+    flags |= {"--eval-on": asked["eval_on"]} if asked["eval_on"] else {}
     flags |= {"--splits": asked["splits"]} if asked["splits"] != "1" else {}
     words = [word for pair in flags.items() for word in pair]
     words += [word for assignment in asked["assignments"] for word in ("--set", assignment)]
@@ -117,8 +121,9 @@ def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
 def _paper_tables(grid: Grid, asked: Mapping[str, Any]) -> str:
     """The same of a grid of the paper's tables."""
     names = {name for task in grid.cells() for name in task.tables if name.isdecimal()}
-    preset = f" --preset {asked['preset']}" if asked["preset"] else ""
-    return f"`ssldet table {' '.join(sorted(names))}{preset}{results_words(asked['results'])}` shows the numbers"
+    given = {"--preset": asked["preset"], "--backbone": asked["backbone"], "--eval-on": asked["eval_on"]}
+    options = "".join(f" {option} {value}" for option, value in given.items() if value)
+    return f"`ssldet table {' '.join(sorted(names))}{options}{results_words(asked['results'])}` shows the numbers"
 
 
 def _warn_of_long_grid(grid: Grid, jobs: int) -> None:
@@ -146,7 +151,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
         settings=Settings(
             preset=asked["preset"] or (tuned.preset if tuned else DEFAULT_PRESET),
             dataset_map=parse_dataset_map(asked["dataset_map"] or ""),
-            assignments=asked["assignments"],
+            assignments=fixed_settings(asked["assignments"], asked["backbone"], asked["eval_on"]),
             videos=asked["videos"],
             tuned=tuned,
             **machine_settings(jobs, asked),

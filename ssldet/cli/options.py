@@ -131,6 +131,24 @@ def run_settings(help_text: str) -> Callable[[F], F]:
     )
 
 
+def network_and_videos(runs: str) -> Callable[[F], F]:
+    """`--backbone` and `--eval-on` of `runs` that a verb plans or shows; `fixed_settings` makes settings of them."""
+
+    def add(function: F) -> F:
+        scored = click.option(
+            "--eval-on", type=click.Choice(["test", "val"]), help=f"Videos on which {runs} are scored."
+        )
+        return plugin_option("backbone", "--backbone", f"Network of {runs}.  [default: the preset's]")(scored(function))
+
+    return add
+
+
+def fixed_settings(assignments: Sequence[str], backbone: str | None, eval_on: str | None) -> tuple[str, ...]:
+    """What all runs are given by `--set`, `--backbone` and `--eval-on`, as KEY=VALUE."""
+    fixed = {"backbone": backbone, "eval_on": eval_on}
+    return (*(f"{name}={value}" for name, value in fixed.items() if value is not None), *assignments)
+
+
 def read_assignments(assignments: Sequence[str], prefix: str, example: str) -> dict[str, Any]:
     """KEY=VALUE texts as options of one plugin, values in YAML; `prefix` ("dataset.") before a key may be left out.
 

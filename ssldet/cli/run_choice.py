@@ -26,6 +26,8 @@ def filter_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=int, help="Runs with this seed."),
         click.option("--split", type=int, help="Runs on this official split."),
         preset_option("Runs under this preset."),
+        plugin_option("backbone", "--backbone", "Runs of this network."),
+        click.option("--eval-on", type=click.Choice(["test", "val"]), help="Runs that were scored on these videos."),
         click.option("--status", type=click.Choice(STATES), help="Runs in this state."),
     )
     for option in reversed(options):

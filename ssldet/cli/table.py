@@ -12,7 +12,9 @@ from ssldet.cli.completion import complete_tables
 from ssldet.cli.options import (
     data_root,
     dataset_map,
+    fixed_settings,
     json_flag,
+    network_and_videos,
     optional_rows,
     plugin_option,
     preset_option,
@@ -51,6 +53,7 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 @json_flag
 @preset_option("Show runs of this preset.")
 @dataset_map
+@network_and_videos("the runs shown")
 @run_settings("Show runs made with this setting.")
 @videos_option("Show runs that were restricted to these videos")
 @settings_file("File of `ssldet tune`: show runs with what was chosen for each strategy.")
@@ -82,6 +85,8 @@ def command(
     as_json: bool,
     preset: str | None,
     dataset_map: str | None,
+    backbone: str | None,
+    eval_on: str | None,
     assignments: tuple[str, ...],
     videos: tuple[str, ...] | None,
     settings: Path | None,
@@ -111,9 +116,8 @@ def command(
         raise RequestError(f"--json asks for another format than --format {form}; give one of them")
     _check_dataset_options(dataset, names, dataset_map, extra, ratios, protocol)
     form = "json" if as_json else form or format_of(out)
-    request = table_request(
-        preset, dataset_map, assignments, seeds, splits, extra, "cost" in more_columns, videos, settings
-    )
+    fixed = fixed_settings(assignments, backbone, eval_on)
+    request = table_request(preset, dataset_map, fixed, seeds, splits, extra, "cost" in more_columns, videos, settings)
     if dataset:
         shown = [dataset_document(dataset, request, ratios, protocol, results=results or None)]
     else:

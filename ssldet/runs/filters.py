@@ -29,6 +29,8 @@ class RunFilter:
     seed: int | None = None
     split: int | None = None
     preset: str | None = None
+    backbone: str | None = None
+    eval_on: str | None = None
     status: str | None = None
 
     def __bool__(self) -> bool:
@@ -40,6 +42,8 @@ class RunFilter:
             "strategy": entry.experiment.get("strategy"),
             "split": entry.experiment.get("split"),
             "seed": entry.experiment.get("seed"),
+            "backbone": entry.experiment.get("backbone"),
+            "eval_on": entry.experiment.get("eval_on"),
             "preset": entry.machine.get("preset"),
         }
         return (
