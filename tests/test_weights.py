@@ -19,7 +19,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
 
 
-@pytest.mark.parametrize("wrap", ["state_dict", "model", None])
+@pytest.mark.parametrize("wrap", ["state_dict", "model", "model_state", None])
 def test_checkpoints_are_unwrapped(wrap: str | None, tmp_path: Path) -> None:
     state = network().state_dict()
     prefixed = {f"module.{name}": value for name, value in state.items()}

@@ -7,6 +7,7 @@ fusion and attention; 1x1 box head without bias. Made for clips of 8, 16 or 32 f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.weights import apply_weights
-from ssldet.errors import WeightsError
+from ssldet.errors import ConfigError, WeightsError
 from ssldet.nn import CFAM, FrameHead, FrozenParts
 from ssldet.nn.frame_head import FramePool
 from ssldet_backbones.branches.branch import Branch, BranchKind, first_stages
@@ -85,8 +86,21 @@ class YOWO(Backbone):
         return {"2d": branch_2d(self.config.branch_2d), "3d": branch_3d(self.config.branch_3d)}
 
     def check_clips(self, frames: int, size: int) -> None:
+        """Clips must be long enough, and both branches give a grid of one cell a stride."""
         for kind in self.kinds().values():
             kind.check_frames(frames)
+        wanted = (size // self.stride, size // self.stride)
+        names = {"branch_3d": self.config.branch_3d, "branch_2d": self.config.branch_2d}
+        grids = grids_of(*names.values(), frames, size)
+        if any(grid != wanted for grid in grids):
+            came = ", ".join(
+                f"{option} {name} gives {_sizes(grid)}"
+                for (option, name), grid in zip(names.items(), grids, strict=True)
+            )
+            raise ConfigError(
+                f"the branches of yowo must give a grid of {_sizes(wanted)} cells over clips of {size} pixels (stride "
+                f"{self.stride}), and {came}; choose other branches"
+            )
 
     def frozen_parts(self) -> Mapping[str, str]:
         options = self.config
@@ -130,6 +144,22 @@ class YOWO(Backbone):
         return {detector_name(name): value for name, value in state.items()}
 
 
+@cache
+def grids_of(branch_3d_name: str, branch_2d_name: str, frames: int, size: int) -> tuple[tuple[int, ...], ...]:
+    """(rows, columns) of what the 3D and the 2D branch give for clips of this form; nothing is computed."""
+    with torch.device("meta"), torch.no_grad():
+        clips = torch.empty(1, 3, frames, size, size)
+        maps = (
+            branch_3d(branch_3d_name).build().eval()(clips),
+            branch_2d(branch_2d_name).build().eval()(clips[:, :, -1]),
+        )
+    return tuple(tuple(each.shape[-2:]) for each in maps)
+
+
+def _sizes(grid: tuple[int, ...]) -> str:
+    return " x ".join(map(str, grid))
+
+
 def detector_name(published: str) -> str:
     """The Detector's name of an entry of a published YOWO checkpoint; other names are left as they are."""
     if published.startswith("conv_final."):
@@ -169,5 +199,8 @@ class YOWOFeatures(FrozenParts):
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         appearance = self.backbone_2d(clips_bcthw[:, :, -1])
         motion = self.backbone_3d(clips_bcthw)
+        if motion.shape[-2:] != appearance.shape[-2:]:
+            sizes = (_sizes(tuple(each.shape[-2:])) for each in (motion, appearance))
+            raise ConfigError("the 3D branch gives a grid of {} cells, the 2D branch one of {}".format(*sizes))
         fused: Tensor = self.cfam(torch.cat((motion, appearance), dim=1))
         return fused

@@ -36,7 +36,7 @@ NUMPY_SCALARS: list[Any] = [
 ]
 """Published checkpoints may hold a score as a NumPy number: plain data, but not on torch's own list."""
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "model_state")
 """Under which names checkpoints keep their weights."""
 
 COUNTER = "num_batches_tracked"
@@ -103,8 +103,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def open_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or torch checkpoint.
 
-    A checkpoint's `state_dict` (or `model`) is unwrapped and the prefix `module.` of data-parallel training removed,
-    and from either kind of file the part `_orig_mod.` of names of compiled modules.
+    A checkpoint's `state_dict` (`model`, `model_state`) is unwrapped and the prefix `module.` of data-parallel training
+    removed, and from either kind of file the part `_orig_mod.` of names of compiled modules.
     Torch files are read with `weights_only`, which runs none of the code that a pickle may carry.
 
     Raises:

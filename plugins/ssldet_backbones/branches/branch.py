@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ssldet.errors import ConfigError
@@ -66,6 +67,22 @@ class BranchKind:
                 f"{self.name} needs clips of {self.least_frames} frames or more, not {frames}: {self.why_least}; "
                 "set clip.frames, or choose another backbone.branch_3d"
             )
+
+
+class Standardise(nn.Module):
+    """x -> (x - mean) / std along dimension 1. No weights file holds these numbers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        return (x - self.mean.view(shape)) / self.std.view(shape)
 
 
 def first_stages(branch: Branch, stages: int | bool) -> list[nn.Module]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ssldet.errors import ConfigError, UnknownName, nearest
-from ssldet_backbones.branches import darknet, mobilenet3d, resnet3d, resnext3d, shufflenet3d, timm_images
+from ssldet_backbones.branches import (
+    darknet,
+    mobilenet3d,
+    resnet3d,
+    resnext3d,
+    shufflenet3d,
+    timm_images,
+    video_libraries,
+)
 from ssldet_backbones.branches.branch import BranchKind
 
 
@@ -35,5 +43,11 @@ def _by_name(what: str, name: str, kinds: Iterable[BranchKind]) -> BranchKind:
     return known[name]
 
 
-KINDS_3D: tuple[BranchKind, ...] = (*resnext3d.KINDS, *resnet3d.KINDS, *mobilenet3d.KINDS, *shufflenet3d.KINDS)
+KINDS_3D: tuple[BranchKind, ...] = (
+    *resnext3d.KINDS,
+    *resnet3d.KINDS,
+    *mobilenet3d.KINDS,
+    *shufflenet3d.KINDS,
+    *video_libraries.KINDS,
+)
 KINDS_2D: tuple[BranchKind, ...] = (*darknet.KINDS,)
