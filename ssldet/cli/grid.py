@@ -12,7 +12,6 @@ import click
 from ssldet.cli.options import (
     data_root,
     dataset_map,
-    download,
     fixed_settings,
     json_flag,
     network_and_videos,
@@ -23,8 +22,8 @@ from ssldet.cli.options import (
     results_folder,
     run_settings,
     settings_file,
+    several_runs,
     videos_option,
-    weights_root,
 )
 from ssldet.cli.output import next_step, results_words
 
@@ -59,16 +58,7 @@ TABLES = "2,3,4,5,6"
 @settings_file("File of `ssldet tune`: run each strategy with what was chosen for it.")
 @data_root
 @results_folder
-@weights_root
-@download
-@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]",
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
-@click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
+@several_runs
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
 @json_flag
 def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:

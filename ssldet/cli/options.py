@@ -119,6 +119,22 @@ def settings_file(help_text: str) -> Callable[[F], F]:
     return click.option("--settings", type=click.Path(path_type=Path, dir_okay=False), help=help_text)
 
 
+def several_runs(function: F) -> F:
+    """The options of verbs that carry out many runs: weights, device, threads, runs at a time, damaged videos."""
+    threads = "CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]"
+    options = (
+        weights_root,
+        download,
+        click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
+        click.option("--threads", type=click.IntRange(min=1), help=threads),
+        click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."),
+        click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def run_settings(help_text: str) -> Callable[[F], F]:
     """`--set KEY=VALUE` of runs, whose keys the shell completes."""
     return click.option(

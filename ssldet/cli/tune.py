@@ -11,14 +11,13 @@ import click
 from ssldet.cli.options import (
     FOLDER,
     data_root,
-    download,
     json_flag,
     plugin_option,
     preset_option,
     run_settings,
+    several_runs,
     split_number,
     videos_option,
-    weights_root,
 )
 from ssldet.cli.output import next_step, print_json, stdout_console
 
@@ -57,16 +56,7 @@ RESULTS = Path("results/tune")
 @videos_option("Use these videos only")
 @data_root
 @click.option("--results", type=FOLDER, default=RESULTS, show_default=True, help="Folder that runs are written to.")
-@weights_root
-@download
-@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]",
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
-@click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
+@several_runs
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
