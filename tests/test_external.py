@@ -267,12 +267,14 @@ def test_what_does_not_fit_is_left_out_with_the_true_reason(file: Path, data: Da
     ids = [video.id for video in data.videos("test", 1)]
     record_external("few", file, data, METRICS, results=tmp_path, ratio=0.5, videos=ids[1:])
     record_external("act", file, data, {"frame_map": ["act"]}, results=tmp_path, ratio=0.5)
+    record_external("recall", file, data, {"recall": ["standard"]}, results=tmp_path, ratio=0.5)
     other = package.load_dataset(DATA, **{**SMALL, "train_per_class": 3})
     record_external("more", file, other, METRICS, results=tmp_path, ratio=0.5)
     text = text_of(tmp_path)
     n = len(ids)
     assert f"external, other test videos: few ({n - 1} test videos, without {min(ids)!r}, instead of {n})" in text
-    assert "external, not scored: act (it was scored by frame_map, protocol act, and the table shows" in text
+    assert "external, other protocol: act (it was scored by frame_map, protocol act, and the table shows" in text
+    assert "external, not scored: recall (it was scored by recall, protocol standard, and" in text
     assert "external, other data: more (dataset.train_per_class 3 instead of 2)" in text
     assert "(external)" not in text
     changed = tmp_path / "external" / "more" / "external.json"

@@ -43,7 +43,7 @@ class ExternalRows:
             "other split": f"split {external.split} instead of {self.split}" if external.split != self.split else "",
             "other test videos": self._other_videos(external),
             "other ratio": self._other_ratio(external),
-            "not scored": self._not_scored(external),
+            self._kind_unscored(external): self._not_scored(external),
         }
         return next(((kind, reason) for kind, reason in checks.items() if reason), None)
 
@@ -97,6 +97,10 @@ class ExternalRows:
         if ratio == UNSTATED or ratio in self.ratios:
             return ""
         return f"ratio {ratio:g} is none of {', '.join(f'{each:g}' for each in self.spec.ratios)}"
+
+    def _kind_unscored(self, external: ExternalRun) -> str:
+        known = any(column.metric in external.record.metrics for column in self.spec.columns)
+        return "other protocol" if known else "not scored"
 
     def _not_scored(self, external: ExternalRun) -> str:
         metrics = external.record.metrics
