@@ -201,16 +201,13 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
 
 
 def test_a_grid_plans_runs_of_a_network_and_on_validation_videos(tmp_path: Path) -> None:
-    asked = ("--tables", "6", "--only", "ratio=0.1", "--dry-run", "--json")
-    more = ("--backbone", "yowo_lite", "--set", "backbone.width=4", "--eval-on", "val")
-    more += ("--set", "val_fraction=0.5", "--set", "dataset.train_per_class=40")
-    told = [json.loads(invoke(tmp_path / "r", *asked, *options).stdout)["tasks"] for options in ((), more)]
-    assert [{task["state"] for task in tasks} for tasks in told] == [{"to run"}] * 2, told[1]
-    plain, other = ({task["run"] for task in tasks if task["run"]} for tasks in told)
-    assert plain and other and not plain & other
-    grid = _request(1, **parsed("--tables", "6", *more))
-    chosen = plan_grid(grid).cells()[0].config.experiment
+    options = ("--backbone", "yowo_lite", "--set", "backbone.width=4", "--eval-on", "val", "--set", "val_fraction=0.5")
+    spec = benchmark.spec("6")
+    cell = benchmark.cell(spec, spec.rows[0], 0.1, split=1, seed=0)
+    chosen = run_config(cell, _request(1, **parsed("--tables", "6", *options)).settings).experiment
     assert (chosen.backbone, chosen.backbone_options["width"], chosen.eval_on) == ("yowo_lite", 4, "val")
+    plain = run_config(cell, _request(1, **parsed("--tables", "6")).settings).experiment
+    assert (plain.backbone, plain.eval_on) == ("yowo_nano", "test")
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
