@@ -419,7 +419,7 @@ def test_pretrained_weights_that_are_not_there(tmp_path: Path) -> None:
     wanted = {"strategy": "supervised", "dataset": "ucf24", "ratio": 0.1, "pretrained": True, "weights_root": tmp_path}
     asked = resolve(wanted)
     with pytest.raises(WeightsError, match=r"yolo\.weights.*SSLDET_WEIGHTS.*--scratch"):
-        planning._weight_files(asked, asked.build_backbone())
+        planning._weights(asked, asked.build_backbone())
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:

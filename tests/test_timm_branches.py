@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import ssldet
 from ssldet.config import RunConfig, resolve
 from ssldet.errors import ConfigError, WeightsError
-from ssldet.runs.planning import _weight_files, weights_hashes
+from ssldet.runs.planning import _weights, weights_hashes
 from ssldet_backbones.branches import timm_images
 from ssldet_backbones.branches.catalogue import branch_2d
 from ssldet_backbones.branches.timm_images import (
@@ -271,7 +271,7 @@ def test_what_is_fetched_must_have_the_hash_in_its_name(
 
 
 def weight_files(asked: RunConfig) -> dict[str, Path]:
-    return _weight_files(asked, asked.build_backbone())
+    return _weights(asked, asked.build_backbone())
 
 
 def config(root: Path, **fields: Any) -> RunConfig:

@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 from helpers import QUICK
 from safetensors.torch import save_file
 
+import ssldet
 from ssldet import plugins
 from ssldet.cli import main
 from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts
 from ssldet.detector.detector import GridDetector
 from ssldet.detector.weights import read_weights
-from ssldet.errors import WeightsError
+from ssldet.errors import ConfigError, WeightsError
 from ssldet_backbones import lite_weights
 from ssldet_backbones.lite_images import LiteImages
 from ssldet_backbones.yowo_lite import LiteOptions, YOWOLite
@@ -79,6 +80,17 @@ def test_what_starts_from_weights_is_frozen_and_its_statistics_stay(pretrained: 
         frozen = name.startswith("features.branch_2d.")
         assert (parameter.grad is None) == frozen == (not parameter.requires_grad), name
         assert parameter.grad is None or bool(torch.isfinite(parameter.grad).all()), name
+
+
+@pytest.mark.usefixtures("weights")
+def test_one_call_builds_it_from_its_weights(pretrained: GridDetector, tmp_path: Path) -> None:
+    detector = ssldet.build_detector("yowo_lite", dataset="jhmdb", pretrained=True, weights_root=tmp_path)
+    state = detector.get_submodule("features.branch_2d").state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in images_of(pretrained).state_dict().items())
+    with pytest.raises(ConfigError, match="give one of them"):
+        ssldet.build_detector("yowo_lite", dataset="jhmdb", pretrained=True, weights=tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="YOWONano has no pretrained weights for jhmdb"):
+        ssldet.build_detector("yowo_nano", dataset="jhmdb", pretrained=True)
 
 
 @pytest.mark.parametrize("freeze", [None, False])

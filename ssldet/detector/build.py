@@ -8,6 +8,7 @@ from typing import Any
 
 from ssldet import plugins
 from ssldet.contracts import Backbone, Dataset, DatasetFacts, Detector
+from ssldet.detector.pretrained import pretrained_weights
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import ConfigError
 from ssldet.util.settings import split_flavour, typed_options
@@ -18,6 +19,8 @@ def build_detector(
     *,
     dataset: str | Dataset | DatasetFacts,
     weights: str | Path | None = None,
+    pretrained: bool = False,
+    weights_root: Path | None = None,
     frame_head: bool | None = None,
     options: Mapping[str, Any] | None = None,
     **keywords: Any,
@@ -28,6 +31,8 @@ def build_detector(
         backbone: a plugin name such as "yowo", or a Backbone.
         dataset: a plugin name such as "ucf24" or "synthetic:ucf24" (no data is read), a Dataset, or facts.
         weights: a safetensors file or checkpoint that fits the network entirely, ours or one that the backbone knows.
+        pretrained: start the parts from the weights that `ssldet run --pretrained` takes for this data set.
+        weights_root: the folder where these are looked for first; None means SSLDET_WEIGHTS, else "weights".
         frame_head: whether F is built; None builds it unless `weights` has none. Where F is not wanted, that of
             the weights is left out.
         options: fields of the backbone's Config, if it is given by name, such as `{"branch_3d": "resnet50"}`.
@@ -35,9 +40,12 @@ def build_detector(
 
     Raises:
         UnknownName: no such backbone or data set.
-        ConfigError: options that the backbone does not know, or one given twice; a flavour that the data set does not.
+        ConfigError: options that the backbone does not know, or one given twice; a flavour that the data set does not;
+            both `weights` and `pretrained`, or `pretrained` where the backbone has none.
         WeightsError: weights that are absent or do not fit.
     """
+    if pretrained and weights is not None:
+        raise ConfigError("weights= is of a whole network and pretrained=True of its parts; give one of them")
     facts = _facts_of(dataset)
     chosen = _backbone_of(backbone, _joined(options or {}, keywords))
     state = None if weights is None else chosen.translate_weights(read_weights(Path(weights)))
@@ -47,7 +55,16 @@ def build_detector(
     if state is not None:
         wanted = {name: value for name, value in state.items() if frame_head or not name.startswith("frame_head.")}
         apply_weights(detector, wanted, source=str(weights))
+    if pretrained:
+        _load_pretrained(chosen, detector, facts.name, weights_root)
     return detector
+
+
+def _load_pretrained(backbone: Backbone, detector: Detector, dataset: str, weights_root: Path | None) -> None:
+    files = pretrained_weights(backbone, dataset, weights_root=weights_root)
+    if not files:
+        raise ConfigError(f"{type(backbone).__name__} has no pretrained weights for {dataset}")
+    backbone.load_pretrained(detector, files)
 
 
 def _joined(options: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ plan(config, datasets)    of one of many: data sets are opened and verified once
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +20,8 @@ from ssldet.data import splits
 from ssldet.data.datasets import check_ids, concerning, load_dataset
 from ssldet.data.sampling import sampled_frames, stream_seed
 from ssldet.data.splits import LabelSplit
-from ssldet.errors import ConfigError, DataError, RequestError, TrainingError, WeightsError
+from ssldet.detector.pretrained import pretrained_weights
+from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
 from ssldet.nn import frozen_layers
 from ssldet.runs import layout
 from ssldet.training.loop import rate_scales
@@ -118,7 +118,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
     _check_parts(config, strategy)
-    weights = _weight_files(config, backbone)
+    weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
     dataset = datasets.dataset(experiment, machine)
@@ -233,27 +233,16 @@ def _damaged(problems_found: list[Problem], experiment: Experiment, *, skip: boo
     raise DataError("\n".join([f"data set {experiment.dataset!r} is incomplete ({len(problems)} problems):", *lines]))
 
 
-def _weight_files(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
-    experiment = config.experiment
+def _weights(config: RunConfig, backbone: Backbone) -> dict[str, Path]:
+    """What `--pretrained` loads, by part; nothing without it."""
+    experiment, machine = config.experiment, config.machine
     if not experiment.pretrained:
         return {}
-    wanted = backbone.pretrained_files(experiment.dataset)
-    if not wanted:
+    weights_root, download = machine.weights_root, machine.download
+    weights = pretrained_weights(backbone, experiment.dataset, weights_root=weights_root, download=download)
+    if not weights:
         raise ConfigError(f"{experiment.backbone} has no pretrained weights for {experiment.dataset}; use --scratch")
-    root = config.machine.weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights"))
-    files = {part: _of_any_suffix(root / name) for part, name in wanted.items()}
-    if any(not path.is_file() for path in files.values()):
-        installed = backbone.installed_weights(experiment.dataset)
-        files |= {part: path for part, path in installed.items() if part in files and not files[part].is_file()}
-    if config.machine.download:
-        files |= _fetched(backbone, experiment.dataset, [part for part in files if not files[part].is_file()])
-    if missing := [str(path) for path in files.values() if not path.is_file()]:
-        place = backbone.weights_place(experiment.dataset)
-        raise WeightsError(
-            f"--pretrained needs {', '.join(missing)}; put the files there, name their folder with "
-            f"--weights-root or SSLDET_WEIGHTS, or train with --scratch{place and f'. They come with {place}'}"
-        )
-    return files
+    return weights
 
 
 def _check_frozen(config: RunConfig, backbone: Backbone, weights: Mapping[str, Path]) -> None:
@@ -282,17 +271,6 @@ def _check_rates(config: RunConfig, strategy: Strategy, backbone: Backbone, data
     with torch.device("meta"):
         detector = backbone.build(dataset.facts, frame_head=strategy.needs.frame_head)
     rate_scales(train, backbone.parameter_parts(detector))
-
-
-def _of_any_suffix(path: Path) -> Path:
-    """The file, or where there is no such safetensors file a torch file of the same name."""
-    forms = (path, path.with_suffix(".pth"), path.with_suffix(".bin")) if path.suffix == ".safetensors" else (path,)
-    return next((form for form in forms if form.is_file()), path)
-
-
-def _fetched(backbone: Backbone, dataset: str, parts: Sequence[str]) -> dict[str, Path]:
-    files = {part: backbone.fetch_weights(part, dataset) for part in parts}
-    return {part: path for part, path in files.items() if path is not None}
 
 
 def weights_hashes(files: Mapping[str, Path]) -> dict[str, str]:
