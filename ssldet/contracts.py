@@ -485,6 +485,14 @@ class Backbone(ABC):
         """
         return {}
 
+    def describe(self, *, measure: bool = False) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Tables for `ssldet plugins show`: heading -> rows, each column -> plain value; new in 2.1.
+
+        Args:
+            measure: whether the user asks for what takes time, such as clips a second here.
+        """
+        return {}
+
     def parameter_parts(self, detector: Detector) -> Mapping[str, Iterable[nn.Parameter]]:
         """Part name -> its parameters, no one in two parts: what `train.lr_scale` can name; new in 2.1.
 

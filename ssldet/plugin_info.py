@@ -72,8 +72,12 @@ def choose(name: str, kind: str | None) -> plugins.PluginInfo:
     return next(iter(found.values()))
 
 
-def describe(plugin: plugins.PluginInfo) -> dict[str, Any]:
+def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, Any]:
     """All that installed metadata and the contract know of a plugin. Imports it.
+
+    Args:
+        plugin: which one.
+        measure: whether a backbone measures its speed too.
 
     Raises:
         PluginError: it cannot be used.
@@ -90,7 +94,8 @@ def describe(plugin: plugins.PluginInfo) -> dict[str, Any]:
         "description": text,
         "sources": sources(f"{around}\n{text}"),
     }
-    return content | {"dataset": _of_dataset, "metric": _of_metric}.get(plugin.kind, _of_configured)(found)
+    content |= {"dataset": _of_dataset, "metric": _of_metric}.get(plugin.kind, _of_configured)(found)
+    return content | (_tables(found, measure=measure) if plugin.kind == "backbone" else {})
 
 
 def sources(text: str) -> list[str]:
@@ -108,6 +113,15 @@ def _of_configured(found: type[Any]) -> dict[str, Any]:
         return content | {"needs": dataclasses.asdict(found(found.Config()).needs)}
     except Exception as error:  # options without a default, or anything else that a plugin may do
         return content | {"needs": f"not known without options ({type(error).__name__})"}
+
+
+def _tables(found: type[Any], *, measure: bool) -> dict[str, Any]:
+    """What a backbone says of itself, under its default options."""
+    try:
+        tables = found(found.Config()).describe(measure=measure)
+    except Exception as error:  # as above
+        return {"tables": f"not known ({type(error).__name__}: {error})"}
+    return {heading: [dict(row) for row in rows] for heading, rows in tables.items()}
 
 
 def _options(config: type[Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from ssldet.nn import CFAM, FrameHead, FrozenParts
 from ssldet.nn.frame_head import FramePool
 from ssldet_backbones.branches.branch import Branch, BranchKind, first_stages
 from ssldet_backbones.branches.catalogue import KINDS_2D, KINDS_3D, branch_2d, branch_3d
+from ssldet_backbones.branches.description import rows_2d, rows_3d
 
 WIDTH = 1024
 
@@ -105,6 +106,13 @@ class YOWO(Backbone):
     def frozen_parts(self) -> Mapping[str, str]:
         options = self.config
         return {part: f"freeze_{part}" for part in self.parts if getattr(options, f"freeze_{part}")}
+
+    def describe(self, *, measure: bool = False) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Every branch of ours, and some of timm."""
+        return {
+            "3D branches": rows_3d(KINDS_3D, measure=measure),
+            "2D branches": rows_2d(KINDS_2D, measure=measure),
+        }
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
         """What the paper calls pretrained; it does not say for AVA, which gets what UCF101-24 has."""
