@@ -43,6 +43,7 @@ def record_of(
     version: str = "1.0",
     notes: Mapping[str, Any] | None = None,
     threads: int = 1,
+    code: str = "",
 ) -> Record:
     """A record whose means are `value` everywhere, or by threshold; None: it was not scored."""
     by_key = dict.fromkeys(("0.1", "0.2", "0.5"), value) if isinstance(value, float) else dict(value or {})
@@ -57,7 +58,8 @@ def record_of(
         metrics=metrics if by_key else {},
         training=TrainingSummary(steps=10, gradient_clips=80, teacher_clips=40, seconds={"train": 1800.0}),
         hardware={"threads": threads},
-        provenance={"distributions": {"ssldet": {"version": version}, "torch": {"version": "2"}}},
+        provenance={"distributions": {"ssldet": {"version": version}, "torch": {"version": "2"}}}
+        | ({"plugins": {"backbone yowo_nano": {"distribution": "ssldet", "code": code}}} if code else {}),
         peak_memory_bytes=1,
         notes=dict(notes or {"initial_weights": "random"}),
     )
@@ -76,7 +78,9 @@ def write_record(root: Path, record: Record, *, age: float = 0.0, name: str = ""
 
 def write_run(root: Path, approach: str = "Supervised", value: Any = 0.1, **options: Any) -> str:
     """Write the record of a cell's run; gives its id. Options are those of `config_of` and of `record_of`."""
-    of_record = {key: options.pop(key) for key in ("status", "data", "version", "notes", "threads") if key in options}
+    of_record = {
+        key: options.pop(key) for key in ("status", "data", "version", "notes", "threads", "code") if key in options
+    }
     age = options.pop("age", 0.0)
     record = record_of(config_of(approach, **options), value, **of_record)
     write_record(root, record, age=age)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from test_plugins import fabricator
 from test_runner import StopAt, config
 
 from ssldet.data.batches import BatchSource
 from ssldet.errors import ConfigError, TrainingError
 from ssldet.report.run_selection import collect_runs, select_runs
-from ssldet.runs import runner
+from ssldet.runs import plugin_code, runner
 from ssldet.runs.first_stage import FirstStage, first_stage
 from ssldet.runs.log import read_log
 from ssldet.runs.record import Record
@@ -228,3 +229,44 @@ def test_a_loss_that_is_not_finite_is_a_failure_too(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         runner.execute(plan, Reporter())
     assert "not finite" in Record.read(plan.record_path).notes["error"]
+
+
+MINE = """
+from ssldet_backbones.yowo_nano import YOWONano
+
+
+class Mine(YOWONano):
+    pass
+"""
+
+
+def test_a_first_stage_of_a_plugin_with_other_code_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabricator(tmp_path, monkeypatch)("mine-dist", "[ssldet.backbones]\nmine = mine_net:Mine\n", {"mine_net": MINE})
+    before = stage(tmp_path, "supervised", backbone="mine")
+    assert stage(tmp_path, "supervised", backbone="mine").key == before.key
+    (tmp_path / "mine-dist-dist-info" / "mine_net.py").write_text(MINE + "# other\n")
+    assert stage(tmp_path, "supervised", backbone="mine").key == before.key  # what was imported is what runs
+    plugin_code._hash_below.cache_clear()  # as in a new process
+    assert stage(tmp_path, "supervised", backbone="mine").key != before.key
+
+
+def test_a_first_stage_of_our_own_plugins_with_other_code_is_reused_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, "supervised")
+    runner.train_first_stage(plan, Reporter())
+    trained = stage(tmp_path, "supervised")
+    assert trained.made_by_others() == {} and "code" not in trained.identity
+    about = trained.folder / "stage.json"
+    content = json.loads(about.read_text())
+    assert content["provenance"]["plugins"].keys() == {"dataset synthetic", "backbone yowo_nano"}
+    content["provenance"]["plugins"]["backbone yowo_nano"]["code"] = "0" * 64
+    about.write_text(json.dumps(content))
+    record = runner.execute(plan, Reporter())
+    assert record.notes["first_stage_versions"].keys() == {"backbone yowo_nano"}
+    used = {"dataset synthetic", "backbone yowo_nano", "strategy supervised"}
+    assert used | {"metric frame_map", "metric video_map"} <= record.provenance["plugins"].keys()
+    (run,) = collect_runs([tmp_path]).runs
+    assert select_runs([run]).mixed

@@ -225,6 +225,15 @@ def test_other_data_and_mixed_versions_are_marked(tmp_path: Path) -> None:
     assert entry(table(tmp_path, settings=Settings())).marks == ()
 
 
+def test_a_mean_of_runs_by_other_code_of_a_plugin_is_marked(tmp_path: Path) -> None:
+    """A record from before there were fingerprints says nothing of its plugins' code."""
+    for seed, code in enumerate(("", "a" * 64, "a" * 64)):
+        write_run(tmp_path, seed=seed, code=code)
+    assert entry(table(tmp_path)).marks == ("other preset",)
+    write_run(tmp_path, seed=3, code="b" * 64)
+    assert entry(table(tmp_path)).marks == ("other preset", "mixed versions")
+
+
 # ------------------------------------------------------------------------------------------------- left out
 
 

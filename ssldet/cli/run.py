@@ -108,6 +108,7 @@ def _say_what_is_next(planned: Plan) -> None:
 
 def _say_that_it_is_done(planned: Plan) -> None:
     """A run's id does not hash code: say where its numbers are from, and how to have them made again."""
+    from ssldet.runs.plugin_code import changed_plugins
     from ssldet.runs.provenance import changed_distributions
     from ssldet.runs.record import Record
     from ssldet.runs.rescoring import what_is_lost
@@ -121,6 +122,8 @@ def _say_that_it_is_done(planned: Plan) -> None:
         return
     changed = changed_distributions(record.provenance)
     made = f", by other versions of {', '.join(changed)}" if changed else ""
+    if plugins := changed_plugins(record.provenance):
+        made += f", by other code of {', '.join(plugins)}"
     again = (
         f"`ssldet runs rm {planned.id} --results {planned.config.machine.results}` and the same command make it again"
     )

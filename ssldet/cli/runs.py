@@ -214,6 +214,7 @@ def _about(entry: RunEntry) -> list[tuple[str, str]]:
         ("device", f"{record.hardware.get('device')}: {record.hardware.get('device_name')}"),
         ("memory", f"{record.peak_memory_bytes / 1e9:.1f} GB"),
         ("versions", ", ".join(_versions(record.provenance))),
+        ("code of plugins", ", ".join(_plugin_code(record.provenance))),
         *((f"note: {topic.replace('_', ' ')}", str(note)) for topic, note in record.notes.items() if topic != "error"),
     ]
 
@@ -226,6 +227,11 @@ def _versions(provenance: Mapping[str, Any]) -> list[str]:
         )
         found.append(f"{name} {origin.get('version')}{commit}")
     return found
+
+
+def _plugin_code(provenance: Mapping[str, Any]) -> list[str]:
+    """The first digits of each fingerprint."""
+    return [f"{name} {(about.get('code') or '?')[:8]}" for name, about in provenance.get("plugins", {}).items()]
 
 
 def _curve_rows(drawn: Sequence[Curve]) -> list[tuple[str, ...]]:

@@ -21,7 +21,7 @@ SYMBOLS = {
     "other preset": ("†", "made with another preset than the paper's settings"),
     "other data": ("‡", "made on other data than the paper's"),
     "mixed threads": ("*", "mean of runs with different numbers of CPU threads, which round differently"),
-    "mixed versions": ("§", "mean of runs made by different versions of ssldet or torch"),
+    "mixed versions": ("§", "mean of runs made by different versions of ssldet or torch, or by other code of a plugin"),
     "failed": ("¶", "some seeds failed"),
 }
 """Mark -> its symbol, and what it means."""

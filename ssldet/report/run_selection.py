@@ -23,6 +23,7 @@ from ssldet.errors import RequestError
 from ssldet.report.external_runs import ExternalRun, collect_externals
 from ssldet.runs import layout
 from ssldet.runs.listing import protocol_of
+from ssldet.runs.plugin_code import codes_differ
 from ssldet.runs.provenance import COMPARED
 from ssldet.runs.record import Record
 from ssldet.runs.store import RunEntry, find_runs
@@ -195,9 +196,10 @@ class RunSelection:
 
     @property
     def mixed(self) -> bool:
-        """Whether they, or the first stage of one of them, were made by different versions of ssldet or torch."""
+        """Whether they, or the first stage of one, were made by other versions of ssldet or torch, or plugins' code."""
         runs = self.runs.values()
-        return len(set(map(_versions, runs))) > 1 or any("first_stage_versions" in run.record.notes for run in runs)
+        noted = any("first_stage_versions" in run.record.notes for run in runs)
+        return noted or len(set(map(_versions, runs))) > 1 or codes_differ(run.record.provenance for run in runs)
 
     @property
     def mixed_threads(self) -> bool:

@@ -5,7 +5,8 @@
                                  stage.json               what the key is made of, and who trained it
 
 The key is the hash of the experiment's revision and of all that the stage's training reads: data, labelled videos,
-initial weights, network, losses (frame head, temporal term), sampling, schedule, seed. Supervised, Mean Teacher and
+initial weights, network, losses (frame head, temporal term), sampling, schedule, seed, and the code of plugins that are
+not ssldet's own. Supervised, Mean Teacher and
 FixMatch share one; Dual Guidance has its own, and a third without the temporal term.
 """
 
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from ssldet.runs import layout
 from ssldet.runs.log import RunLog
 from ssldet.runs.planning import Plan, weights_hashes
+from ssldet.runs.plugin_code import changed_plugins, of_others, plugin_code
 from ssldet.runs.provenance import COMPARED, changed_distributions, provenance
 from ssldet.training.loop import StepReport, Training
 from ssldet.training.objectives import over_classes
@@ -37,11 +39,12 @@ UNREAD = {"unlabelled_batch", "checkpoint_every", "eval_every"}
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
-    """One first stage among the results: `identity` is what its key is made of."""
+    """One first stage among the results: `identity` is what its key is made of, `code` that of its plugins."""
 
     folder: Path
     key: str
     identity: dict[str, Any]
+    code: dict[str, Any]
 
     @property
     def checkpoint(self) -> Path:
@@ -52,9 +55,9 @@ class FirstStage:
         return self.folder / layout.LOG
 
     def made_by_others(self) -> dict[str, Any]:
-        """Versions of ssldet and torch that trained it, where they are not those that run now; else empty."""
-        about = json.loads((self.folder / layout.STAGE).read_text(encoding="utf-8"))
-        return changed_distributions(about["provenance"], COMPARED)
+        """Versions of ssldet and torch, and plugins' code, that trained it, where they are not those that run now."""
+        made_by = json.loads((self.folder / layout.STAGE).read_text(encoding="utf-8"))["provenance"]
+        return changed_distributions(made_by, COMPARED) | changed_plugins(made_by)
 
     def is_done(self) -> bool:
         """Whether it was trained to its end; cheap, reads no weights."""
@@ -86,8 +89,12 @@ def first_stage(plan: Plan, skipped: Collection[str] = ()) -> FirstStage | None:
     identity = _identity(plan, skipped)
     if identity["burn_in"] == 0:
         return None
+    experiment = plan.config.experiment
+    code = plugin_code([("dataset", experiment.dataset), ("backbone", experiment.backbone)])
+    if foreign := of_others(code):
+        identity["code"] = foreign
     key = content_hash(identity)[:16]
-    return FirstStage(plan.config.machine.results / layout.FIRST_STAGES / key, key, identity)
+    return FirstStage(plan.config.machine.results / layout.FIRST_STAGES / key, key, identity, code)
 
 
 def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
@@ -149,6 +156,10 @@ def load_or_train(
         if training.counts.step < training.burn_in:
             return False
         if not stage.is_done():
-            about = {"key": stage.key, "identity": stage.identity, "provenance": provenance()}
+            about = {
+                "key": stage.key,
+                "identity": stage.identity,
+                "provenance": {**provenance(), "plugins": stage.code},
+            }
             write_json(stage.folder / layout.STAGE, about)
         return True

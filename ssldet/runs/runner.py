@@ -34,6 +34,7 @@ from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
 from ssldet.runs.planning import Plan, build_student, plan, weights_hashes
+from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
 from ssldet.runs.validation import detections_of, validation_scores
@@ -162,6 +163,7 @@ class _Run:
 
     def run(self) -> Record:
         plan = self.plan
+        self._plugin_code({})  # as it is now, not after hours of training
         write_text(plan.folder / layout.CONFIG, plan.config.to_yaml())
         splits.write(plan.split, plan.folder / layout.SPLIT)
         reader = self._prepare()
@@ -355,12 +357,17 @@ class _Run:
                 seconds=self.seconds,
             ),
             hardware={**hardware(str(plan.device)), "threads": torch.get_num_threads()},
-            provenance=provenance(),
+            provenance={**provenance(), "plugins": self._plugin_code(metrics)},
             peak_memory_bytes=peak_memory_bytes(),
             files={path.name: file_hash(path) for path in files if path.is_file()},
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             notes={**self.notes, **self._notes_of_the_plan()},
         )
+
+    def _plugin_code(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        experiment = self.plan.config.experiment
+        used = [(kind, getattr(experiment, kind)) for kind in ("dataset", "backbone", "strategy")]
+        return plugin_code([*used, *(("metric", name) for name in metrics)])
 
     def _notes_of_the_plan(self) -> dict[str, Any]:
         plan, notes = self.plan, dict[str, Any]()
