@@ -249,32 +249,37 @@ def data(root: Path | None, report: Report) -> dict[str, Any]:
 
 
 def weights(root: Path) -> dict[str, Any]:
-    """Which pretrained files of the backbones lie below a folder: backbone -> file -> size or "absent"."""
+    """Which pretrained files of the backbones lie below a folder, or elsewhere on this machine, such as in a package:
+    backbone -> file -> size or "absent".
+    """
     rows: dict[str, Any] = {"root": f"{root}{'' if root.is_dir() else ': no such folder'}"}
     for name in plugins.names("backbone"):
         try:
-            wanted = _pretrained_files(name)
+            rows[name] = _pretrained_files(name, root) or "none needed"
         except (SsldetError, ValueError) as error:
             rows[name] = f"not known: {_first_line(error)}"
-            continue
-        rows[name] = {file: _file_words(root / file, used) for file, used in wanted.items()} or "none needed"
     return rows
 
 
-def _pretrained_files(backbone: str) -> dict[str, list[str]]:
-    """File name -> the data sets that it is for. Imports the backbone. Raises PluginError."""
+def _pretrained_files(backbone: str, root: Path) -> dict[str, str]:
+    """File name -> its size and the data sets that it is for. Imports the backbone. Raises SsldetError."""
     plugin = plugins.load("backbone", backbone)
     built = plugin(plugin.Config())
-    wanted: dict[str, list[str]] = {}
+    places: dict[str, Path] = {}
+    used: dict[str, list[str]] = {}
     for dataset in plugins.names("dataset"):
-        for file in built.pretrained_files(dataset).values():
-            wanted.setdefault(file, []).append(dataset)
-    return wanted
+        installed = built.installed_weights(dataset)
+        for part, file in built.pretrained_files(dataset).items():
+            below = root / file
+            places[file] = below if below.is_file() else installed.get(part, below)
+            used.setdefault(file, []).append(dataset)
+    return {file: _file_words(path, root, used[file]) for file, path in places.items()}
 
 
-def _file_words(path: Path, used: list[str]) -> str:
+def _file_words(path: Path, root: Path, used: list[str]) -> str:
     size = f"{path.stat().st_size / 1e6:,.0f} MB" if path.is_file() else "absent"
-    return f"{size}, for {', '.join(used)}"
+    elsewhere = "" if path.is_relative_to(root) else f" at {path}"
+    return f"{size}{elsewhere}, for {', '.join(used)}"
 
 
 # ---------------------------------------------------------------------------------------------------- folders

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from ssldet import cli, doctor, plugins
 from ssldet.errors import DecodeError
+from ssldet_backbones import lite_weights
 
 
 def invoke(*arguments: object) -> Result:
@@ -44,6 +45,16 @@ def test_a_sound_installation(home: Path) -> None:
     assert "writable" in sections["folders"]["results"]
     text = invoke("--results", home / "runs").stdout
     assert text.startswith("versions\n  python: ") and text.endswith("no problems found\n")
+
+
+def test_weights_that_come_with_a_package_are_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = home / "package" / "weights.pth"
+    file.parent.mkdir()
+    file.write_bytes(bytes(2_000_000))
+    monkeypatch.setattr(lite_weights, "FILE", "weights.pth")
+    monkeypatch.setattr(lite_weights, "installed", lambda: file)
+    shown = doctor.examine(None, home / "weights").sections["weights"]["yowo_lite"]["weights.pth"]
+    assert shown.startswith("2 MB at ~/package/weights.pth, for ava, ")
 
 
 def test_data_and_weights_that_are_found(home: Path) -> None:
