@@ -157,10 +157,10 @@ def test_coco_that_makes_no_sense_is_named(tmp_path: Path, change: dict[str, obj
         ("<a", "not sound XML"),
         ("<!DOCTYPE x [<!ENTITY a 'b'>]><a>&a;</a>", "defines a document type or entities"),
         ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><a/>', "defines a document type or entities"),
-        (CVAT.replace("task>", "project>"), "several tasks"),
+        (CVAT.replace("task>", "project>"), "a project of which no task is listed"),
     ],
 )
-def test_xml_that_is_not_one_task_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_xml_that_holds_no_task_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "boxes.xml").write_text(text)
     with pytest.raises(DataError, match=rf"boxes\.xml: .*{reason}"):
         read_boxes(tmp_path / "boxes.xml")

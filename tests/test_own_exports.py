@@ -114,6 +114,70 @@ def test_jobs_of_one_task_are_put_together(read: Callable[..., Annotation], tmp_
         read_boxes(tmp_path / "jobs")
 
 
+TASK = (
+    "<task><id>{id}</id><size>{size}</size><subset>{subset}</subset><start_frame>{start}</start_frame>"
+    "<stop_frame>{stop}</stop_frame><frame_filter>step={step}</frame_filter><source>{source}</source></task>"
+)
+
+
+def project(tracks: str) -> str:
+    """Two tasks in one subset, the second of which starts at 3; one in another subset; one that has no boxes."""
+    tasks = (
+        TASK.format(id=11, size=3, subset="", start=0, stop=10, step=5, source="a b.mp4"),
+        TASK.format(id=12, size=4, subset="", start=3, stop=9, step=2, source="kitchen/c.MOV"),
+        TASK.format(id=13, size=2, subset="", start=0, stop=1, step=1, source="nobody.mp4"),
+        TASK.format(id=14, size=2, subset="Test", start=4, stop=5, step=1, source="d.mp4"),
+    )
+    meta = f"<meta><project><id>2</id><tasks>{''.join(tasks)}</tasks></project></meta>"
+    return f"<annotations><version>1.1</version>{meta}{tracks}</annotations>"
+
+
+def in_task(task: object, *frames: int) -> str:
+    boxes = "".join(BOX.format(frame, 1, 0, frame) for frame in frames)
+    return f'<track id="{frames[0]}" label="left" source="manual" task_id="{task}" subset="default">{boxes}</track>'
+
+
+def test_a_project_numbers_frames_on_from_task_to_task(read: Callable[..., Annotation]) -> None:
+    """Behind 3 x 5 numbers of the first task, 3 + 2 x relative; anew in another subset. It used to be refused."""
+    text = project(in_task(11, 0, 10) + in_task(12, 18, 22, 24) + in_task(12, 20) + in_task(14, 5))
+    videos = read("annotations.xml", text, ["a b", "kitchen/c", "d", "nobody"])
+    assert {name: [(box.frame, box.tube) for box in video.boxes] for name, video in videos.items()} == {
+        "a b": [(0, 0), (10, 0)],
+        "kitchen/c": [(3, 0), (7, 0), (9, 0), (5, 1)],
+        "d": [(5, 0)],
+    }
+    assert [video.frames for video in videos.values()] == [{0, 5, 10}, {3, 5, 7, 9}, {4, 5}]
+
+
+def test_a_project_in_the_form_for_images(read: Callable[..., Annotation]) -> None:
+    box = '<box label="left" occluded="0" xtl="1" ytl="2" xbr="11" ybr="22"/>'
+    image = '<image id="{0}" name="frame_{1:06}" subset="default" task_id="{2}" width="64" height="48">{3}</image>'
+    rows = image.format(0, 5, 11, box) + image.format(1, 20, 12, box) + image.format(2, 22, 12, "")
+    videos = read("annotations.xml", project(rows))
+    assert {name: video.frames for name, video in videos.items()} == {"a b": {5}, "kitchen/c": {5, 7}}
+    assert {name: [b.frame for b in video.boxes] for name, video in videos.items()} == {"a b": [5], "kitchen/c": [5]}
+
+
+@pytest.mark.parametrize(
+    ("task", "frame", "words"),
+    [
+        (99, 0, r"track '0': is of task '99'; the project has 11, 12, 13, 14; export"),
+        (11, 3, "track 3: a box in frame 3, and the task shows frames 0, 5, 10"),
+        (12, 2, "track '2': frame .*-13|track 2: frame is '-13'; expected a whole number from 0"),
+    ],
+)
+def test_what_fits_no_task_of_a_project_is_refused(
+    read: Callable[..., Annotation], task: int, frame: int, words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        read("annotations.xml", project(in_task(task, frame)))
+
+
+def test_a_project_without_tasks_is_refused(read: Callable[..., Annotation]) -> None:
+    with pytest.raises(DataError, match="a project of which no task is listed"):
+        read("a.xml", "<annotations><meta><project><id>1</id></project></meta></annotations>")
+
+
 def test_the_form_for_images(read: Callable[..., Annotation]) -> None:
     box = '<box label="left" occluded="0" xtl="1" ytl="2" xbr="11" ybr="22"/>'
     video = '<image id="0" name="frame_000005" width="64" height="48">{0}</image><image id="1" name="frame_000010"/>'
@@ -226,6 +290,31 @@ def test_names_that_differ_in_unicode_form_or_suffix_are_one(tmp_path: Path) -> 
     assert (doubt.severity, doubt.video) == ("doubt", "Küche Gläser")
 
 
+@pytest.mark.parametrize("written", ["Mia_winkt_1", "Mia winkt 1", "friends/Mia_winkt_1"])
+def test_a_name_that_an_upload_changed_is_known(read: Callable[..., Annotation], written: str) -> None:
+    """Blanks become underscores, and signs are lost; what may be two videos is refused."""
+    text = HEAD + f"{written}.mp4,1,1,2,11,22,left,0\n"
+    assert list(read("a.csv", text, ["friends/Mia winkt (1)", "Tom"])) == ["friends/Mia winkt (1)"]
+    assert list(read("a.csv", text, [written, "friends/Mia winkt (1)"])) == [written]
+    with pytest.raises(DataError, match=r"may be '.*Mia winkt \(1\)' or '.*Mia winkt \[1\]'; rename one"):
+        read("a.csv", text, ["friends/Mia winkt (1)", "friends/Mia winkt [1]"])
+
+
+def test_exports_of_several_tools_lie_in_one_folder(videos: Path) -> None:
+    """CVAT's, Label Studio's and a CSV; the CSV used to be passed over."""
+    for name in ("Jürgen Klimmzüge", "three"):
+        write_video(videos / f"videos/{name}.avi", [20] * 10)
+    (videos / "annotations").mkdir()
+    (videos / "annotations/cvat.xml").write_text(cvat([(0, 1, 0, 5)], meta="<size>1</size><source>one.avi</source>"))
+    upload = json.dumps(label_studio([key(1, 0)])).replace("-one", "-J%C3%BCrgen_Klimmz%C3%BCge")
+    (videos / "annotations/project-3-at-2026-11-08.json").write_text(upload)
+    (videos / "annotations/by hand.csv").write_text(HEAD + "three.avi,2,1,2,11,22,left,0\n")
+    dataset = Folder(videos)
+    frames = {name: len(dataset.truth(name).frames_n) for name in ("one", "Jürgen Klimmzüge", "three")}
+    assert frames == {"one": 1, "Jürgen Klimmzüge": 10, "three": 1}
+    assert dataset.verify() == []
+
+
 # --------------------------------------------------------------------------------------------------------- CSV
 
 ROW = "one.avi,1,1,2,11,22,left,0\n"
@@ -321,6 +410,7 @@ def test_label_studio_is_interpolated_as_it_shows(videos: Path) -> None:
         ([{"video": "one.mp4", "box": []}], "export as JSON, not JSON-MIN"),
         ([{**label_studio([])[0], "annotations": [{"result": []}] * 2}], "2 annotations; keep one"),
         ([{**label_studio([])[0], "data": {"video": "two.mp4"}}], "boxes of two, of which there is no video"),
+        ([{**label_studio([])[0], "data": {"video": "onne.mp4"}}], "rename one of them, if it is the video 'one'"),
         ({"_via_settings": {}, "_via_img_metadata": {}}, "is VIA 2's form"),
     ],
 )

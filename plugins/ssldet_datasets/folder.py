@@ -37,7 +37,8 @@ FRAMES: tuple[tuple[str, Callable[[Path], OwnVideoFiles | OwnImages]], ...] = (
 GUIDE = """\
 Own videos lie in one folder:
     mine/videos/<name>.mp4                         (or .avi, .mkv, .webm, .mov; or frames/<name>/00001.jpg)
-    mine/annotations.csv                           (or .json of COCO, Label Studio, VIA 3; or CVAT's annotations/*.xml)
+    mine/annotations.csv                           (or .json of COCO, Label Studio, VIA 3, or CVAT's .xml)
+    mine/annotations/                              instead: several of such files, under any names
     mine/test.txt                                  names of the videos to be scored; all others are for training
     mine/classes.txt                               one class a line; optional, else those of the boxes
 then name it with --data-root (or SSLDET_DATA). Videos without boxes are used as unlabelled ones."""
@@ -58,8 +59,7 @@ class Folder(Dataset):
         """Options of `folder`; each is set with --set dataset.NAME=VALUE."""
 
         annotations: str | None = None
-        """File of boxes (.csv, .json, .xml) or folder of .xml and .json, below the root; None looks for the usual
-        names."""
+        """File of boxes (.csv, .json, .xml) or folder of such files, below the root; None looks for the usual names."""
         classes: tuple[str, ...] | None = None
         """The classes in label order; None takes classes.txt, else the labels of the boxes by name."""
         rest: Literal["unknown", "background"] = "unknown"
@@ -104,10 +104,13 @@ class Folder(Dataset):
         return f"annotation: {where}, of {annotated} of {len(self._ids)} videos\n{describe(self.layouts, self.root)}"
 
     def videos(self, subset: Subset, split: int = 1) -> Sequence[Video]:
-        """Of the test videos those with boxes; training videos without boxes have no class."""
+        """Of the test videos those with boxes; training videos without boxes have no class.
+
+        Without a list of test videos all are for training, so that the folder can be looked at; no run accepts it.
+        """
         if split != 1:
             raise DataError(f"a folder of own videos has one split, 1; asked for {split}")
-        test = self._test_ids()
+        test = self._test_ids() if subset == "test" or (self.root / "test.txt").is_file() else set()
         ids = [video_id for video_id in self._ids if (video_id in test) == (subset == "test")]
         return [self._video(i) for i in ids if subset == "train" or i in self._annotation]
 
@@ -199,7 +202,11 @@ class Folder(Dataset):
     def _test_ids(self) -> set[str]:
         path = self.root / "test.txt"
         if not path.is_file():
-            raise DataError(f"no test.txt in {self.root}: list there the annotated videos that are to be scored")
+            annotated = ", ".join(sorted(self._annotation.keys() & self._known)[:6]) or "none"
+            raise DataError(
+                f"no test.txt in {self.root}: list there, one a line, the annotated videos that are to be scored; "
+                f"annotated are {annotated}"
+            )
         names = VideoNames(self._known)
         test = {names.id_of(line, path) for line in read_lines(path)}
         if unknown := sorted(test - self._known):
@@ -261,7 +268,11 @@ class Folder(Dataset):
             yield Problem(what, f"{self.annotations}", "frames count from 1 in a CSV, from 0 in CVAT", video_id)
 
     def _doubts(self) -> Iterator[Problem]:
-        """Videos held twice, frames of another size than those annotated, frames that are left out."""
+        """Files of boxes that are not read, videos held twice, frames of another size, frames that are left out."""
+        read = self.annotations.relative_to(self.root).parts[0]
+        if passed_over := [name for name in ANNOTATIONS if name != read and (self.root / name).exists()]:
+            what = f"{' and '.join(passed_over)} beside {read} not read"
+            yield Problem(what, remedy="put all files of boxes into the folder annotations/", severity="doubt")
         for video_id, files in sorted((i, f) for layout in self.layouts for i, f in layout.copies.items()):
             what = f"{video_id} is there as {' and as '.join(files)}"
             yield Problem(what, remedy=f"{files[0]} is used", video=video_id, severity="doubt")

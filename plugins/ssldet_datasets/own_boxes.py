@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ssldet.errors import DataError
 from ssldet_datasets.own_coco import read_coco
 from ssldet_datasets.own_csv import read_csv
 from ssldet_datasets.own_cvat import read_cvat
-from ssldet_datasets.own_records import Annotation, OwnVideo, VideoNames
+from ssldet_datasets.own_records import Annotation, OwnVideo, VideoNames, merge_video
 from ssldet_datasets.own_tools import read_label_studio, read_via
 
 MAX_BYTES = 256 * 2**20
@@ -24,7 +23,7 @@ KINDS = (".csv", ".json", ".xml")
 
 
 def read_boxes(path: Path, names: VideoNames | None = None, *, keyframes_only: bool = False) -> Annotation:
-    """Read a file of boxes by its suffix, or all .xml and .json files of a folder.
+    """Read a file of boxes by its suffix, or all files of boxes in a folder, of whichever tools.
 
     Args:
         path: the file or folder.
@@ -37,7 +36,7 @@ def read_boxes(path: Path, names: VideoNames | None = None, *, keyframes_only: b
     names, annotation = names or VideoNames(), Annotation()
     for file in annotation_files(path):
         for video_id, video in _read_file(file, names).items():
-            _merge(annotation, video_id, video, file)
+            merge_video(annotation, video_id, video, file)
     return {video_id: _hand_drawn(video) for video_id, video in annotation.items()} if keyframes_only else annotation
 
 
@@ -45,7 +44,7 @@ def annotation_files(path: Path) -> list[Path]:
     """The file itself, or those of a folder."""
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in (".xml", ".json"))
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
 
 
 def _read_file(path: Path, names: VideoNames) -> Annotation:
@@ -76,20 +75,6 @@ def _read_json(path: Path, text: str, names: VideoNames) -> Annotation:
     if {"metadata", "view", "file"} <= content.keys():
         return read_via(path, content, names)
     return read_coco(path, content, names)
-
-
-def _merge(annotation: Annotation, video_id: str, video: OwnVideo, file: Path) -> None:
-    """Add what one file says of a video; jobs of one task may share frames, of which the first file's boxes count."""
-    before = annotation.setdefault(video_id, OwnVideo(size=video.size))
-    fresh = video.frames - before.frames
-    if before.frames and not fresh:
-        raise DataError(f"{file}: another file has boxes of the same frames of {video_id}; keep one of them")
-    shift = 1 + max((box.tube for box in before.boxes), default=-1)
-    for box in video.boxes:
-        if box.frame in fresh:
-            before.boxes.append(replace(box, tube=box.tube + shift if box.tube >= 0 else -1))
-    before.frames |= video.frames
-    before.unknown |= video.unknown & fresh
 
 
 def _hand_drawn(video: OwnVideo) -> OwnVideo:

@@ -9,7 +9,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -67,6 +69,20 @@ def labels_in(annotation: Annotation) -> set[str]:
     return {box.label for video in annotation.values() for box in video.boxes}
 
 
+def merge_video(annotation: Annotation, video_id: str, video: OwnVideo, file: Path) -> None:
+    """Add what one file says of a video; jobs of one task may share frames, of which the first file's boxes count."""
+    before = annotation.setdefault(video_id, OwnVideo(size=video.size))
+    fresh = video.frames - before.frames
+    if before.frames and not fresh:
+        raise DataError(f"{file}: another file has boxes of the same frames of {video_id}; keep one of them")
+    shift = 1 + max((box.tube for box in before.boxes), default=-1)
+    for box in video.boxes:
+        if box.frame in fresh:
+            before.boxes.append(replace(box, tube=box.tube + shift if box.tube >= 0 else -1))
+    before.frames |= video.frames
+    before.unknown |= video.unknown & fresh
+
+
 # ------------------------------------------------------------------------------------------------------ names
 
 
@@ -74,7 +90,8 @@ class VideoNames:
     """Which video a name in a file of boxes means.
 
     Suffixes do not count, nor does the form in which letters with accents are stored (macOS stores them in two). A name
-    with more folders than the video's, or with fewer, is taken where it can mean one video only.
+    with more folders than the video's, or with fewer, is taken where it can mean one video only; so is what an upload
+    makes of a name, Mia_winkt of "Mia winkt".
 
     Args:
         known: the ids of the videos; None takes every name as it is.
@@ -102,7 +119,12 @@ class VideoNames:
 
     def _present(self, video_id: str, ask: Callable[[str], T] | None) -> Callable[[str], T]:
         if ask is None or (self._known is not None and video_id not in self._known):
-            raise DataError(f"boxes of {video_id}, of which there is no video; its frames say what they mean")
+            near = get_close_matches(video_id, self._known or (), 1, cutoff=0.3)
+            called = f"; rename one of them, if it is the video {near[0]!r}" if near else ""
+            raise DataError(
+                f"boxes of {video_id}, of which there is no video{called}. Without the video nothing says where these "
+                "boxes are: they are shares of its frames, or at seconds"
+            )
         return ask
 
     def id_of(self, name: object, where: Path) -> str:
@@ -137,7 +159,23 @@ class VideoNames:
         longer = sorted(video_id for video_id in self._known if video_id.endswith(f"/{written}"))
         if len(longer) > 1:
             raise DataError(f"{where}: {written!r} may be {longer[0]!r} or {longer[1]!r}; write the folder too")
-        return longer[0] if longer else written
+        return longer[0] if longer else self._uploaded(written, where)
+
+    def _uploaded(self, written: str, where: Path) -> str:
+        """The video whose name an upload turned into the one written; itself where there is none."""
+        meant = self._by_upload.get(upload_name(written), [written])
+        if len(meant) > 1:
+            raise DataError(f"{where}: {written!r} may be {meant[0]!r} or {meant[1]!r}; rename one of these videos")
+        return meant[0]
+
+    @cached_property
+    def _by_upload(self) -> dict[str, list[str]]:
+        """Names as uploads leave them, with folders and without -> ids."""
+        ids: dict[str, list[str]] = {}
+        for video_id in sorted(self._known or ()):
+            for name in {video_id, video_id.rpartition("/")[2]}:
+                ids.setdefault(upload_name(name), []).append(video_id)
+        return ids
 
 
 def video_id_of(name: object, where: Path) -> str:
@@ -151,6 +189,12 @@ def plain_name(name: str) -> str:
     """A file's name without the suffix of a video, letters in one form (NFC)."""
     suffix = PurePosixPath(name).suffix
     return unicodedata.normalize("NFC", name[: -len(suffix)] if suffix.lower() in SUFFIXES else name)
+
+
+def upload_name(name: str) -> str:
+    """What uploading leaves of a name: blanks as underscores; neither marks of letters nor other signs."""
+    letters = unicodedata.normalize("NFKD", name).replace(" ", "_")
+    return re.sub(r"[^-\w./]", "", letters)
 
 
 # ----------------------------------------------------------------------------------------------------- values
