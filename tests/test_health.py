@@ -190,3 +190,45 @@ def test_sheets_have_the_boxes_where_they_are(sound: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "look").iterdir())[0] == "left_0.png"
     with Image.open(tmp_path / "look/left_0.png") as picture:
         assert picture.size == (4 * 326 + 6, 3 * (240 + HEAD + 6) + 6)
+
+
+def test_sheets_write_names_with_accents(sound: Path, tmp_path: Path) -> None:
+    """They stood there as empty squares, all alike."""
+    (tmp_path / "videos").mkdir()
+    for name in "üéß":
+        shutil.copy(sound / "videos/left_0.mp4", tmp_path / f"videos/{name}.mp4")
+    rows = "".join(f"{name}.mp4,1,20,20,60,60,wave,0\n" for name in "üéß")
+    (tmp_path / "annotations.csv").write_text(f"video,frame,x1,y1,x2,y2,label,tube\n{rows}", encoding="utf-8")
+    (tmp_path / "test.txt").write_text("ß", encoding="utf-8")
+    dataset = Folder(tmp_path)
+    sheets = [np.asarray(sheet(dataset, v)) for v in annotated(dataset, listed_videos(dataset))]
+    heads = {page[6 : 6 + HEAD - 2, :16].tobytes() for page in sheets}
+    assert len(heads) == 3
+
+
+def test_what_lacks_a_list_of_test_videos_is_told_so(changed: Callable[..., Path]) -> None:
+    """It was said that no data set was recognised. The boxes can be looked at, and no run begins."""
+    root = changed(lambda rows: rows)
+    (root / "test.txt").unlink()
+    result = ssldet("data", "verify", root)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "incomplete: 1 problem")
+    assert "videos: 16 train (10 annotated, 6 unlabelled), 0 test" in result.stdout.splitlines()
+    assert "that are to be scored; annotated are left_0, left_1" in result.stdout
+    asked = ("run", "--strategy", "supervised", "--dataset", "folder", "--preset", "smoke", "--data-root", root)
+    result = ssldet(*asked, "--dry-run")
+    assert (result.exit_code, "no test.txt" in result.stderr) == (2, True)
+
+
+def test_verify_counts_unlabelled_videos_and_names_the_next_command(sound: Path) -> None:
+    result = ssldet("data", "verify", sound, "--draw", sound.parent / "look")
+    assert "videos: 12 train (6 annotated, 6 unlabelled), 4 test" in result.stdout.splitlines()
+    assert f"--dataset folder --data-root {sound} " in result.stderr
+    assert json.loads(ssldet("data", "verify", sound, "--json").stdout)["annotated"] == {"train": 6, "test": 4}
+
+
+def test_files_of_boxes_that_are_passed_over_are_named(changed: Callable[..., Path]) -> None:
+    root = changed(lambda rows: rows)
+    (root / "annotations").mkdir()
+    (problem,) = found(root)
+    assert problem.what == "annotations beside annotations.csv not read"
+    assert problem.remedy == "put all files of boxes into the folder annotations/"

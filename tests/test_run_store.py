@@ -95,6 +95,7 @@ def test_a_run_is_found_by_the_start_of_its_id_or_its_folder(tmp_path: Path) -> 
     write_run(tmp_path, "abd" + "0" * 9)
     found = find_runs([tmp_path])
     assert find_run("abc", found).folder == find_run(str(folder), []).folder == folder
+    assert find_run(folder.name, found).folder == folder
     with pytest.raises(RequestError, match=r"(?s)2 runs begin with 'ab'.*abc0.*abd0"):
         find_run("ab", found)
     with pytest.raises(RequestError, match=r"no run begins with 'x' .*abd000000000, abc000000000"):

@@ -112,14 +112,14 @@ def verify(
         print_json(data_check.report_json(dataset, counts, health, decoded, deep))
     else:
         data_check.show(dataset, counts, health, decoded, deep)
-        _say_what_is_next(name, data_root, bool(health.errors), drawn=sheets is not None)
+        _say_what_is_next(name, dataset.facts.name, data_root, bool(health.errors), drawn=sheets is not None)
     sys.exit(1 if health.errors else 0)
 
 
-def _say_what_is_next(name: str, root: Path | None, faulty: bool, *, drawn: bool) -> None:
+def _say_what_is_next(name: str, recognised: str, root: Path | None, faulty: bool, *, drawn: bool) -> None:
     """A folder that was recognised goes to `run` as a data root."""
     is_folder = root is None and Path(name).is_dir()
-    which = f"D --data-root {name}" if is_folder else f"{name} --data-root {root}" if root else name
+    which = f"{recognised} --data-root {name}" if is_folder else f"{name} --data-root {root}" if root else name
     if faulty:
         next_step("mend what is listed, then the same command")
     elif drawn:

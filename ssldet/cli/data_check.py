@@ -51,6 +51,7 @@ def report_json(
         "dataset": dataset.facts.name,
         "layout": layout_lines(dataset),
         "videos": counts,
+        "annotated": health.annotated,
         "classes": health.classes,
         "frames": health.frames,
         "problems": [as_json(problem) for problem in health.errors],
@@ -63,7 +64,7 @@ def report_json(
 def show(dataset: Dataset, counts: dict[str, int], health: Health, decoded: DecodeReport | None, deep: bool) -> None:
     """Print what was found."""
     click.echo("\n".join([f"data set: {dataset.facts.name}", *layout_lines(dataset)]))
-    click.echo("videos: " + ", ".join(f"{count} {subset}" for subset, count in counts.items()))
+    click.echo("videos: " + ", ".join(_videos(subset, count, health) for subset, count in counts.items()))
     click.echo(_frames(health.frames))
     click.echo(aligned(_class_rows(health.classes)))
     if decoded:
@@ -88,6 +89,12 @@ def layout_lines(dataset: Dataset) -> list[str]:
         return dataset.layout().splitlines()
     except DataError as error:
         return [f"none: {str(error).splitlines()[0]}"]
+
+
+def _videos(subset: str, count: int, health: Health) -> str:
+    annotated = health.annotated[subset]
+    bare = f" ({annotated} annotated, {count - annotated} unlabelled)" if annotated < count else ""
+    return f"{count} {subset}{bare}"
 
 
 def _frames(frames: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -170,7 +171,9 @@ def _show_videos(entry: RunEntry, data_root: Path | None, as_json: bool) -> None
     click.echo(f"run {entry.id}, protocol {found.protocol}, percent, the worst video first")
     click.echo(aligned(rows))
     if found.videos:
-        next_step(f"`ssldet figure 5 --run {entry.id} --videos {found.videos[0].id}` draws frames of the worst")
+        next_step(
+            f"`ssldet figure 5 --run {entry.id} --videos {shlex.quote(found.videos[0].id)}` draws frames of the worst"
+        )
 
 
 def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:

@@ -24,12 +24,14 @@ class Health:
     Attributes:
         checks: what was looked at -> errors and doubts; nothing is wrong with those that have none.
         classes: class -> {"train": {"videos": 1, "boxes": 20}, "test": ...}.
+        annotated: subset -> how many of its videos the annotation speaks of; the others are unlabelled.
         frames: how many frames the annotated videos have, how many of them are listed, have boxes, or are background.
     """
 
     checks: dict[str, list[Problem]]
     classes: dict[str, dict[str, dict[str, int]]]
     frames: dict[str, int]
+    annotated: dict[str, int]
 
     @property
     def errors(self) -> list[Problem]:
@@ -66,7 +68,8 @@ def examine(dataset: Dataset, split: int = 1, *, only: Iterable[str] | None = No
         checks[name] = list(check(dataset.facts, videos))
     if deep:
         checks[COPIES] = duplicated_videos(dataset, listed)
-    return Health(checks, _classes(dataset, videos), _frames(videos))
+    spoken_of = {subset: sum(v.subset == subset for v in videos) for subset in get_args(Subset)}
+    return Health(checks, _classes(dataset, videos), _frames(videos), spoken_of)
 
 
 def _classes(dataset: Dataset, videos: Sequence[AnnotatedVideo]) -> dict[str, dict[str, dict[str, int]]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from ssldet.contracts import Dataset
@@ -19,7 +21,9 @@ FRAMES, COLUMNS = 12, 4
 WIDTH = 320
 """Pixels of one frame on a sheet; its height follows."""
 
-GAP, HEAD = 6, 16
+GAP, HEAD, LINE = 6, 16, 14
+"""Pixels between frames, of the line above a frame, and of a name above its box."""
+
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
@@ -69,7 +73,7 @@ def _tile(dataset: Dataset, v: AnnotatedVideo, frame: int, pixels_hwc: np.ndarra
     rows: list[int] = np.flatnonzero(v.truth.frames_n == frame).tolist()
     tile = Image.new("RGB", (width, height + HEAD), PAPER)
     tile.paste(Image.fromarray(pixels_hwc), (0, HEAD))
-    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
+    pen, font = ImageDraw.Draw(tile), _font()
     number = dataset.facts.numbering.to_file(frame)
     pen.text((1, 1), f"{v.video.id}  {number}" + ("" if len(rows) else "  background"), INK, font)
     for row in rows:
@@ -77,16 +81,23 @@ def _tile(dataset: Dataset, v: AnnotatedVideo, frame: int, pixels_hwc: np.ndarra
     return tile
 
 
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's; the one that Pillow brings lacks letters with accents."""
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
+
+
 def _draw_box(
     pen: ImageDraw.ImageDraw,
     edges_4: np.ndarray,
     name: str,
     colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     x1, y1, x2, y2 = (float(edge) for edge in edges_4)
     pen.rectangle((x1, y1 + HEAD, x2, y2 + HEAD), outline=colour, width=2)
-    at = max(x1, 0) + 3, max(y1, 0) + HEAD + 2
+    above = y1 >= LINE
+    at = max(x1, 0) + (0 if above else 3), HEAD + (y1 - LINE if above else max(y1, 0) + 2)
     pen.rectangle(pen.textbbox(at, name, font), fill=INK)
     pen.text(at, name, colour, font)
 

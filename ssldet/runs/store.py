@@ -90,14 +90,14 @@ def find_runs(folders: Iterable[Path] = (layout.RESULTS,)) -> list[RunEntry]:
 
 
 def find_run(name: str, found: Sequence[RunEntry], looked_in: Iterable[Path] = (layout.RESULTS,)) -> RunEntry:
-    """The run that is meant by its folder or by the start of its id.
+    """The run that is meant by its folder, the folder's name, or the start of its id.
 
     Raises:
         RequestError: there is none, or several.
     """
     if any(separator and separator in name for separator in (os.sep, os.altsep)) or Path(name).is_dir():
         return _at(Path(name))
-    chosen = [entry for entry in found if name and entry.id.startswith(name)]
+    chosen = [entry for entry in found if name and (entry.id.startswith(name) or entry.folder.name == name)]
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
