@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssldet.detector.weights import COUNTER, WeightsReport, read_weights
 from ssldet.errors import ConfigError, WeightsError, nearest
-from ssldet_backbones.branches.branch import Branch, BranchKind
+from ssldet_backbones.branches.branch import Branch, BranchKind, Standardise
 
 PREFIX = "timm:"
 STRIDE = 32
@@ -44,28 +44,24 @@ class TimmFeatures(nn.Module):
         ConfigError: timm has no such network, or it has no such maps.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, name: str, strides: Sequence[int] = (STRIDE,)) -> None:
         super().__init__()
         known = network_facts(name, tuple(strides))
         self.channels = known.channels
+        self.standardise = Standardise(known.mean, known.std)
         self.network = _create(name, features_only=True, out_indices=known.indices)
         for path in known.cut:
             _replace(self.network, path, nn.Identity())
         for path in known.idle:
             self.network.get_parameter(path).requires_grad_(False)
         self._edges, self._fixed_size, self._name = known.edges, known.fixed_size, name
-        for key, values in (("mean", known.mean), ("std", known.std)):
-            self.register_buffer(key, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
         """Raises ConfigError: the network takes images of another size only."""
         size = (x_bchw.shape[2], x_bchw.shape[3])
         if self._fixed_size not in (None, size):
             raise ConfigError(f"timm's {self._name} takes images of {self._fixed_size} pixels only, and {size} came")
-        maps = self.network((x_bchw - self.mean) / self.std)
+        maps = self.network(self.standardise(x_bchw))
         return [_channels_first(out, channels) for out, channels in zip(maps, self.channels, strict=True)]
 
     def stages(self) -> list[list[nn.Module]]:
