@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssldet.nn import FrozenParts
+from ssldet_backbones.branches.timm_images import TimmFeatures
 
 ZOOM = 2
 """The key frame is enlarged so many times; small persons are seen better so."""
 
 CHUNK = 2
 """Frames at a time where nothing is trained: their activations stay in the cache of a CPU core, 1.9 times as fast."""
-
-MEAN, STD = 0.5, 0.5
-"""What the weights were trained with, for pixels in [0, 1]."""
 
 
 class LiteImages(FrozenParts):
@@ -35,14 +32,15 @@ class LiteImages(FrozenParts):
 
     def __init__(self) -> None:
         super().__init__()
-        network = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(3, 4))
-        fine, coarse = network.feature_info.channels()  # type: ignore[operator, union-attr]
-        self.network = network.to(memory_format=torch.channels_last)
+        features = TimmFeatures("tf_efficientnet_lite0", (16, 32))
+        fine, coarse = features.channels
+        self.standardise = features.standardise
+        self.network = features.network.to(memory_format=torch.channels_last)
         self.channels = 4 * fine + coarse
         self._folded = Folded()
 
     def forward(self, images_bchw: Tensor) -> Tensor:
-        images_bchw = (F.interpolate(images_bchw, scale_factor=ZOOM, mode="bilinear") - MEAN) / STD
+        images_bchw = self.standardise(F.interpolate(images_bchw, scale_factor=ZOOM, mode="bilinear"))
         images_bchw = images_bchw.contiguous(memory_format=torch.channels_last)
         trained = torch.is_grad_enabled() and any(entry.requires_grad for entry in self.network.parameters())
         compute = self.network if trained or self.network.training else self._without_training

@@ -325,10 +325,8 @@ def read_timm(path: Path, name: str) -> dict[str, Tensor]:
     return features_state(name, state, source=str(path))
 
 
-def features_state(
-    name: str, state: Mapping[str, Tensor], *, strides: Sequence[int] = (STRIDE,), source: str = "the weights"
-) -> dict[str, Tensor]:
-    """Entries of a whole timm network -> those of `TimmFeatures(name, strides)`, by their names there.
+def features_state(name: str, state: Mapping[str, Tensor], *, source: str = "the weights") -> dict[str, Tensor]:
+    """Entries of a whole timm network -> those of `TimmFeatures(name)`, by their names there.
 
     The classifier, of any number of classes, and what lies behind the last map are left out.
 
@@ -337,7 +335,7 @@ def features_state(
     """
     with torch.device("meta"):
         whole = _create(name).state_dict()
-        features = TimmFeatures(name, strides).state_dict()
+        features = TimmFeatures(name).state_dict()
     names = _names_in_features(whole, features)
     report = _compare(name, state, whole, names, source)
     if not report.complete:
