@@ -17,20 +17,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
-from ssldet.detector.detector import GridDetector, GridOptions
+from ssldet.detector.detector import GridDetector
 from ssldet.detector.weights import apply_weights, read_weights
 from ssldet.errors import WeightsError
-from ssldet.nn import CFAM, FrameHead
-from ssldet.nn.frame_head import FramePool
+from ssldet.nn import CFAM
 from ssldet_backbones import lite_weights
 from ssldet_backbones.lite_images import LiteImages
-from ssldet_backbones.yowo_nano import motion_branch, nano_box_head
+from ssldet_backbones.yowo_nano import NanoOptions, motion_branch, nano_heads
 
 CHANNELS = 96
 
 
-class LiteOptions(GridOptions):
-    """Options of `yowo_lite`, beside those of every grid."""
+class LiteOptions(NanoOptions):
+    """Options of `yowo_lite`, beside those of `yowo_nano`."""
 
     freeze_2d: bool | None = None
     """Whether the 2D branch is left as it starts, statistics too; None: where it starts from weights."""
@@ -38,18 +37,6 @@ class LiteOptions(GridOptions):
     """Channels of the first layer over the clip; the stages have 1.5, 3 and 6 times as many."""
     motion_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of clips in training whose 3D branch is dropped whole."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of whole channels that are dropped, before the last layer of G."""
-    objectness_bias: float = -4.0
-    """Initial confidence logit of every cell."""
-    frame_hidden: int = Field(128, ge=1)
-    """Width of the frame head."""
-    frame_scale: float = Field(10.0, gt=0)
-    """Initial inverse temperature of the frame head's cosine classifier."""
-    learn_frame_scale: bool = True
-    """Whether training moves this temperature."""
-    frame_pool: FramePool = "max"
-    """How the frame head pools the grid, "mean" or "max"."""
 
 
 class YOWOLite(Backbone):
@@ -65,16 +52,7 @@ class YOWOLite(Backbone):
         features = LiteFeatures(options.width, options.dropout, options.motion_dropout)
         if options.freeze_2d:
             features.branch_2d.freeze(features.branch_2d.network)
-        head = FrameHead(
-            CHANNELS,
-            facts,
-            hidden=options.frame_hidden,
-            scale=options.frame_scale,
-            learn_scale=options.learn_frame_scale,
-            pool=options.frame_pool,
-        )
-        depth = 5 + facts.num_classes
-        box_head = nano_box_head(CHANNELS, len(options.anchors_for(facts)), depth, options.objectness_bias)
+        box_head, head = nano_heads(CHANNELS, facts, options)
         return GridDetector(
             features, box_head, head if frame_head else None, facts=facts, stride=self.stride, options=options
         )

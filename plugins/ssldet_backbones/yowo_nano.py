@@ -67,16 +67,7 @@ class YOWONano(Backbone):
     def build(self, facts: DatasetFacts, *, frame_head: bool) -> Detector:
         options = self.config
         features = NanoFeatures(options.width, options.dropout)
-        head = FrameHead(
-            features.channels,
-            facts,
-            hidden=options.frame_hidden,
-            scale=options.frame_scale,
-            learn_scale=options.learn_frame_scale,
-            pool=options.frame_pool,
-        )
-        depth = 5 + facts.num_classes
-        box_head = nano_box_head(features.channels, len(options.anchors_for(facts)), depth, options.objectness_bias)
+        box_head, head = nano_heads(features.channels, facts, options)
         return GridDetector(
             features, box_head, head if frame_head else None, facts=facts, stride=self.stride, options=options
         )
@@ -123,14 +114,26 @@ class NanoFeatures(nn.Module):
         return fused
 
 
-def nano_box_head(channels: int, anchors: int, depth: int, objectness_bias: float) -> nn.Conv2d:
-    """P: a 1x1 convolution whose confidence logits start at `objectness_bias`, since nearly all cells are empty."""
-    head = nn.Conv2d(channels, anchors * depth, 1)
-    nn.init.normal_(head.weight, std=0.01)
+def nano_heads(channels: int, facts: DatasetFacts, options: NanoOptions) -> tuple[nn.Conv2d, FrameHead]:
+    """P and F, which is drawn first, so that P starts the same where F is not kept.
+
+    P is a 1x1 convolution whose confidence logits start at `objectness_bias`, since nearly all cells are empty.
+    """
+    frame_head = FrameHead(
+        channels,
+        facts,
+        hidden=options.frame_hidden,
+        scale=options.frame_scale,
+        learn_scale=options.learn_frame_scale,
+        pool=options.frame_pool,
+    )
+    anchors, depth = len(options.anchors_for(facts)), 5 + facts.num_classes
+    box_head = nn.Conv2d(channels, anchors * depth, 1)
+    nn.init.normal_(box_head.weight, std=0.01)
     bias = torch.zeros(anchors, depth)
-    bias[:, 4] = objectness_bias
-    head.bias = nn.Parameter(bias.flatten())
-    return head
+    bias[:, 4] = options.objectness_bias
+    box_head.bias = nn.Parameter(bias.flatten())
+    return box_head, frame_head
 
 
 def motion_branch(width: int) -> tuple[nn.Sequential, int]:
