@@ -51,7 +51,7 @@ DEEP = ("resnet50", "resnet101")
 every_branch = pytest.mark.parametrize("name", CHANNELS)
 quick_branches = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in ("resnet50", "resnet101") else []) for name in CHANNELS],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in CHANNELS],
 )
 
 

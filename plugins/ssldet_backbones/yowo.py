@@ -130,7 +130,8 @@ class YOWO(Backbone):
     def read_part(self, part: str, file: Path) -> Mapping[str, Tensor]:
         if part not in self.parts:
             raise WeightsError(f"yowo takes weights of the parts 2d and 3d, not {part}")
-        return self.kinds()[part].read(file)
+        prefix = f"{self.parts[part]}."  # of entries in files of our own
+        return {name.removeprefix(prefix): value for name, value in self.kinds()[part].read(file).items()}
 
     def part_options(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         return {

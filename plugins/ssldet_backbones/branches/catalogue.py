@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ssldet.errors import ConfigError, UnknownName, nearest
 from ssldet_backbones.branches import (
     darknet,
@@ -19,7 +17,10 @@ from ssldet_backbones.branches.branch import BranchKind
 
 def branch_3d(name: str) -> BranchKind:
     """Raises UnknownName."""
-    return _by_name("3D branch", name, KINDS_3D)
+    known = {kind.name: kind for kind in KINDS_3D}
+    if name not in known:
+        raise UnknownName("3D branch", name, known)
+    return known[name]
 
 
 def branch_2d(name: str) -> BranchKind:
@@ -33,13 +34,6 @@ def branch_2d(name: str) -> BranchKind:
             f"unknown 2D branch {name!r}{near} (known: {', '.join(sorted(known))}, and timm:NAME for a network of timm "
             f"that has a map of stride {timm_images.STRIDE})"
         )
-    return known[name]
-
-
-def _by_name(what: str, name: str, kinds: Iterable[BranchKind]) -> BranchKind:
-    known = {kind.name: kind for kind in kinds}
-    if name not in known:
-        raise UnknownName(what, name, known)
     return known[name]
 
 

@@ -128,10 +128,8 @@ def _file_order(prefix: str, block: nn.Module) -> list[str]:
 
 
 def read_yolo(path: Path) -> Mapping[str, Tensor]:
-    """`yolo.weights`, or the part of one of our own weights files. Raises WeightsError."""
-    if path.suffix != ".safetensors":
-        return read_darknet(path)
-    return {name.removeprefix("features.backbone_2d."): value for name, value in read_weights(path).items()}
+    """`yolo.weights`, or one of our own weights files. Raises WeightsError."""
+    return read_weights(path) if path.suffix == ".safetensors" else read_darknet(path)
 
 
 KINDS = (

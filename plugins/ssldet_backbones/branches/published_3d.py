@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from ssldet_backbones.branches.branch import Branch, BranchKind
 DATASETS = ("ucf24", "jhmdb", "ava")
 """The data sets that YOWO was published on."""
 
-CLASSIFIERS = ("fc.", "classifier.")
+CLASSIFIER = re.compile(r"(fc|classifier)\.")
 """How entries of the classifier begin, which no branch has."""
 
 Stride = int | tuple[int, int, int]
@@ -41,10 +42,9 @@ def draw_weights(network: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_i
             nn.init.kaiming_normal_(module.weight, mode=mode)
 
 
-def read_kinetics(path: Path) -> Mapping[str, Tensor]:
-    """A published .pth file, or our own safetensors form of it, without the classifier. Raises WeightsError."""
-    state = {name.removeprefix("features.backbone_3d."): value for name, value in read_weights(path).items()}
-    return {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
+def read_kinetics(path: Path, classifier: re.Pattern[str] = CLASSIFIER) -> Mapping[str, Tensor]:
+    """A published checkpoint, or our own safetensors form of it, without the classifier. Raises WeightsError."""
+    return {name: value for name, value in read_weights(path).items() if not classifier.match(name)}
 
 
 def efficient_kind(name: str, build: Callable[[], Branch], file: str) -> BranchKind:

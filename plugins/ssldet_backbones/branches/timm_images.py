@@ -97,7 +97,7 @@ def timm_kind(name: str) -> BranchKind:
     return BranchKind(
         name,
         lambda: TimmImages(network),
-        lambda path: {f"features.{key}": value for key, value in read_timm(path, network).items()},
+        lambda path: read_timm(path, network),
         origin=settings.get("origin_url") or "timm (Wightman)",
         licence=str(settings.get("license") or ""),
         weights=_place(settings) and f"{_place(settings)} (--download fetches it)",
@@ -311,18 +311,17 @@ def _pieces(module: nn.Module, edges: set[str], prefix: str, path: str) -> Itera
 
 
 def read_timm(path: Path, name: str) -> dict[str, Tensor]:
-    """The entries of a weights file of a whole timm network, by their names in `TimmFeatures(name)`.
+    """The entries of a weights file of a whole timm network, by their names in `TimmImages(name)`.
 
-    A file of one of our own runs or conversions is read too.
+    A file of one of our own runs or conversions has them already.
 
     Raises:
         WeightsError: it is no weights file, or one of another network.
     """
     state = read_weights(path)
-    own = {key.rpartition("features.network.")[2]: value for key, value in state.items()}
     if state and all("features.network." in key for key in state):
-        return {f"network.{key}": value for key, value in own.items()}
-    return features_state(name, state, source=str(path))
+        return state
+    return {f"features.{key}": value for key, value in features_state(name, state, source=str(path)).items()}
 
 
 def features_state(name: str, state: Mapping[str, Tensor], *, source: str = "the weights") -> dict[str, Tensor]:

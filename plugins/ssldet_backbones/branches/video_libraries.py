@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssldet.detector.weights import read_weights
 from ssldet.nn.convolution import trust_gradients
 from ssldet_backbones.branches.branch import Branch, BranchKind, Standardise
-from ssldet_backbones.branches.published_3d import DATASETS
+from ssldet_backbones.branches.published_3d import DATASETS, read_kinetics
 
 PYTORCHVIDEO_FILES = {
     "x3d_xs": "X3D_XS.pyth",
@@ -51,7 +50,6 @@ LEAST_FRAMES = {"c2d_r50": 2, "i3d_r50": 2, "s3d": 5}
 """The pools in time of these need as many."""
 
 PYTORCHVIDEO_CLASSIFIER = re.compile(r"blocks\.\d+\.(proj|pool\.post_conv)\.")
-TORCHVISION_CLASSIFIER = re.compile(r"(fc|classifier)\.")
 
 
 class LibraryBranch(Branch):
@@ -146,11 +144,6 @@ def _stages_of(blocks: nn.Sequential) -> Sequence[Sequence[nn.Module]]:
     return stages
 
 
-def read_pytorchvideo(path: Path) -> Mapping[str, Tensor]:
-    """A public .pyth file, or our own form of it, without its classifier. Raises WeightsError."""
-    return _read(path, PYTORCHVIDEO_CLASSIFIER)
-
-
 # ------------------------------------------------------------------------------------------------- torchvision
 
 
@@ -176,43 +169,47 @@ def torchvision_branch(name: str) -> LibraryBranch:
     )
 
 
-def read_torchvision(path: Path) -> Mapping[str, Tensor]:
-    """A public .pth file, or our own form of it, without its classifier. Raises WeightsError."""
-    return _read(path, TORCHVISION_CLASSIFIER)
-
-
-def _read(path: Path, classifier: re.Pattern[str]) -> Mapping[str, Tensor]:
-    state = {name.removeprefix("features.backbone_3d."): value for name, value in read_weights(path).items()}
-    return {name: value for name, value in state.items() if not classifier.match(name)}
+def _kinds(
+    files: Mapping[str, str],
+    build: Callable[[str], Branch],
+    read: Callable[[Path], Mapping[str, Tensor]],
+    *,
+    origin: str,
+    licence: str,
+    place: str,
+) -> tuple[BranchKind, ...]:
+    """A library's networks; `place` says where the file {} is to be found."""
+    return tuple(
+        BranchKind(
+            name,
+            partial(build, name),
+            read,
+            origin=origin,
+            licence=licence,
+            weights=place.format(file),
+            files=dict.fromkeys(DATASETS, file),
+            least_frames=LEAST_FRAMES.get(name, 1),
+            why_least="its pools halve time until nothing is left",
+        )
+        for name, file in files.items()
+    )
 
 
 KINDS = (
-    *(
-        BranchKind(
-            name,
-            partial(pytorchvideo_branch, name),
-            read_pytorchvideo,
-            origin="pytorchvideo (Fan et al.)",
-            licence="Apache-2.0",
-            weights=f"kinetics/{file} of the model zoo of github.com/facebookresearch/pytorchvideo",
-            files=dict.fromkeys(DATASETS, file),
-            least_frames=LEAST_FRAMES.get(name, 1),
-            why_least="its pools halve time until nothing is left",
-        )
-        for name, file in PYTORCHVIDEO_FILES.items()
+    *_kinds(
+        PYTORCHVIDEO_FILES,
+        pytorchvideo_branch,
+        partial(read_kinetics, classifier=PYTORCHVIDEO_CLASSIFIER),
+        origin="pytorchvideo (Fan et al.)",
+        licence="Apache-2.0",
+        place="kinetics/{} of the model zoo of github.com/facebookresearch/pytorchvideo",
     ),
-    *(
-        BranchKind(
-            name,
-            partial(torchvision_branch, name),
-            read_torchvision,
-            origin="torchvision",
-            licence="BSD-3-Clause",
-            weights=f"download.pytorch.org/models/{file}",
-            files=dict.fromkeys(DATASETS, file),
-            least_frames=LEAST_FRAMES.get(name, 1),
-            why_least="its pools halve time until nothing is left",
-        )
-        for name, file in TORCHVISION_FILES.items()
+    *_kinds(
+        TORCHVISION_FILES,
+        torchvision_branch,
+        read_kinetics,
+        origin="torchvision",
+        licence="BSD-3-Clause",
+        place="download.pytorch.org/models/{}",
     ),
 )
