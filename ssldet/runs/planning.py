@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
 from ssldet.nn import frozen_layers
 from ssldet.runs import layout
 from ssldet.training.loop import rate_scales
-from ssldet.util.files import content_hash, file_hash
+from ssldet.util.files import content_hash, file_hash_once
 
 
 @dataclass(slots=True)
@@ -275,12 +274,7 @@ def _check_rates(config: RunConfig, strategy: Strategy, backbone: Backbone, data
 
 def weights_hashes(files: Mapping[str, Path]) -> dict[str, str]:
     """The SHA-256 of weights files, by part."""
-    return {part: _hash_of(path, path.stat().st_mtime_ns, path.stat().st_size) for part, path in files.items()}
-
-
-@lru_cache(maxsize=64)
-def _hash_of(path: Path, changed: int, size: int) -> str:
-    return file_hash(path)  # large files, asked for by every plan of a grid
+    return {part: file_hash_once(path) for part, path in files.items()}
 
 
 def _run_id(

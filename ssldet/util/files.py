@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,14 @@ def file_hash(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hash_once(path: Path) -> str:
+    """`file_hash`, for large files asked for often: read again only where its size or time of change has moved."""
+    status = path.stat()
+    return _hash_of(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: Path, changed: int, size: int) -> str:
+    return file_hash(path)
