@@ -24,6 +24,7 @@ from ssldet import plugins
 from ssldet.contracts import VideoSource
 from ssldet.data.datasets import ROOT_VARIABLE, identify
 from ssldet.data.video import read_frames
+from ssldet.detector.pretrained import located_weights
 from ssldet.errors import DecodeError, SsldetError
 from ssldet.runs import layout
 from ssldet.runs.provenance import hardware, provenance
@@ -268,11 +269,10 @@ def _pretrained_files(backbone: str, root: Path) -> dict[str, str]:
     places: dict[str, Path] = {}
     used: dict[str, list[str]] = {}
     for dataset in plugins.names("dataset"):
-        installed = built.installed_weights(dataset)
-        for part, file in built.pretrained_files(dataset).items():
-            below = root / file
-            places[file] = below if below.is_file() else installed.get(part, below)
-            used.setdefault(file, []).append(dataset)
+        files = built.pretrained_files(dataset)
+        for part, path in located_weights(built, dataset, root).items():
+            places[files[part]] = path
+            used.setdefault(files[part], []).append(dataset)
     return {file: _file_words(path, root, used[file]) for file, path in places.items()}
 
 

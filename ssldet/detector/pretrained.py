@@ -26,12 +26,7 @@ def pretrained_weights(
     Raises:
         WeightsError: a file is absent, or is not what it should be.
     """
-    wanted = backbone.pretrained_files(dataset)
-    root = weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights"))
-    files = {part: _of_any_suffix(root / name) for part, name in wanted.items()}
-    if any(not path.is_file() for path in files.values()):
-        installed = backbone.installed_weights(dataset)
-        files |= {part: path for part, path in installed.items() if part in files and not files[part].is_file()}
+    files = located_weights(backbone, dataset, weights_root or Path(os.environ.get("SSLDET_WEIGHTS", "weights")))
     if download:
         files |= _fetched(backbone, dataset, [part for part in files if not files[part].is_file()])
     if missing := [str(path) for path in files.values() if not path.is_file()]:
@@ -40,6 +35,15 @@ def pretrained_weights(
             f"--pretrained needs {', '.join(missing)}; put the files there, name their folder with "
             f"--weights-root or SSLDET_WEIGHTS, or train with --scratch{place and f'. They come with {place}'}"
         )
+    return files
+
+
+def located_weights(backbone: Backbone, dataset: str, weights_root: Path) -> dict[str, Path]:
+    """Where these files lie, or would lie below the weights root. Raises WeightsError: one is not what it should be."""
+    files = {part: _of_any_suffix(weights_root / name) for part, name in backbone.pretrained_files(dataset).items()}
+    if absent := [part for part, path in files.items() if not path.is_file()]:
+        installed = backbone.installed_weights(dataset)
+        files |= {part: installed[part] for part in absent if part in installed}
     return files
 
 
