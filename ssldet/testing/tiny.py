@@ -25,8 +25,8 @@ from ssldet.contracts import (
 )
 from ssldet.data.views import WindowGeometry
 from ssldet.detector.detector import GridDetector, GridOptions
-from ssldet.detector.heads import CosineLinear, FrameHead
 from ssldet.detector.region import RegionOptions
+from ssldet.nn import CosineLinear, FrameHead
 
 ANCHORS = ((0.5, 0.8), (1.0, 1.5), (1.5, 1.0))
 SINGLE_LABEL = DatasetFacts("tiny", ("left", "right", "still"), ANCHORS)
