@@ -423,14 +423,14 @@ class Backbone(ABC):
         """A fresh detector with random initial weights drawn from torch's global generator."""
 
     def check_clips(self, frames: int, size: int) -> None:
-        """Refuse clips that its detectors cannot take, before anything is trained; new in 2.1.
+        """Refuse clips that its detectors cannot take, before anything is trained. New in 2.1.
 
         Args:
             frames: of a clip.
             size: of each frame in pixels, a multiple of `stride`.
 
         Raises:
-            ConfigError: such clips are refused, with the reason.
+            ConfigError: says why.
         """
 
     def pretrained_files(self, dataset: str) -> Mapping[str, str]:
@@ -438,14 +438,15 @@ class Backbone(ABC):
         return {}
 
     def installed_weights(self, dataset: str) -> Mapping[str, Path]:
-        """Part name -> file that this machine holds elsewhere, such as an installed package does.
+        """Part name -> file that this machine holds elsewhere, taken where the weights root has none. New in 2.1.
 
-        `--pretrained` takes it where the weights root has none. Raises WeightsError: it is not what it should be.
+        Raises:
+            WeightsError: it is not what it should be.
         """
         return {}
 
     def weights_place(self, dataset: str) -> str:
-        """Where `pretrained_files` can be had, in words that end a message; "": nobody knows."""
+        """Where `pretrained_files` can be had, in words that end a message; "": nobody knows. New in 2.1."""
         return ""
 
     def fetch_weights(self, part: str, dataset: str) -> Path | None:
@@ -486,7 +487,7 @@ class Backbone(ABC):
         return {}
 
     def describe(self, *, measure: bool = False) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Tables for `ssldet plugins show`: heading -> rows, each column -> plain value; new in 2.1.
+        """Tables for `ssldet plugins show`: heading -> rows, each column -> plain value. New in 2.1.
 
         Args:
             measure: whether the user asks for what takes time, such as clips a second here.
@@ -494,7 +495,7 @@ class Backbone(ABC):
         return {}
 
     def parameter_parts(self, detector: Detector) -> Mapping[str, Iterable[nn.Parameter]]:
-        """Part name -> its parameters, no one in two parts: what `train.lr_scale` can name; new in 2.1.
+        """Part name -> its parameters, no one in two parts: what `train.lr_scale` can name. New in 2.1.
 
         By default those of the modules of `parts`.
         """
@@ -503,7 +504,7 @@ class Backbone(ABC):
     def frozen_parts(self) -> Mapping[str, str]:
         """The parts that are not trained under its options, wholly or some of their layers -> the option that says so.
 
-        A run that loads no weights into such a part is refused, since it would stay random. (API 2.1)
+        A run that loads no weights into such a part is refused, since it would stay random. New in 2.1.
         """
         return {}
 
