@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ssldet.config import resolve
 from ssldet.data.datasets import identify, load_dataset
+from ssldet.data.splits import draw
 from ssldet.errors import ConfigError, DataError
 from ssldet.runs import runner
 from ssldet_datasets.folder import Folder
@@ -211,3 +213,70 @@ def test_a_run_on_own_videos(tmp_path: Path) -> None:
     config = resolve({**wanted, "results": tmp_path / "runs", "workers": 1}, preset="smoke", assignments=quick)
     record = runner.run(config)
     assert (record.split.labelled, record.split.unlabelled, record.split.evaluated) == (6, 6, 4)
+
+
+# --------------------------------------------------------------------------------------------------------- groups
+
+GROUPS = "video,group,room\nclip_1.avi,monday,kitchen\nclip_2.avi,monday,kitchen\nclip_3,tuesday,kitchen\n"
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Six clips, of which 1 and 2 are of one recording; 5 and 6 are scored."""
+    root = tmp_path / "clips"
+    first = write_video(root / "videos/clip_1.avi", [20, 60, 100])
+    for number in range(2, 7):
+        shutil.copy(first, root / f"videos/clip_{number}.avi")
+    rows = [f"clip_{number},{frame},2,2,20,20,jump,0\n" for number in range(1, 7) for frame in (1, 2, 3)]
+    (root / "annotations.csv").write_text(CSV.splitlines()[0] + "\n" + "".join(rows))
+    (root / "test.txt").write_text("clip_5\nclip_6\n")
+    (root / "groups.csv").write_text(GROUPS)
+    return root
+
+
+def test_clips_of_one_recording_are_a_group(clips: Path) -> None:
+    groups = {video.id: video.group for video in Folder(clips).videos("train")}
+    assert groups == {"clip_1": "monday", "clip_2": "monday", "clip_3": "tuesday", "clip_4": ""}
+    (clips / "groups.csv").unlink()
+    assert {video.group for video in Folder(clips).videos("train")} == {""}
+
+
+def test_validation_takes_whole_recordings(clips: Path) -> None:
+    """A quarter of four clips, or both of monday."""
+    videos = Folder(clips).videos("train")
+    splits = [draw("folder", videos, ("jump",), split=1, ratio=1, seed=seed, val_fraction=0.25) for seed in range(8)]
+    assert {tuple(sorted(split.validation)) for split in splits} == {
+        ("clip_1", "clip_2"),
+        ("clip_3",),
+        ("clip_4",),
+    }
+
+
+def test_other_groups_are_other_data(clips: Path) -> None:
+    grouped = Folder(clips).fingerprint()
+    (clips / "groups.csv").write_text(GROUPS.replace("tuesday", "monday"))
+    other = Folder(clips).fingerprint()
+    (clips / "groups.csv").write_text(GROUPS.replace(",", ";"))
+    assert Folder(clips).fingerprint() == grouped != other
+
+
+UNSOUND_GROUPS = {
+    "no column": ("video,session\nclip_1,a\n", "line 1: no column group; expected video,group$"),
+    "no name": ("video,group\nclip_1,\n", "line 2, column group: expected a name"),
+    "two groups": ("video,group\nclip_1,a\nclip_1.avi,b\n", "clip_1"),
+    "a row cut off": ("video,group\nclip_1\n", "line 2: 1 cells, and the heading has 2; group is missing"),
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND_GROUPS)
+def test_groups_that_make_no_sense_are_named(clips: Path, case: str) -> None:
+    text, words = UNSOUND_GROUPS[case]
+    (clips / "groups.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"groups\.csv.*{words}"):
+        Folder(clips)
+
+
+def test_a_group_of_a_video_that_is_absent_is_named(clips: Path) -> None:
+    (clips / "groups.csv").write_text(GROUPS + "clip_9,monday,kitchen\n")
+    (problem,) = Folder(clips).verify()
+    assert (problem.severity, problem.what) == ("error", "a group of clip_9, of which there is no video")

@@ -154,6 +154,21 @@ def test_turned_videos_and_uneven_frames_are_said(sound: Path, tmp_path: Path) -
     assert "upright" in problem.remedy
 
 
+def test_groups_are_counted_and_those_on_both_sides_are_doubted(changed: Callable[..., Path]) -> None:
+    """Of 12 training videos three are of one recording; left_0, which is scored, is of another with left_4."""
+    root = changed(lambda rows: rows)
+    members = {"left_5": "a", "left_6": "a", "left_7": "a", "left_4": "b", "left_0": "b"}
+    (root / "groups.csv").write_text("\n".join(["video,group", *map(",".join, members.items())]))
+    health = examine(Folder(root))
+    assert health.groups == {"train": 10, "test": 4}
+    (doubt,) = health.doubts
+    assert (health.errors, doubt.what) == ([], "group 'b' is in training (left_4) and in test (left_0)")
+    text = "groups: 10 train, 4 test; validation and intervals take whole ones"
+    for verb in ("verify", "stats"):
+        assert text in ssldet("data", verb, root).stdout.splitlines()
+        assert json.loads(ssldet("data", verb, root, "--json").stdout)["groups"] == health.groups
+
+
 def ssldet(*arguments: object) -> Result:
     return CliRunner().invoke(cli.main, list(map(str, arguments)))
 

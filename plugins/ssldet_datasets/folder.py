@@ -7,7 +7,7 @@ speak of are neither actions nor background. docs/own-videos.md shows an example
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,7 +22,8 @@ from ssldet.data.video import VideoInfo, file_orientation, probe, timing
 from ssldet.errors import AbsentData, DataError
 from ssldet_datasets import facts
 from ssldet_datasets.layouts import describe, find_source, frame_layouts, inside, source_bytes
-from ssldet_datasets.own_boxes import annotation_files, read_boxes
+from ssldet_datasets.own_boxes import annotation_files, read_boxes, read_text
+from ssldet_datasets.own_csv import read_groups
 from ssldet_datasets.own_files import OwnImages, OwnVideoFiles
 from ssldet_datasets.own_records import OwnVideo, VideoNames, class_name, labels_in
 from ssldet_datasets.tube_files import read_lines
@@ -41,6 +42,7 @@ Own videos lie in one folder:
     mine/annotations/                              instead: several of such files, under any names
     mine/test.txt                                  names of the videos to be scored; all others are for training
     mine/classes.txt                               one class a line; optional, else those of the boxes
+    mine/groups.csv                                video,group: what clips were cut from; optional
 then name it with --data-root (or SSLDET_DATA). Videos without boxes are used as unlabelled ones."""
 
 
@@ -82,6 +84,7 @@ class Folder(Dataset):
         self.annotations = self._annotation_path(self.config.annotations)
         names = VideoNames(self._known, size=lambda i: self._info(i)[:2], rate=self._rate)
         self._annotation = read_boxes(self.annotations, names, keyframes_only=self.config.keyframes_only)
+        self._groups = self._read_groups()
         classes = self.config.classes or self._classes()
         unknown = sorted(labels_in(self._annotation) - set(classes))
         if unknown or not classes:
@@ -180,7 +183,7 @@ class Folder(Dataset):
         boxes = Counter(box.label for box in self._annotation.get(video_id, OwnVideo()).boxes)
         order = sorted(boxes, key=lambda name: (-boxes[name], self.facts.classes.index(name)))
         classes = tuple(self.facts.classes.index(name) for name in order)
-        return Video(video_id, info.frames, info.width, info.height, classes)
+        return Video(video_id, info.frames, info.width, info.height, classes, self._groups.get(video_id, ""))
 
     def _info(self, video_id: str) -> VideoInfo:
         if video_id not in self._probed:
@@ -198,6 +201,12 @@ class Folder(Dataset):
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self._ids)
+
+    def _read_groups(self) -> dict[str, str]:
+        path = self.root / "groups.csv"
+        if not path.is_file():
+            return {}
+        return read_groups(path, read_text(inside(path, self.root)), VideoNames(self._known))
 
     def _test_ids(self) -> set[str]:
         path = self.root / "test.txt"
@@ -219,6 +228,8 @@ class Folder(Dataset):
         digest = hashlib.sha256(repr(("folder", self.facts.classes, self.config.rest, *drawn)).encode())
         for path in (*annotation_files(self.annotations), self.root / "test.txt"):
             digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"absent"))
+        if self._groups:  # data without groups are those from before there were any
+            digest.update(repr(sorted(self._groups.items())).encode())
         for video_id in self._ids:
             digest.update(repr((video_id, list(source_bytes(find_source(self.layouts, video_id))))).encode())
             # lying frames before orientation was read: runs of then are others
@@ -248,9 +259,13 @@ class Folder(Dataset):
         except DataError as error:
             yield Problem(str(error))
             test = set()
+        yield from self._torn_groups(test)
         for video_id in sorted(self._annotation.keys() - self._known):
             where = ", ".join(f"{layout.folder}" for layout in self.layouts)
             yield Problem(f"boxes of {video_id}, of which there is no video", where, "names must be the same", video_id)
+        for video_id in sorted(self._groups.keys() - self._known):
+            what = f"a group of {video_id}, of which there is no video"
+            yield Problem(what, f"{self.root / 'groups.csv'}", "names must be the same", video_id)
         for video_id in sorted(test - self._annotation.keys()):
             yield Problem(f"test video {video_id} has no boxes", f"{self.annotations}", "annotate it", video_id)
         for video_id in self._ids:
@@ -281,6 +296,18 @@ class Folder(Dataset):
             if unknown := self._annotation[video_id].unknown:
                 what = f"{video_id}: frames with crowds, or with boxes that are left out, are unknown: {len(unknown)}"
                 yield Problem(what, remedy="not trained on, not scored", video=video_id, severity="doubt")
+
+    def _torn_groups(self, test: set[str]) -> Iterator[Problem]:
+        """Recordings with clips for training, annotated or not, and others that are scored."""
+        sides: defaultdict[str, dict[bool, str]] = defaultdict(dict)
+        for video_id, group in sorted(self._groups.items()):
+            if video_id in self._known:
+                sides[group].setdefault(video_id in test, video_id)
+        for group, first in sides.items():
+            if len(first) > 1:
+                what = f"group {group!r} is in training ({first[False]}) and in test ({first[True]})"
+                remedy = "what is scored resembles what was trained on: keep whole groups in test.txt, or out of it"
+                yield Problem(what, remedy=remedy, video=first[True], severity="doubt")
 
     def _size_doubt(self, video_id: str) -> Iterator[Problem]:
         size = self._annotation[video_id].size

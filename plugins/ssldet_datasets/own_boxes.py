@@ -50,15 +50,20 @@ def annotation_files(path: Path) -> list[Path]:
 def _read_file(path: Path, names: VideoNames) -> Annotation:
     if path.suffix.lower() not in KINDS:
         raise DataError(f"{path}: expected boxes as .csv, .json (COCO, Label Studio, VIA 3) or .xml (CVAT)")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size} bytes; files of boxes have at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
+    text = read_text(path)
     if path.suffix.lower() == ".json":
         return _read_json(path, text, names)
     return (read_csv if path.suffix.lower() == ".csv" else read_cvat)(path, text, names)
+
+
+def read_text(path: Path) -> str:
+    """A whole file. Raises DataError: it is absent, too large, or not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; files of boxes have at most {MAX_BYTES}")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
 
 
 def _read_json(path: Path, text: str, names: VideoNames) -> Annotation:

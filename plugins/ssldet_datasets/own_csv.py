@@ -1,9 +1,13 @@
-"""A CSV of boxes: video,frame,x1,y1,x2,y2,label[,tube], separated by commas, semicolons or tabs; frames from 1."""
+"""Tables of own videos, separated by commas, semicolons or tabs.
+
+Boxes: video,frame,x1,y1,x2,y2,label[,tube], frames from 1. Groups: video,group, what each video was cut from.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from ssldet_datasets.own_records import (
 
 COLUMNS = ("video", "frame", "x1", "y1", "x2", "y2", "label")
 EDGES = COLUMNS[2:6]
+GROUP_COLUMNS = ("video", "group")
 
 
 def read_csv(path: Path, text: str, names: VideoNames) -> Annotation:
@@ -33,12 +38,32 @@ def read_csv(path: Path, text: str, names: VideoNames) -> Annotation:
         raise DataError(f"{path}: VIA's CSV has no frames, only seconds of files; save the project as JSON instead")
     videos: Annotation = {}
     separator = _separator(text)
-    try:
-        for line, row in _rows(path, text, separator):
-            _add_row(videos, row, f"{path}, line {line}", path, names, decimal_comma=separator != ",")
-    except csv.Error as error:
-        raise DataError(f"{path}: not a sound CSV ({error})") from error
+    heading = f"{separator.join(COLUMNS)}[{separator}tube]"
+    for line, row in _rows(path, text, separator, COLUMNS, heading):
+        _add_row(videos, row, f"{path}, line {line}", path, names, decimal_comma=separator != ",")
     return videos
+
+
+def read_groups(path: Path, text: str, names: VideoNames) -> dict[str, str]:
+    """Video -> the recording that it was cut from. Other columns are let be.
+
+    Raises:
+        DataError: names line and column of what is wrong; a video is in two groups.
+    """
+    groups: dict[str, str] = {}
+    separator = _separator(text)
+    for line, row in _rows(path, text, separator, GROUP_COLUMNS, separator.join(GROUP_COLUMNS)):
+        where = f"{path}, line {line}"
+        video_id, group = names.id_of(row["video"], path), _group_name(row["group"], where)
+        if groups.setdefault(video_id, group) != group:
+            raise DataError(f"{where}: {video_id} is in group {groups[video_id]!r} already, and here in {group!r}")
+    return groups
+
+
+def _group_name(text: str, where: str) -> str:
+    if not text or len(text) > 200:
+        raise DataError(f"{where}, column group: expected a name, got {text!r:.40}; leave out videos that stand alone")
+    return unicodedata.normalize("NFC", text)
 
 
 def _separator(text: str) -> str:
@@ -47,11 +72,26 @@ def _separator(text: str) -> str:
     return max(",;\t", key=head.count)
 
 
-def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row by column), blank rows left out. Raises DataError for one that is not as long as the heading."""
+def _rows(
+    path: Path, text: str, separator: str, columns: Sequence[str], expected: str
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row by column), blank rows left out; `expected` is the heading in words.
+
+    Raises:
+        DataError: not a CSV, no such columns, or a row that is not as long as the heading.
+    """
+    try:
+        yield from _cells_by_column(path, text, separator, columns, expected)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a sound CSV ({error})") from error
+
+
+def _cells_by_column(
+    path: Path, text: str, separator: str, columns: Sequence[str], expected: str
+) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.reader(text.splitlines(), delimiter=separator, strict=True)
     heading = [name.strip().lower() for name in next(reader, [])]
-    _check_heading(path, heading, separator)
+    _check_heading(path, heading, columns, expected)
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
@@ -60,10 +100,9 @@ def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, dict[str
         yield reader.line_num, {name: cell.strip() for name, cell in zip(heading, cells, strict=True)}
 
 
-def _check_heading(path: Path, heading: Sequence[str], separator: str) -> None:
-    expected = separator.join(COLUMNS)
-    if missing := [name for name in COLUMNS if name not in heading]:
-        raise DataError(f"{path}, line 1: no column {', '.join(missing)}; expected {expected}[{separator}tube]")
+def _check_heading(path: Path, heading: Sequence[str], columns: Sequence[str], expected: str) -> None:
+    if missing := [name for name in columns if name not in heading]:
+        raise DataError(f"{path}, line 1: no column {', '.join(missing)}; expected {expected}")
     if twice := sorted({name for name in heading if name and heading.count(name) > 1}):
         raise DataError(f"{path}, line 1: column {twice[0]} is there twice")
 

@@ -143,7 +143,7 @@ def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str,
     rows = table_1(found, dataset.reported)
     if as_json:
         content = {"dataset": dataset.facts.name, "split": split, "subsets": found.as_json(), "table_1": rows}
-        print_json({**content, "absent": found.absent})
+        print_json({**content, "absent": found.absent, "groups": found.groups})
     else:
         _show_stats(dataset, found, rows)
 
@@ -254,6 +254,8 @@ def _videos(dataset: Dataset, split: int) -> dict[str, Sequence[Video]]:
 def _show_stats(dataset: Dataset, found: Statistics, rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
+    from ssldet.cli import data_check
+
     console = stdout_console()
     columns = ("videos", "tubes", "boxes", "labels", "frames", "annotated_frames", "background")
     for subset, counts in found.subsets.items():
@@ -266,6 +268,8 @@ def _show_stats(dataset: Dataset, found: Statistics, rows: Sequence[dict[str, An
                 values = part.as_json()
                 table.add_row(name, *(_cell(values[column]) for column in columns))
         console.print(table)
+    if found.groups:
+        console.print(data_check.groups_line(found.groups), highlight=False, soft_wrap=True)
     for subset, why in found.absent.items():
         console.print(f"{subset}: not counted: {why}", highlight=False, soft_wrap=True)
     for row in rows:

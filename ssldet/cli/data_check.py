@@ -52,6 +52,7 @@ def report_json(
         "layout": layout_lines(dataset),
         "videos": counts,
         "annotated": health.annotated,
+        "groups": health.groups,
         "classes": health.classes,
         "frames": health.frames,
         "problems": [as_json(problem) for problem in health.errors],
@@ -65,6 +66,8 @@ def show(dataset: Dataset, counts: dict[str, int], health: Health, decoded: Deco
     """Print what was found."""
     click.echo("\n".join([f"data set: {dataset.facts.name}", *layout_lines(dataset)]))
     click.echo("videos: " + ", ".join(_videos(subset, count, health) for subset, count in counts.items()))
+    if health.groups:
+        click.echo(groups_line(health.groups))
     click.echo(_frames(health.frames))
     click.echo(aligned(_class_rows(health.classes)))
     if decoded:
@@ -95,6 +98,12 @@ def _videos(subset: str, count: int, health: Health) -> str:
     annotated = health.annotated[subset]
     bare = f" ({annotated} annotated, {count - annotated} unlabelled)" if annotated < count else ""
     return f"{count} {subset}{bare}"
+
+
+def groups_line(groups: dict[str, int]) -> str:
+    """How many groups the videos are of, in words."""
+    counts = ", ".join(f"{count} {subset}" for subset, count in groups.items())
+    return f"groups: {counts}; validation and intervals take whole ones"
 
 
 def _frames(frames: dict[str, int]) -> str:

@@ -6,6 +6,7 @@ Errors make a data set unfit; doubts are for a look. Each check sees all annotat
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -255,6 +256,21 @@ def _background(facts: DatasetFacts, videos: Sequence[AnnotatedVideo]) -> Iterat
     whole = [v.video.id for v in videos if not len(v.boxes_n4)]
     if whole:
         yield doubt(f"{named(whole)} without a box, though frames are listed", "they count as background throughout")
+
+
+# --------------------------------------------------------------------------------------------------------- groups
+
+
+def count_groups(videos: Iterable[tuple[Video, Subset]]) -> dict[str, int]:
+    """Subset -> how many groups its videos are of; empty where no video has a group.
+
+    A video that stands alone is a group of its own.
+    """
+    groups: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    for video, subset in videos:
+        groups[subset].add((video.group, "" if video.group else video.id))
+    grouped = any(group for members in groups.values() for group, _ in members)
+    return {subset: len(members) for subset, members in groups.items()} if grouped else {}
 
 
 Check = Callable[[DatasetFacts, Sequence[AnnotatedVideo]], Iterator[Problem]]

@@ -11,7 +11,7 @@ import numpy as np
 from ssldet.contracts import Dataset, Problem, Subset
 from ssldet.data.datasets import concerning
 from ssldet.data.deep_doubts import DEEP_CHECKS, duplicated_videos
-from ssldet.data.doubts import CHECKS, AnnotatedVideo, annotated, listed_videos
+from ssldet.data.doubts import CHECKS, AnnotatedVideo, annotated, count_groups, listed_videos
 from ssldet.data.file_doubts import file_doubts
 
 FILES, COPIES = "files", "duplicated videos"
@@ -25,6 +25,7 @@ class Health:
         checks: what was looked at -> errors and doubts; nothing is wrong with those that have none.
         classes: class -> {"train": {"videos": 1, "boxes": 20}, "test": ...}.
         annotated: subset -> how many of its videos the annotation speaks of; the others are unlabelled.
+        groups: "train", "test" -> how many groups (`Video.group`) the videos are of; empty where no video has one.
         frames: how many frames the annotated videos have, how many of them are listed, have boxes, or are background.
     """
 
@@ -32,6 +33,7 @@ class Health:
     classes: dict[str, dict[str, dict[str, int]]]
     frames: dict[str, int]
     annotated: dict[str, int]
+    groups: dict[str, int]
 
     @property
     def errors(self) -> list[Problem]:
@@ -69,7 +71,7 @@ def examine(dataset: Dataset, split: int = 1, *, only: Iterable[str] | None = No
     if deep:
         checks[COPIES] = duplicated_videos(dataset, listed)
     spoken_of = {subset: sum(v.subset == subset for v in videos) for subset in get_args(Subset)}
-    return Health(checks, _classes(dataset, videos), _frames(videos), spoken_of)
+    return Health(checks, _classes(dataset, videos), _frames(videos), spoken_of, count_groups(listed))
 
 
 def _classes(dataset: Dataset, videos: Sequence[AnnotatedVideo]) -> dict[str, dict[str, dict[str, int]]]:

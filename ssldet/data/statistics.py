@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ssldet.contracts import Dataset, Subset, Truth, Video
+from ssldet.data.doubts import count_groups
 from ssldet.errors import DataError
 
 
@@ -74,12 +75,15 @@ class Statistics:
     Attributes:
         subsets: "train", "test" and "all" -> counts; `classes`: the same per class name.
         absent: subset -> why it cannot be counted.
+        groups: subset -> how many groups (`Video.group`) its videos are of, a video that stands alone being one; empty
+            where no video has a group.
     """
 
     subsets: dict[str, Counts]
     classes: dict[str, dict[str, Counts]]
     use: FrameUse
     absent: dict[str, str]
+    groups: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; a class without videos is left out."""
@@ -113,6 +117,7 @@ def count(dataset: Dataset, split: int = 1) -> Statistics:
         classes={key: {name: Counts() for name in dataset.facts.classes} for key in keys},
         use=use,
         absent=absent,
+        groups=count_groups((video, subset) for subset, videos in found.items() for video in videos),
     )
     for subset, videos in found.items():
         for video in videos:
