@@ -171,7 +171,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        assert not {name for name, _ in attrs} - {"lang", "charset", "colspan", "span", "scope", "class"}
+        known = {"lang", "charset", "colspan", "span", "scope", "class"} | (
+            {"name", "content"} if tag == "meta" else set()
+        )
+        assert not {name for name, _ in attrs} - known
         if tag == "th":
             self.scopes.append(dict(attrs).get("scope"))
         if tag == "tr":
@@ -200,6 +203,16 @@ def test_html_folds_rows_without_a_run_and_breaks_no_number(runs: Path) -> None:
     unrun = re.findall(r"<tr><th scope=\"row\">Supervised, equal clips</th>", text)
     assert not unrun and text.count("Supervised, equal clips</li>") == 2
     assert "white-space: nowrap" in text and text.count('<div class="wide">') == text.count("<table>")
+
+
+def test_html_is_at_home_in_a_narrow_window(runs: Path) -> None:
+    """A phone draws a page without viewport 980 pixels wide; labels stay in sight while numbers are scrolled."""
+    head, _, body = printed(runs, "html").partition("<body>")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in head
+    rules = dict(re.findall(r"^(\S+) \{ (.+) \}$", head, re.MULTILINE))
+    assert {"white-space: normal", "position: sticky"} <= set(rules["th[scope=row]"].split("; "))
+    assert rules["li"] == "overflow-wrap: anywhere", "the folder of a run that was left out may be long"
+    assert '<th scope="row">' in body
 
 
 def test_csv_has_every_number_and_computes_nothing(runs: Path) -> None:
