@@ -308,7 +308,7 @@ def test_all_tables_without_any_run(tmp_path: Path) -> None:
         (["3", "--seeds", "-1"], "expected whole numbers from 0"),
         (["3", "--splits", "0"], "expected whole numbers from 1, such as 1,2,3"),
         (["3", "--splits", "4"], "jhmdb has no split 4 (known: 1, 2, 3)"),
-        (["3", "--preset", "nana"], "unknown preset 'nana'; did you mean 'nano'? (known: nano, paper, smoke)"),
+        (["3", "--preset", "nana"], "unknown preset 'nana'; did you mean 'nano'? (known: lite, nano, paper, smoke)"),
         (["3", "--dataset-map", "jhmdb"], "expected NAME=NAME[:FLAVOUR]"),
         (["3", "--results", "absent"], "'absent' does not exist"),
     ],
