@@ -320,7 +320,14 @@ def test_runs_list_and_show_say_that_it_is_external(file: Path, data: Dataset, t
     assert listed[1]["name"] == "moc" and listed[1]["metrics"]["F@0.5"] == value
     text = ssldet("runs", "list", "--results", tmp_path).stdout
     assert "external" in text and file_hash(file)[:12] in text
-    for filters, there in ((("--ratio", 0.5), True), (("--ratio", 0.1), False), (("--strategy", "supervised"), False)):
+    for filters, there in (
+        (("--ratio", 0.5), True),
+        (("--ratio", 0.1), False),
+        (("--strategy", "supervised"), False),
+        (("--backbone", "yowo_nano"), False),
+        (("--eval-on", "test"), True),
+        (("--eval-on", "val"), False),
+    ):
         assert ("moc" in ssldet("runs", "list", "--results", tmp_path, *filters).stdout) is there
     shown = ssldet("runs", "show", "moc", "--results", tmp_path, "--verify")
     assert shown.exit_code == 0 and "moc: others' detections, no run of ours" in shown.stdout

@@ -54,14 +54,15 @@ class RunFilter:
         )
 
     def accept_external(self, external: External) -> bool:
-        """Whether others' numbers have all that is asked for; they have neither strategy, preset nor state."""
-        record, ours = external.record, (self.strategy, self.preset, self.status)
+        """Whether others' numbers have all that is asked for; of test videos, and no settings or state."""
+        record, ours = external.record, (self.strategy, self.preset, self.backbone, self.status)
         if any(asked is not None for asked in ours):
             return False
         if record is None:
             return not self
         return (
             self.dataset in (None, record.dataset, record.dataset_name)
+            and self.eval_on in (None, "test")
             and self.seed in (None, record.seed)
             and self.split in (None, record.split)
             and (self.ratio is None or math.isclose(self.ratio, record.ratio or math.nan))
