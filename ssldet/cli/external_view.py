@@ -13,12 +13,10 @@ from ssldet.cli.output import aligned, next_step, print_json
 if TYPE_CHECKING:
     from ssldet.runs.external import External, ExternalRecord
 
-SHOWN_DIGITS = 12
-"""Of a hash, in lists."""
-
 
 def list_of(externals: Sequence[Mapping[str, Any]]) -> str:
     """A line for others' numbers of each name, from `external_summary`."""
+    from ssldet.runs.external import SHOWN_DIGITS
     from ssldet.runs.listing import HEADLINES
 
     fields = ("ratio", "seed", "split", "protocol")
@@ -66,14 +64,14 @@ def show_external(external: External, *, verify: bool, by_video: bool, as_json: 
 
 
 def _about_external(external: External, record: ExternalRecord) -> list[tuple[str, str]]:
-    stated = {"ratio": record.ratio, "seed": record.seed}
-    words = [f"{name} {value:g}" for name, value in stated.items() if value is not None]
+    from ssldet.runs.external import SHOWN_DIGITS
+
     return [
         ("external", f"{record.name}: others' detections, no run of ours"),
         ("folder", str(external.folder)),
         ("detections", f"{record.source}, SHA-256 {record.detections}"),
         ("data", f"{record.dataset_name}, split {record.split}, fingerprint {record.data_fingerprint[:SHOWN_DIGITS]}"),
         ("videos", f"{record.evaluated} evaluated{'' if record.videos is None else ', as listed'}"),
-        ("author states", ", ".join(words) or "neither ratio nor seed"),
+        ("author states", ", ".join(record.stated) or "neither ratio nor seed"),
         ("scored by", f"ssldet {record.ssldet}, {record.finished}"),
     ]

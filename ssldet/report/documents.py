@@ -158,9 +158,7 @@ def _external_notes(table: Table) -> Iterator[str]:
         )
     for external in externals:
         record = external.record
-        stated = {"ratio": record.ratio, "seed": record.seed}
-        words = [f"{name} {value:g}" for name, value in stated.items() if value is not None]
-        author = f"; its author states {' and '.join(words)}" if words else ""
+        author = f"; its author states {' and '.join(record.stated)}" if record.stated else ""
         yield f"{external.title}: detections {record.short_hash} (SHA-256), {record.source}{author}"
     if any(column.ratio == UNSTATED for column in table.columns):
         yield f"{RATIOS[UNSTATED]}: of an external row whose author states no label ratio"

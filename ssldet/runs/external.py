@@ -82,6 +82,12 @@ class ExternalRecord(BaseModel):
         """The first digits of its detections' hash."""
         return self.detections[:SHOWN_DIGITS]
 
+    @property
+    def stated(self) -> list[str]:
+        """What its author states: "ratio 0.2", "seed 1"."""
+        values = {"ratio": self.ratio, "seed": self.seed}
+        return [f"{name} {value:g}" for name, value in values.items() if value is not None]
+
     def value(self, metric: str, protocol: str, column: str) -> float | None:
         """One number, as `Record.value` gives it. Raises UnknownName."""
         return results.value(self.metrics, metric, protocol, column)
