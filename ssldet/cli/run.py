@@ -49,7 +49,7 @@ LONG_RUN_SECONDS = 6 * 3600
 @weights_root
 @download
 @click.option("--seed", type=int, help="Seed of split, initial weights and all that is drawn.  [default: 0]")
-@preset_option("Settings to start from: paper, nano or smoke.  [default: paper]")
+@preset_option("Settings to start from: paper, lite, nano or smoke.  [default: paper]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML file of settings.")
 @run_settings("One setting, such as train.lr=0.001 or strategy.o_th=0.5.")
 @data_root

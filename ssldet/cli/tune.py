@@ -51,7 +51,7 @@ RESULTS = Path("results/tune")
 @click.option(
     "--val-fraction", type=float, default=0.3333, show_default=True, help="Share of labelled videos that is held out."
 )
-@preset_option("Settings of all trials: paper, nano or smoke.  [default: paper]")
+@preset_option("Settings of all trials: paper, lite, nano or smoke.  [default: paper]")
 @run_settings("One setting of all trials.")
 @videos_option("Use these videos only")
 @data_root
