@@ -317,25 +317,18 @@ def remove_runs(
     chosen = _to_remove(names, RunFilter(**filters), results)
     say = partial(click.echo, err=as_json or not dry_run)
     for entry in chosen:
-        say(f"{'would remove' if dry_run else 'remove'} {_id(entry)} {entry.folder}")
+        say(f"{'would remove' if dry_run else 'remove'} {entry.id} {entry.folder}")
     if chosen and not dry_run:
         confirm_removal(f"{len(chosen)} runs", yes)
-    left = {_id(entry): [] if dry_run else _remove(entry) for entry in chosen}
+    left = {entry.id: [] if dry_run else _remove(entry) for entry in chosen}
     if as_json:
-        runs = [{"id": _id(entry), "folder": str(entry.folder), "left": left[_id(entry)]} for entry in chosen]
+        runs = [{"id": entry.id, "folder": str(entry.folder), "left": left[entry.id]} for entry in chosen]
         print_json({"dry_run": dry_run, "removed": [] if dry_run else runs, "would_remove": runs if dry_run else []})
         return
     for entry in () if dry_run else chosen:
-        others = left[_id(entry)]
+        others = left[entry.id]
         rest = f"; {entry.folder} keeps {', '.join(others)}, which no run wrote" if others else ""
-        click.echo(f"removed {_id(entry)}{rest}")
-
-
-def _id(entry: RunEntry | External) -> str:
-    """What a run, or others' numbers, is called."""
-    from ssldet.runs.external import External
-
-    return entry.name if isinstance(entry, External) else entry.id
+        click.echo(f"removed {entry.id}{rest}")
 
 
 def _remove(entry: RunEntry | External) -> list[str]:

@@ -102,6 +102,11 @@ class External:
     record: ExternalRecord | None = None
     problem: str = ""
 
+    @property
+    def id(self) -> str:
+        """What it is called where runs have their ids."""
+        return self.name
+
 
 # -------------------------------------------------------------------------------------------------- finding
 
