@@ -99,8 +99,8 @@ def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
     import shlex
 
     flags = {"--dataset": asked["dataset"], "--preset": request.settings.preset}
-    flags |= {f"--{name}": str(asked[name]) for name in ("backbone", "results", "settings") if asked[name]}
-    flags |= {"--eval-on": asked["eval_on"]} if asked["eval_on"] else {}
+    given = ("backbone", "eval_on", "results", "settings")
+    flags |= {f"--{name.replace('_', '-')}": str(asked[name]) for name in given if asked[name]}
     flags |= {"--splits": asked["splits"]} if asked["splits"] != "1" else {}
     words = [word for pair in flags.items() for word in pair]
     words += [word for assignment in asked["assignments"] for word in ("--set", assignment)]
