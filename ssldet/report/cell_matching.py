@@ -50,7 +50,7 @@ class CellMatcher:
 
     def __init__(self, spec: TableSpec, collection: RunCollection, settings: Settings) -> None:
         self.spec, self.settings = spec, settings
-        self._resolved, self._data = collection.resolved, settings.dataset(spec.dataset)
+        self._resolved, self._chosen_data = collection.resolved, settings.dataset(spec.dataset)
         self.data = data = self._data_of_cells()
         # of the paper's tables other options are other data; a table of any data set says that it left them out
         on_data = (lambda run: str(run.dataset) == str(data)) if spec.of_dataset else (lambda run: run.dataset == data)
@@ -69,7 +69,7 @@ class CellMatcher:
         assert row.strategy is not None
         chosen = self.settings
         tuned = chosen.tuned_for(row.strategy)
-        settings = [chosen.preset, self._data, chosen.all_assignments(), chosen.videos, tuned]
+        settings = [chosen.preset, self._chosen_data, chosen.all_assignments(), chosen.videos, tuned]
         name = content_hash([row.strategy, row.options, row.pretrained, ratio, settings])
         if name not in self._resolved:
             options = tuple(sorted(row.options.items()))
@@ -80,7 +80,7 @@ class CellMatcher:
     def _data_of_cells(self) -> DatasetChoice:
         """The data that its cells are run on: those of the map, with what assignments make of their options."""
         experiment = next(filter(None, (self.expected(row, ratio) for row, ratio in cells(self.spec))), None)
-        return DatasetChoice(experiment.dataset, experiment.dataset_options) if experiment else self._data
+        return DatasetChoice(experiment.dataset, experiment.dataset_options) if experiment else self._chosen_data
 
     def _near(self, row: Row, ratio: float) -> list[Run]:
         """Runs that look like a cell's, whatever their other settings."""
