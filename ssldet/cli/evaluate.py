@@ -118,27 +118,27 @@ def command(
 
     keeping = {"ratio": ratio, "seed": seed, "results": results, "replace": replace or None}
     _check_recording(name, keeping)
-    for each in metric:  # an unknown name should not cost the opening of the data
-        plugins.load("metric", each)
+    for wanted in metric:  # an unknown name should not cost the opening of the data
+        plugins.load("metric", wanted)
     data = open_data(dataset, data_root, assignments)
-    metrics = {each: list(dict.fromkeys(protocols)) for each in metric}
+    metrics = {wanted: list(dict.fromkeys(protocols)) for wanted in metric}
     reading = FileConventions(**conventions)
     options: dict[str, Any] = {"split": split, "videos": videos, "lenient": lenient, "conventions": reading}
     kept: External | None = None
     if name is None:
-        found = evaluate(path, data, metrics, **options)
+        evaluation = evaluate(path, data, metrics, **options)
     else:
         options |= {key: value for key, value in keeping.items() if value is not None}
-        kept, found = record_external(name, path, data, metrics, **options)
-    _report_dropped(found.dropped)
-    for text in (*found.remarks, *(f"warning: {warning}" for warning in found.warnings)):
+        kept, evaluation = record_external(name, path, data, metrics, **options)
+    _report_dropped(evaluation.dropped)
+    for text in (*evaluation.remarks, *(f"warning: {warning}" for warning in evaluation.warnings)):
         click.echo(text, err=True)
     if kept is not None and kept.record is not None:
         click.echo(f"kept in {kept.folder}, as external: detections {kept.record.short_hash}", err=True)
     if as_json:
-        print_json(_as_json(found.results))
+        print_json(_as_json(evaluation.results))
     else:
-        show_results(found.results)
+        show_results(evaluation.results)
         if kept is not None and kept.record is not None:
             shown = f"`ssldet table --dataset {kept.record.dataset_name}` shows it beside runs"
             next_step(f"{shown}, `ssldet compare {kept.name} RUN` against one")
