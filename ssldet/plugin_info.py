@@ -9,7 +9,8 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from ssldet import plugins
 from ssldet.errors import RequestError, UnknownName
@@ -140,6 +141,15 @@ def _options(config: type[Any]) -> list[dict[str, Any]]:
 
 
 def _type_name(annotation: Any) -> str:
+    """As it is written; a part of a union with its own bounds, such as "bool | int >= 0"."""
+    if annotation is NoneType:
+        return "None"
+    if get_origin(annotation) is Annotated:
+        part, *rules = get_args(annotation)
+        inner = [each for rule in rules for each in getattr(rule, "metadata", [rule])]
+        return " ".join([_type_name(part), ", ".join(map(_bound, inner))]).strip()
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, get_args(annotation)))
     return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
 
 

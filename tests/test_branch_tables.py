@@ -53,6 +53,9 @@ def test_yowo_lists_its_branches() -> None:
     done = CliRunner().invoke(cli.main, ["plugins", "show", "yowo", "--json"])
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)
+    types = {row["option"]: row["type"] for row in content["options"]}
+    assert (types["freeze_2d"], types["branch_2d"]) == ("bool | int >= 0", "str")
+    assert types["anchors"] == "tuple[tuple[float, float], ...] | None"
     rows = {row["name"]: row for heading in ("3D branches", "2D branches") for row in content[heading]}
     assert {kind.name for kind in (*KINDS_3D, *KINDS_2D)} < rows.keys()
     assert rows["resnext101"]["parameters"] == 47_521_216 and rows["darknet19"]["parameters"] == 50_962_889
