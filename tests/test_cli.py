@@ -43,6 +43,18 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.VERBS, "fail", cli.Verb(f"{__name__}:fail_command", "Fail.", "Tests"))
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine two threads that spin take many times as long as one."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert CliRunner().invoke(cli.main, ["cache", "list", "--json"]).exit_code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
 def test_help_lists_the_verbs_by_section_and_imports_none() -> None:
     result = ssldet("--help")
     assert result.exit_code == 0

@@ -41,6 +41,14 @@ def test_every_preset_resolves_for_every_strategy(name: str, strategy: str) -> N
     assert config.build_strategy() and config.build_backbone()
 
 
+@pytest.mark.parametrize(("name", "threads"), [("smoke", 1), ("nano", 1), ("lite", 1), ("paper", None)])
+def test_presets_for_a_cpu_run_on_one_thread(name: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one command gives one number everywhere, whatever the environment says."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert resolve(NEEDED, preset=name).machine.threads == threads
+    assert resolve(NEEDED, preset=name, assignments=["threads=2"]).machine.threads == 2
+
+
 def test_later_layers_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("preset: nano\nseed: 3\ntrain: {steps: 50, lr: 0.5}\nstrategy_options: {o_th: 0.3}\n")
