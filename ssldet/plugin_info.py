@@ -125,19 +125,25 @@ def _tables(found: type[Any], *, measure: bool) -> dict[str, Any]:
     return {heading: [dict(row) for row in rows] for heading, rows in tables.items()}
 
 
-def _options(config: type[Any]) -> list[dict[str, Any]]:
-    """Name, type, default, bounds and meaning of each option."""
+def _options(config: type[Any], prefix: str = "") -> list[dict[str, Any]]:
+    """Name, type, default, bounds and meaning of each option; of options within one, its own as "region.form"."""
     docs = plugins.option_docs(config)
-    return [
-        {
-            "option": name,
-            "type": _type_name(field.annotation),
-            "default": "(needed)" if field.is_required() else str(field.get_default(call_default_factory=True)),
-            "bounds": ", ".join(_bound(rule) for rule in field.metadata),
-            "meaning": docs.get(name, ""),
-        }
-        for name, field in config.model_fields.items()
-    ]
+    rows = []
+    for name, field in config.model_fields.items():
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if hasattr(type(default), "model_fields"):  # options too; pydantic is slow to import
+            rows += _options(type(default), f"{prefix}{name}.")
+            continue
+        rows.append(
+            {
+                "option": prefix + name,
+                "type": _type_name(field.annotation),
+                "default": "(needed)" if field.is_required() else str(default),
+                "bounds": ", ".join(_bound(rule) for rule in field.metadata),
+                "meaning": docs.get(name, ""),
+            }
+        )
+    return rows
 
 
 def _type_name(annotation: Any) -> str:

@@ -312,6 +312,14 @@ def test_a_checked_list_says_what_works(fabricate: Fabricate) -> None:
     assert "fault: metric 'bad' of bad-dist 1.2 does not import: ZeroDivisionError" in result.stderr
 
 
+def test_show_tells_options_within_an_option_by_the_name_that_set_takes() -> None:
+    content = json.loads(CliRunner().invoke(cli.main, ["plugins", "show", "yowo_nano", "--json"]).stdout)
+    options = {option["option"]: option for option in content["options"]}
+    assert "region" not in options
+    assert options["region.form"]["default"] == "paper" and "giou" in options["region.form"]["type"]
+    assert options["region.ignore_iou"]["default"] == "0.6" and options["region.ignore_iou"]["meaning"]
+
+
 def test_show_tells_options_with_defaults_bounds_and_meaning() -> None:
     content = json.loads(ssldet("show", "dual_guidance", "--json").stdout)
     options = {option["option"]: option for option in content["options"]}
