@@ -21,7 +21,10 @@ STRATEGIES = tuple(EASY)
 
 
 def test_it_keeps_the_contract_of_backbones() -> None:
-    assert {outcome.status for outcome in testing.check(CentreBackbone)} == {"passed"}
+    outcomes = testing.check(CentreBackbone)
+    assert {outcome.status for outcome in outcomes} == {"passed", "skipped"}
+    without_files = "it has no parts with weights files of their own"
+    assert [outcome.reason for outcome in outcomes if outcome.status == "skipped"] == [without_files] * 2
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -59,6 +59,9 @@ LONG = {
     "ssldet grid --tables 6 --only ratio=0.1 --preset smoke --dataset-map ucf24=synthetic:ucf24": "acceptance",
     f"{NANO} --ratio 0.2 --preset nano --data-root data": "acceptance",
     f"{NANO} --ratio 0.3 --val-fraction 0.3333 --eval-on val --preset nano --data-root data": "campaign",
+    f"{NANO} --ratio 0.2 --preset lite --data-root data": "acceptance",
+    "ssldet run --strategy supervised --dataset jhmdb --ratio 0.3 --val-fraction 0.3333 --eval-on val "
+    "--preset lite --data-root data": "campaign",
     "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2": "campaign",
 }
 """What trains -> its tier: "acceptance" runs it as it is written, "campaign" takes hours and is only planned there."""
@@ -224,7 +227,8 @@ def small_world(tmp_path: Path, stand_ins: Path, monkeypatch: pytest.MonkeyPatch
 
     def shrunk(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         layer, proposed = preset(name)
-        return config._merge(layer, SMALL), proposed
+        network = {"backbone": layer["backbone"]} if layer.get("pretrained") else {}  # whose weights there are
+        return config._merge(layer, {**SMALL, **network}), proposed
 
     monkeypatch.setattr(config, "_preset", shrunk)
     synthetic = type(load_dataset("synthetic"))
