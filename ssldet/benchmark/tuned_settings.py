@@ -56,7 +56,8 @@ class TriedSettings(_Part):
 
     @model_validator(mode="after")
     def _failed_or_scored(self) -> Self:
-        if self.score is not None if self.failed else None in (self.score, *self.by_seed):
+        whole = self.score is None if self.failed else None not in (self.score, *self.by_seed)
+        if not whole:
             raise ValueError("expected a score by each seed and their mean, or why the trial failed and score: null")
         return self
 

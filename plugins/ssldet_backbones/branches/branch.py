@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ssldet.errors import ConfigError
 
 
-class Branch(nn.Module):
+class Branch(nn.Module, ABC):
     """(b, 3, t, h, w) or, over the key frame, (b, 3, h, w), in [0, 1] -> (b, channels, h / 32, w / 32).
 
     A 3D branch averages what is left of time away. Whatever mean and standard deviation the weights were trained with
@@ -24,9 +25,9 @@ class Branch(nn.Module):
 
     channels: int
 
+    @abstractmethod
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         """Its parts from the input on, all of them together: `freeze_2d=2` freezes the first two."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
