@@ -72,3 +72,12 @@ def test_phases_follow_from_the_pace_of_a_clip(tmp_path: Path) -> None:
     burn_in = planned.config.experiment.train.burn_in
     assert seconds["first_stage"] == pytest.approx(16 * burn_in * 10 * clips["first"])
     assert seconds["train"] == pytest.approx(16 * (1 - burn_in) * (10 * clips["second"] + clips["teacher"]))
+
+
+def test_a_run_does_not_wait_for_a_training_step_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = planned_lite(tmp_path)
+    monkeypatch.setattr("ssldet.runs.estimate._seconds_of_a_step", lambda *asked: pytest.fail("a step is measured"))
+    monkeypatch.setattr("ssldet.runs.estimate._seconds_per_clip", lambda *asked: 1.0)
+    assert estimate(planned, quick=True).seconds == seconds_by_phase(planned, Pace(forward=1.0, step=3.0))

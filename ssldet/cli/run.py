@@ -155,7 +155,7 @@ def _warn_of_long_run(planned: Plan) -> None:
     """Say so before it starts, when this device would take many hours."""
     from ssldet.runs.estimate import estimate
 
-    found = estimate(planned)
+    found = estimate(planned, quick=True)  # every run waits for it
     if found.total_seconds > LONG_RUN_SECONDS:
         click.echo(
             f"warning: this run would take {time_needed(found.total_seconds, planned.device)} on {planned.device}; "

@@ -28,7 +28,7 @@ STEP_SECONDS = 2.0
 """A measured step has as many clips as this leaves time for, and no more than a step of the run has at a time."""
 
 BACKWARD = 2.0
-"""A backward pass is first taken to last twice as long as its forward pass, to choose how many clips are measured."""
+"""How much longer than its forward pass a backward pass is taken to last where none is measured."""
 
 LABELLED_VIDEOS = 8
 """Of so many the annotation is read."""
@@ -69,15 +69,19 @@ class Pace:
     step: float
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Time, disk and memory of a plan. Takes some seconds: it builds the network and trains it for two steps."""
+def estimate(plan: Plan, *, quick: bool = False) -> Estimate:
+    """Time, disk and memory of a plan. Takes some seconds: it builds the network and trains it for two steps.
+
+    Args:
+        quick: time no training step, but take it as a forward pass and a backward pass over all of the network.
+    """
     student, _ = build_student(plan)
     parameters = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     copies = BYTES_PER_WEIGHT * trained + WEIGHT_BYTES * (parameters - trained)
     store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
     return Estimate(
-        seconds=seconds_by_phase(plan, _pace(student, plan)),
+        seconds=seconds_by_phase(plan, _pace(student, plan, quick)),
         disk_bytes=store.bytes_needed(plan.used),
         memory_bytes=copies + (WEIGHT_BYTES * parameters if plan.needs.unlabelled else 0),
         parameters=parameters,
@@ -90,10 +94,11 @@ def pace(plan: Plan) -> Pace:
     return _pace(build_student(plan)[0], plan)
 
 
-def _pace(student: Detector, plan: Plan) -> Pace:
+def _pace(student: Detector, plan: Plan, quick: bool = False) -> Pace:
     with _threads(plan.config.machine.threads):
         forward = _seconds_per_clip(student, plan)
-        return Pace(forward, _seconds_of_a_step(student, plan, forward))
+        step = forward * (1 + BACKWARD) if quick else _seconds_of_a_step(student, plan, forward)
+        return Pace(forward, step)
 
 
 def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
