@@ -87,6 +87,16 @@ def test_table(run, file):
     assert "classes without truth: wave" in result.stdout
 
 
+def test_detections_on_frames_that_nobody_annotated_are_mentioned(run, file, monkeypatch):
+    """Two of the four frames of each video are annotated; the file has a box on all four of one."""
+    whole = Made().truth("a")
+    kept = {name: getattr(whole, name)[:2] for name in ("frames_n", "boxes_n4", "labels_nk", "tubes_n", "key_frames_m")}
+    monkeypatch.setattr(Made, "truth", lambda self, video_id: dataclasses.replace(whole, **kept))
+    for metric in ("frame_map", "video_map"):
+        lines = run("--detections", file, "--metric", metric).stdout.splitlines()
+        assert "detections on frames not annotated: 2" in lines
+
+
 @pytest.mark.parametrize("as_file", [False, True])
 def test_listed_videos_restrict_the_truth(run, file, tmp_path, as_file):
     listed = tmp_path / "list.txt"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from made_videos import write_turned
+from made_videos import write_turned, write_video
 from PIL import Image
 
 from ssldet import cli
@@ -146,7 +146,17 @@ def test_a_rare_class_is_named(changed: Callable[..., Path]) -> None:
     assert "1 class (up) with less than 5% of the training boxes of 'right'" in [p.what for p in found(root, deep=True)]
 
 
-def test_turned_videos_and_uneven_frames_are_said(sound: Path, tmp_path: Path) -> None:
+def test_a_variable_frame_rate_is_said_and_how_frames_count(sound: Path, tmp_path: Path) -> None:
+    shutil.copytree(sound, tmp_path / "mine")
+    (tmp_path / "mine/videos/left_7.mp4").unlink()
+    write_video(tmp_path / "mine/videos/left_7.mkv", [20, 80, 140, 200], at=[0, 1, 4, 5])
+    (problem,) = found(tmp_path / "mine")
+    assert problem.severity == "doubt"
+    assert problem.what == "1 video (left_7) of variable frame rate, or with frames left out"
+    assert problem.remedy == "frames count in the order in which they are shown, each once, whatever its time"
+
+
+def test_turned_videos_are_said(sound: Path, tmp_path: Path) -> None:
     shutil.copytree(sound, tmp_path / "mine")
     write_turned(tmp_path / "mine/videos/left_7.mp4", np.zeros((64, 96, 3), np.uint8), 90)
     (problem,) = found(tmp_path / "mine")

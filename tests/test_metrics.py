@@ -269,6 +269,22 @@ def test_background_that_somebody_looked_at_costs_a_tube_and_unknown_frames_do_n
         assert [key for key in list(thresholds)[:-1] if thresholds[key].per_class["run"] == 1.0] == expected
 
 
+def with_background_before(step: int) -> tuple[VideoDetections, Truth]:
+    """A box on frames 5 to 59 of 60, annotated every `step` frames from 0; detections are the truth on these frames."""
+    rows = [(f, (10 + f, 10, 50 + f, 50), 0, 0) for f in range(5, 60, step)]
+    own = dataclasses.replace(truth(rows, 60), key_frames_m=np.arange(0, 60, step))
+    return perfect(own), own
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize(("protocol", "expected"), [("standard", 0.9), ("yowo", 0.9), ("act", 1.0)])
+def test_a_path_over_the_whole_video_meets_background_alike_in_sparse_and_dense_annotation(protocol, expected, step):
+    """1 of 12 frames, or 5 of 60: a temporal IoU of 11/12, above all thresholds but 0.95. ACT's links end."""
+    values = result(VideoMAP(FACTS, protocol), with_background_before(step)).thresholds
+    assert values["0.75"].per_class["run"] == pytest.approx(1.0, abs=1e-4)
+    assert values["0.5:0.95"].per_class["run"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_tubes_are_scored_over_all_their_frames():
     own, nobody = every_fifth(), truth([], 40)
     sure_on_key_frames = detections(
