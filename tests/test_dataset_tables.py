@@ -73,6 +73,14 @@ def test_strategies_stand_against_supervised(tmp_path: Path) -> None:
     assert table["costs"][0]["gradient_clips"] == 80
 
 
+def test_supervised_has_a_row_though_it_was_not_run(tmp_path: Path) -> None:
+    write(tmp_path, "dual_guidance", 0.2)
+    rows = {row["approach"]: row for row in numbers(tmp_path) if row["column"] == "V@0.5"}
+    assert list(rows) == ["Supervised", "Dual Guidance"]
+    assert (rows["Supervised"]["marks"], rows["Dual Guidance"]["mean"]) == ("not run", "20.0")
+    assert rows["Dual Guidance"]["difference"] == ""
+
+
 def test_options_beside_the_presets_are_rows_of_their_own(tmp_path: Path) -> None:
     write(tmp_path, "supervised", 0.1)
     write(tmp_path, "dual_guidance", 0.2)

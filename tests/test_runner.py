@@ -450,6 +450,8 @@ def test_the_command_prints_the_record(tmp_path: Path) -> None:
     assert json.loads(again.stdout) == record
     table = CliRunner().invoke(main, arguments[:-1])
     assert "V@0.5" in table.stdout and "recall localization" in table.stdout
+    head = next(line for line in table.stdout.splitlines() if " percent " in line)
+    assert head.replace("┃", "|").split("|")[2].strip() == "yowo", "the data set's protocol comes first"
     assert "record.json" in table.stdout
     assert f"next: `ssldet runs show {record['id']} --results {tmp_path} --videos`" in table.stderr
 

@@ -6,7 +6,7 @@ import click
 
 from ssldet.cli.completion import quietly
 from ssldet.cli.options import json_flag, yes_flag
-from ssldet.cli.output import confirm_removal, print_json
+from ssldet.cli.output import confirm_removal, next_step, print_json
 from ssldet.errors import RequestError
 from ssldet.util import cache
 
@@ -27,6 +27,7 @@ def list_entries(as_json: bool) -> None:
     for entry in found:
         click.echo(f"{megabytes(entry.bytes):>12}  {entry.name}")
     click.echo(f"{megabytes(sum(entry.bytes for entry in found)):>12}  in {cache.cache_root()}")
+    next_step("`ssldet cache clear NAME` removes what has NAME in its name; it is made again when needed")
 
 
 @command.command("clear", epilog="Example: ssldet cache clear frames/jhmdb-112")
@@ -48,6 +49,7 @@ def clear(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
         print_json({"folder": str(cache.cache_root()), "removed": _as_json(chosen)})
     else:
         click.echo(f"removed {words}")
+        next_step("`ssldet data prepare` decodes frames again, or the next run does")
 
 
 def _as_json(entries: list[cache.CacheEntry]) -> list[dict[str, str | int]]:

@@ -58,6 +58,7 @@ def list_data(data_root: Path | None, as_json: bool) -> None:
         layout = row["layout"]
         lines = layout.splitlines() if layout else ["not found below the data root" if data_root else ""]
         click.echo(f"{row['name']:<12}{('; '.join(lines))}".rstrip())
+    next_step("`ssldet data guide NAME` says where to get one, `ssldet data verify NAME` checks it")
 
 
 @command.command("verify", epilog="Example: ssldet data verify jhmdb --data-root data --decode")
@@ -117,15 +118,19 @@ def verify(
 
 
 def _say_what_is_next(name: str, recognised: str, root: Path | None, faulty: bool, *, drawn: bool) -> None:
-    """A folder that was recognised goes to `run` as a data root."""
-    is_folder = root is None and Path(name).is_dir()
-    which = f"{recognised} --data-root {name}" if is_folder else f"{name} --data-root {root}" if root else name
     if faulty:
         next_step("mend what is listed, then the same command")
     elif drawn:
+        which = _for_run(name, recognised, root)
         next_step(f"`ssldet run --strategy supervised --dataset {which} --preset smoke` trains a first detector")
     else:
         next_step("the same with `--draw sheets` for a look at the boxes, then `ssldet run`")
+
+
+def _for_run(name: str, recognised: str, root: Path | None) -> str:
+    """What `run --dataset` takes; a folder that was recognised goes to it as a data root."""
+    is_folder = root is None and Path(name).is_dir()
+    return f"{recognised} --data-root {name}" if is_folder else f"{name} --data-root {root}" if root else name
 
 
 @command.command("stats", epilog="Example: ssldet data stats ucf24 --data-root data --json")
@@ -146,6 +151,8 @@ def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str,
         print_json({**content, "absent": found.absent, "groups": found.groups})
     else:
         _show_stats(dataset, found, rows)
+        which = _for_run(name, dataset.facts.name, data_root)
+        next_step(f"`ssldet run --strategy supervised --dataset {which}` trains on it")
 
 
 @command.command("prepare", epilog="Example: ssldet data prepare jhmdb --data-root data --size 112")
@@ -227,6 +234,8 @@ def guide(name: str, as_json: bool) -> None:
         print_json({"dataset": name, "guide": plugin.guide()})
     else:
         click.echo(plugin.guide() or f"{name} needs nothing: it is made on first use")
+        check = f"`ssldet data verify {name} --data-root DIR` checks it, once it lies there"
+        next_step(check if plugin.guide() else f"`ssldet run --strategy supervised --dataset {name} --preset smoke`")
 
 
 def _readable(plugins: Any) -> list[str]:

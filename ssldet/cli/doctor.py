@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet.cli.options import data_root, json_flag, results_folder, weights_root
-from ssldet.cli.output import print_json
+from ssldet.cli.output import next_step, print_json
 
 if TYPE_CHECKING:
     from ssldet.doctor import Report
@@ -40,6 +40,11 @@ def command(
         print_json(asdict(report))
     else:
         click.echo("\n".join(_lines(report)))
+        next_step(
+            "mend what is listed, then the same command"
+            if report.broken or report.problems
+            else "`ssldet run --strategy supervised --dataset synthetic --preset smoke` is a first run"
+        )
     sys.exit(1 if report.broken else 0)
 
 

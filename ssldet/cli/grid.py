@@ -82,6 +82,7 @@ def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
             click.echo(_as_json(grid, jobs))
         else:
             show_plan(grid, jobs)
+            next_step("the same command without --dry-run")
         return
     _warn_of_long_grid(grid, jobs)
     with graceful_interrupts(_say_that_it_stops) as stopping, GridView(grid, jobs, stopping) as view:

@@ -49,6 +49,10 @@ def list_plugins(check: bool, timeout: float, as_json: bool) -> None:
     _show_list(found.rows, as_json)
     for fault in found.faults:
         click.echo(f"fault: {fault}", err=True)
+    if not as_json:
+        next_step(
+            "`ssldet plugins show NAME` has the options of one, `ssldet plugins new KIND NAME` begins one of yours"
+        )
     if found.broken:
         sys.exit(1)
 
@@ -109,6 +113,7 @@ def show(name: str, kind: str | None, measure: bool, as_json: bool) -> None:
     for key, value in content.items():
         for line in _lines(key, value):
             click.echo(line)
+    next_step(f"`ssldet plugins test {name}` holds it to its contract")
 
 
 def _lines(key: str, value: Any) -> list[str]:
@@ -170,4 +175,6 @@ def test(name: str, kind: str | None, as_json: bool) -> None:
     code = testing.run_pytest(chosen.kind, chosen.name, output=STDERR if as_json else None)
     if as_json:
         print_json({"kind": chosen.kind, "name": chosen.name, "passed": code == 0})
+    else:
+        next_step("mend what failed, then the same command" if code else f"`ssldet plugins show {name}` has options")
     sys.exit(code)

@@ -295,6 +295,7 @@ def rescore_run(name: str, data_root: Path | None, results: tuple[Path, ...], as
         print_json({"file": str(path)})
     else:
         click.echo(str(path))
+        next_step(f"`ssldet compare {name} RUN` holds it against another run")
 
 
 # --------------------------------------------------------------------------------------------------- remove
@@ -329,6 +330,7 @@ def remove_runs(
         others = left[entry.id]
         rest = f"; {entry.folder} keeps {', '.join(others)}, which no run wrote" if others else ""
         click.echo(f"removed {entry.id}{rest}")
+    next_step("the same command without --dry-run" if dry_run else "`ssldet runs list` shows what is left")
 
 
 def _remove(entry: RunEntry | External) -> list[str]:

@@ -86,6 +86,7 @@ def show(file: Path, as_json: bool) -> None:
         if len(content) == 1:
             for folder, (labelled, every) in row["folders"].items():
                 click.echo(f"  {folder}: {labelled} of {every}")
+    next_step(f"`ssldet split verify {file} --data-root DIR` compares it with the data")
 
 
 @command.command("verify", epilog="Example: ssldet split verify --data-root data")
@@ -111,7 +112,11 @@ def verify(files: tuple[Path, ...], data_root: Path | None, assignments: tuple[s
         print_json([asdict(check) for check in checks])
     for check in () if as_json else checks:
         click.echo(f"{check.split}: {check.found}")
-    sys.exit(1 if any(check.differs for check in checks) else 0)
+    differs = any(check.differs for check in checks)
+    if not as_json:
+        look = "`ssldet data verify D` says whether the data are whole, then the same command"
+        next_step(look if differs else "`ssldet run --dataset D --ratio R` trains on such a split")
+    sys.exit(1 if differs else 0)
 
 
 def _say_fault(fault: str) -> None:

@@ -143,6 +143,7 @@ def _show_plan(tuning: Tuning, jobs: int, *, as_json: bool) -> None:
     for part in tuning.validation:
         click.echo(f"seed {part.seed}: {part.videos} validation videos of {part.groups} groups")
     click.echo("trials: " + ", ".join(f"{strategy} {count}" for strategy, count in counts.items()))
+    next_step("the same command without --dry-run")
 
 
 def _show(tuned: TunedSettings, path: Path) -> None:

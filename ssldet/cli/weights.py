@@ -11,7 +11,7 @@ import click
 
 from ssldet.cli.completion import complete_settings
 from ssldet.cli.options import json_flag, plugin_option, read_assignments
-from ssldet.cli.output import print_json
+from ssldet.cli.output import next_step, print_json
 
 if TYPE_CHECKING:
     from ssldet.contracts import Backbone
@@ -45,6 +45,7 @@ def inspect_file(file: Path, as_json: bool) -> None:
     click.echo(f"network: {described['network'] or 'none that is installed'}")
     for entry in described["entries"]:
         click.echo(f"{entry['name']}  {tuple(entry['shape'])}  {entry['dtype']}")
+    next_step(f"`ssldet weights verify {file} --backbone NAME --dataset D` says which of them fit a network")
 
 
 # ------------------------------------------------------------------------------------------- verify and convert
@@ -88,6 +89,8 @@ def verify_file(
         print_json(asdict(report) | {"complete": report.complete})
     else:
         show(report)
+        again = f"ssldet weights convert {file} OUT.safetensors --backbone {backbone} --dataset {dataset}"
+        next_step(f"`{again}{'' if report.complete else ' --partial'}` keeps what fits under the network's names")
     click.get_current_context().exit(0 if report.complete else 1)
 
 
@@ -125,6 +128,7 @@ def convert_file(
         return
     show(report)
     click.echo(f"wrote {out}: {len(report.loaded)} entries")
+    next_step(f"`ssldet weights verify {out} --backbone {backbone} --dataset {dataset}` checks it")
 
 
 def make_backbone(name: str, settings: tuple[str, ...]) -> Backbone:
