@@ -351,7 +351,7 @@ def test_a_question_that_is_not_answered_with_yes(
         ("data list --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
         ("data verify jhmdb --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
         ("data verify {folder}/absent", "absent: no such folder; name one that exists, or a data set (ava, "),
-        ("data verify {folder} --set seed=1", "--set goes with the name of a data set"),
+        ("data verify nowhere_at_all", "; nor is there a folder nowhere_at_all"),
         ("data prepare synthetic --size 0", "0 is not in the range x>=16"),
         ("data verify synthetic --set seed --set x=[", "--set 'seed': expected KEY=VALUE"),
         ("data verify synthetic --set seed --set x=[", "--set 'x=[': the value is not YAML"),

@@ -48,6 +48,18 @@ def test_stand_ins_are_the_same_every_time(stand_ins: Path, tmp_path: Path) -> N
     assert (result.exit_code, "no stand-in" in result.stderr) == (2, True)
 
 
+def test_a_folder_takes_options_of_the_data_set_in_it(tmp_path: Path) -> None:
+    ssldet("data", "synth", tmp_path / "mine", "--like", "folder")
+    whole = ssldet("data", "verify", tmp_path / "mine", "--json")
+    classes = list(json.loads(whole.stdout)["classes"])
+    named = ssldet(
+        "data", "verify", tmp_path / "mine", "--set", f"dataset.classes={json.dumps(classes[::-1])}", "--json"
+    )
+    assert list(json.loads(named.stdout)["classes"]) == classes[::-1]
+    refused = ssldet("data", "verify", tmp_path / "mine", "--set", "dataset.clases=[a]")
+    assert refused.exit_code == 2 and "did you mean" in refused.stderr and "classes" in refused.stderr
+
+
 def test_verify_names_what_is_missing_and_damaged(stand_ins: Path, tmp_path: Path) -> None:
     root = tmp_path / "ucf24"
     ssldet("data", "synth", root, "--like", "ucf24")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ssldet.cli import main
 from ssldet.cli.grid import _request, _table_command
 from ssldet.cli.grid import command as command_of_grid
 from ssldet.data.datasets import load_dataset
+from ssldet.errors import UnknownName
 from ssldet.runs.record import Record
 
 MAP = "ucf24=synthetic:ucf24"
@@ -84,9 +86,13 @@ def test_seeds_optional_rows_and_further_strategies_add_cells(tmp_path: Path) ->
     only = {"pretrained": frozenset({"false"}), "ratio": frozenset({"0.1", "1"})}
     assert len(plan_grid(request(tmp_path, "2", only=only)).cells()) == 7
     assert len(plan_grid(request(tmp_path, "2", only=only, extra=("readings",))).cells()) == 9
-    more = plan_grid(request(tmp_path, "2", only=only, strategies=("fixmatch", "nobody")))
-    assert Counter(task.state for task in more.cells()) == {"to run": 7, "blocked": 1}
-    assert "unknown strategy 'nobody'" in next(task.reason for task in more.cells() if task.state == "blocked")
+    more = plan_grid(request(tmp_path, "2", only=only, strategies=("fixmatch",)))
+    assert Counter(task.state for task in more.cells()) == {"to run": 7}
+    with pytest.raises(UnknownName, match="unknown strategy 'mean-teecher'; did you mean 'mean_teacher'"):
+        plan_grid(request(tmp_path, "2", only=only, strategies=("fixmatch", "mean-teecher")))
+    asked = request(tmp_path, "2", only=only)
+    with pytest.raises(UnknownName, match="unknown backbone 'yowoo'; did you mean 'yowo'"):
+        plan_grid(replace(asked, settings=replace(asked.settings, assignments=("backbone=yowoo",))))
     full = {"approach": frozenset({"Supervised, all labels"})}
     (cell,) = plan_grid(request(tmp_path, "2", only=full, extra=("fully_supervised",))).cells()
     assert cell.cell["ratio"] == 1

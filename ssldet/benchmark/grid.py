@@ -31,6 +31,7 @@ from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.record import Record
 from ssldet.runs.rescoring import what_is_lost
 from ssldet.util.files import content_hash
+from ssldet.util.settings import read_assignment
 
 FILTERS = ("approach", "strategy", "dataset", "ratio", "pretrained", "split", "seed")
 
@@ -305,6 +306,7 @@ def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambd
     if request.settings.preset not in presets():
         raise UnknownName("preset", request.settings.preset, presets())
     _check_dataset_map(request.settings)
+    _check_plugins(request)
     wanted = list(_distinct(_cells(request)))
     if not wanted:
         raise RequestError(f"no cell is asked for; {_what_there_is(request)}")
@@ -359,6 +361,16 @@ def _check_dataset_map(settings: Settings) -> None:
             raise UnknownName("data set of the paper", paper, papers)
         if chosen.name not in plugins.names("dataset"):
             raise UnknownName("dataset", chosen.name, plugins.names("dataset"))
+
+
+def _check_plugins(request: GridRequest) -> None:
+    """What the request itself names must be installed. (Rows of a table that are not are blocked, and only they.)"""
+    assigned = (read_assignment(text, "backbone=yowo") for text in request.settings.assignments)
+    named = {"strategy": request.strategies, "backbone": [value for key, value in assigned if key == "backbone"]}
+    for kind, names in named.items():
+        for name in names:
+            if name not in plugins.names(kind):
+                raise UnknownName(kind, str(name), plugins.names(kind))
 
 
 def _is_asked_for(fields: Mapping[str, Any], only: Mapping[str, frozenset[str]]) -> bool:

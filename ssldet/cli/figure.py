@@ -35,8 +35,10 @@ FIGURES = ("3", "4", "5")
 @data_root
 @click.option("--threshold", default="0.5", show_default=True, help="Figure 3: overlap of tubes.")
 @click.option("--run", "name", metavar="RUN", shell_complete=complete_runs, help="Figure 5: the run to look at.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Figure 5: of the draw of frames.")
-@videos_option("Figure 5 of --run: these videos, a row each")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Figure 5 without --videos: of the draw of frames."
+)
+@videos_option("Figure 5 of --run: frames spread evenly over these videos, a row each")
 @json_flag
 def command(
     number: str,

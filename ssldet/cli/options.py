@@ -200,16 +200,19 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
     """
     from ssldet import plugins
     from ssldet.data.datasets import identify, load_dataset
-    from ssldet.errors import DataError, RequestError
+    from ssldet.errors import DataError, RequestError, UnknownName
 
     check_root(root)
     options = data_options(assignments)
     if name in plugins.names("dataset") or not (Path(name).is_dir() or os.sep in name):
-        return load_dataset(name, root, **options)
+        try:
+            return load_dataset(name, root, **options)
+        except UnknownName as error:
+            if error.kind != "dataset":
+                raise
+            raise RequestError(f"{error}; nor is there a folder {name}") from error
     if not Path(name).is_dir():
         raise DataError(f"{name}: no such folder; name one that exists, or a data set ({_known()}) with --data-root")
-    if options:
-        raise RequestError(f"--set goes with the name of a data set, not a folder; name one of {_known()}")
     reasons: dict[str, str] = {}
     found = identify(Path(name), reasons)
     if not found and len(reasons) == 1:
@@ -221,7 +224,8 @@ def open_data(name: str, root: Path | None, assignments: Sequence[str] = ()) -> 
             f"{name}: {what}; name one of {_known()} with --data-root {name} to see what is missing, "
             "or see `ssldet data guide` for the folders expected"
         )
-    return next(iter(found.values()))
+    [(recognised, dataset)] = found.items()
+    return load_dataset(recognised, Path(name), **options) if options else dataset
 
 
 def check_root(root: Path | None) -> None:

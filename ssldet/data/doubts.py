@@ -236,7 +236,8 @@ def _sparse(facts: DatasetFacts, videos: Sequence[AnnotatedVideo]) -> Iterator[P
         yield doubt(
             f"{count(len(thin), 'tube')} with boxes on only {thin.mean():.0%} of the frames from first to last, in "
             f"{named(sparse)}",
-            "frames between that the annotation does not list are unknown: not trained on with labels, not scored",
+            "frames between that the annotation does not list are unknown: not trained on with labels, not scored; "
+            "nothing need be done where only some frames were annotated",
         )
 
 

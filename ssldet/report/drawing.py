@@ -162,7 +162,8 @@ def _about_run(frames: Frames, letters: int) -> str:
     paragraphs = (
         f"{experiment.strategy} on {run.dataset}, {experiment.ratio:.0%} labelled, preset {run.preset}, "
         f"seed {experiment.seed}, run {run.entry.id}",
-        f"truth: solid blue; detections: dashed green. {frames.right} of {frames.judged} drawn frames are right",
+        f"truth: solid blue; detections: dashed green. {frames.right} of {frames.judged} drawn frames are right "
+        "by their surest box",
     )
     return "\n".join(textwrap.fill(paragraph, letters) for paragraph in paragraphs)
 
