@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssldet import plugins
-from ssldet.contracts import Backbone, Options, Strategy
+from ssldet.contracts import Backbone, DatasetFacts, Options, Strategy
 from ssldet.data.batches import ClipOptions
 from ssldet.data.datasets import dataset_options
+from ssldet.data.stored_frames import default_quality
 from ssldet.data.views import ViewOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName
 from ssldet.util.settings import explain, read_assignment, split_flavour, typed_options, unknown_key
@@ -206,6 +207,8 @@ class Experiment(Options):
             unnumbered["videos"] = True
         if not self.train.lr_scale:  # likewise
             unnumbered["train"] = watching | {"lr_scale"}
+        if self.clip.jpeg_quality is None:  # likewise
+            unnumbered["clip"] = {"jpeg_quality"}
         return self.model_dump(mode="json", exclude=unnumbered)
 
 
@@ -330,6 +333,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
     if "experiment" in content:  # a run's config.yaml; those of the first revision do not name it
         content = {"revision": 1, **content["experiment"], **content.get("machine", {})}
+        if isinstance(content.get("clip"), dict):  # before there was this setting all frames were raw
+            content["clip"] = {"jpeg_quality": None, **content["clip"]}
     return migrated(content)
 
 
@@ -409,8 +414,8 @@ def _plugin_options(
         except UnknownName as error:
             mistakes.append(error)
             continue
-        if kind == "dataset" and "ratio" not in merged:
-            spelled["ratio"] = plugin.facts.default_ratio
+        if kind == "dataset":
+            spelled |= _proposed_by_data(plugin.facts, merged)
         known = plugin.Config.model_fields
         options = _merge({k: v for k, v in proposed.get(kind, {}).items() if k in known}, options)
         try:
@@ -418,6 +423,17 @@ def _plugin_options(
         except ConfigError as error:
             mistakes += str(error).splitlines()
     return spelled
+
+
+def _proposed_by_data(facts: DatasetFacts, merged: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data set sets where no layer does: the ratio, and how frames are stored. Never what this machine has."""
+    proposed: dict[str, Any] = {} if "ratio" in merged else {"ratio": facts.default_ratio}
+    clip = merged.get("clip", {})
+    if isinstance(clip, Mapping) and "jpeg_quality" not in clip:
+        size = clip.get("size", ClipOptions().size)
+        if isinstance(size, int):  # else Experiment says what is wrong
+            proposed["clip"] = {**clip, "jpeg_quality": default_quality(facts, size)}
+    return proposed
 
 
 def _checked(kind: str, plugin: type[Any], options: Mapping[str, Any]) -> Options:

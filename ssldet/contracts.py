@@ -89,6 +89,8 @@ class DatasetFacts:
             published for these data.
         protocol: the evaluation protocol under which its numbers are shown where none is named; a metric that does not
             know it takes its own first one.
+        packed_from: from this size of frames on, pixels, a run that does not say how frames are stored reads JPEGs: raw
+            frames of the whole data set would take tens of gigabytes or more. None keeps them raw at all sizes.
     """
 
     name: str
@@ -101,6 +103,7 @@ class DatasetFacts:
     poses: int = 0
     default_ratio: float = 0.2
     protocol: str = "standard"
+    packed_from: int | None = None
 
     @property
     def num_classes(self) -> int:

@@ -24,6 +24,7 @@ from ssldet.benchmark.cells import DatasetChoice, Settings, run_config
 from ssldet.cli import main
 from ssldet.config import resolve
 from ssldet.contracts import DatasetFacts, Truth, Video, VideoDetections
+from ssldet.data.batches import ClipOptions
 from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
 from ssldet.errors import DataError, RequestError, UnknownName
@@ -319,14 +320,15 @@ def test_a_film_is_not_decoded_for_one_picture(finished: Path, monkeypatch: pyte
     (run,) = collect_runs([finished]).runs
     dataset = load_dataset("synthetic", **run.experiment.dataset_options)
     shown = choose_frames(run, dataset).rows[0][0]
-    whole = picture(dataset, shown, 32)
+    clip = ClipOptions(size=32)
+    whole = picture(dataset, shown, clip)
     assert whole.shape == (shown.video.height, shown.video.width, 3)
     monkeypatch.setattr(qualitative, "LARGEST_VIDEO", 0)
     with pytest.raises(DataError, match="no frames of"):
-        picture(dataset, shown, 32)
+        picture(dataset, shown, clip)
     store = FrameStore(dataset, 32)
     store.prepare([shown.video])
-    assert np.array_equal(picture(dataset, shown, 32), store.frames(shown.video.id)[shown.frame])
+    assert np.array_equal(picture(dataset, shown, clip), store.frames(shown.video.id)[shown.frame])
 
 
 # ---------------------------------------------------------------------------------------------------- files

@@ -124,7 +124,7 @@ def test_a_second_run_waits_and_finds_the_frames(store: FrameStore, monkeypatch:
         second.start()
         assert waiting.wait(5)
         for video in videos:
-            frame_store.decode_to_file(store.dataset.source(video.id), 6, 16, store._path(video.id))
+            frame_store.store_video(store.form, store.dataset.source(video.id), video, store._path(video.id))
         second.join(5)
     assert not second.is_alive()
     assert reports[0].decoded == 0

@@ -28,6 +28,7 @@ from ssldet.cli.output import bar, next_step, print_json, stdout_console
 
 if TYPE_CHECKING:
     from ssldet.contracts import Dataset, Subset, Video
+    from ssldet.data.frame_store import FrameStore
     from ssldet.data.statistics import Statistics
 
 dataset_name = click.argument(
@@ -167,7 +168,23 @@ def stats(name: str, data_root: Path | None, split: int, assignments: tuple[str,
     show_default=True,
     help="Side of the frames: clip.size of the runs.",
 )
+@click.option(
+    "--jpeg-quality",
+    type=click.IntRange(min=0, max=100),
+    help="Store JPEGs of this quality, 0 raw frames: clip.jpeg_quality of the runs.  [default: the data set's]",
+)
+@click.option(
+    "--clip",
+    "reach",
+    type=(click.IntRange(min=1), click.IntRange(min=1)),
+    metavar="FRAMES STRIDE",
+    default=(16, 1),
+    show_default=True,
+    help="clip.frames and clip.stride of the runs: where not all frames have boxes, JPEGs of what clips show are kept.",
+)
 @click.option("--skip-damaged", is_flag=True, help="Leave out videos that do not decode.")
+@click.option("--check", is_flag=True, help="First read all JPEGs against their checksums; damaged videos are redone.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take.")
 @workers_option
 @json_flag
 def prepare(
@@ -176,30 +193,77 @@ def prepare(
     split: int,
     assignments: tuple[str, ...],
     size: int,
+    jpeg_quality: int | None,
+    reach: tuple[int, int],
     skip_damaged: bool,
+    check: bool,
+    dry_run: bool,
     workers: int,
     as_json: bool,
 ) -> None:
     """Decode all videos to frames at the training size, which runs then share; goes on where it was stopped."""
+    from ssldet.data.batches import ClipOptions
     from ssldet.data.frame_store import FrameStore
+    from ssldet.data.stored_frames import default_quality
 
     dataset = open_data(name, data_root, assignments)
     videos = [video for found in _videos(dataset, split).values() for video in found]
-    store = FrameStore(dataset, size)
-    click.echo(f"{len(store.missing(videos))} of {len(videos)} videos to decode", err=True)
+    quality = default_quality(dataset.facts, size) if jpeg_quality is None else jpeg_quality or None
+    store = FrameStore.for_clips(
+        dataset, ClipOptions(frames=reach[0], stride=reach[1], size=size, jpeg_quality=quality)
+    )
+    damaged = _redo_damaged(store, videos, keep=dry_run) if check else {}
+    space = _space(store, videos)
+    _say_what_it_takes(store, space)
+    if dry_run:
+        if as_json:
+            print_json({"folder": str(store.folder), "damaged": damaged, **space})
+        else:
+            next_step("the same command without --dry-run")
+        return
     with bar("decode", len(videos)) as advance:
         report = store.prepare(
             videos, workers=workers, progress=lambda done, _: advance(done), skip_damaged=skip_damaged
         )
     if as_json:
-        print_json({"folder": str(store.folder), **asdict(report)})
+        taken = store.bytes_taken()
+        print_json({"folder": str(store.folder), **asdict(report), "damaged": damaged, **space, "bytes_taken": taken})
         return
-    click.echo(f"{report.decoded} videos decoded into {store.folder}")
+    click.echo(f"{report.decoded} videos decoded into {store.folder}, which takes {store.bytes_taken() / 1e6:,.1f} MB")
     for video_id, (decoded, annotated) in sorted(report.short.items()):
         click.echo(f"short: {video_id} has {decoded} of {annotated} frames; the others repeat those before them")
     for video_id in report.skipped:
         click.echo(f"skipped: {video_id} does not decode")
-    next_step(f"`ssldet run --dataset {name} --set clip.size={size}` takes them from there")
+    stored = "null" if quality is None else quality
+    next_step(f"`ssldet run --dataset {name} --set clip.size={size} --set clip.jpeg_quality={stored}` takes them there")
+
+
+def _redo_damaged(store: FrameStore, videos: Sequence[Video], *, keep: bool) -> dict[str, list[int]]:
+    """Name the videos of a store whose bytes have changed, and remove them, to be decoded anew, unless `keep`."""
+    damaged = store.damaged(videos)
+    for video_id, frames in sorted(damaged.items()):
+        what = "would be decoded anew" if keep else "is decoded anew"
+        click.echo(f"damaged: {video_id}, {len(frames)} frames from number {frames[0]} on; {what}", err=True)
+    if not damaged:
+        click.echo("no stored frame is damaged", err=True)
+    elif not keep:
+        store.discard(list(damaged))
+    return damaged
+
+
+def _space(store: FrameStore, videos: Sequence[Video]) -> dict[str, int]:
+    missing = store.missing(videos)
+    needed, free = store.bytes_needed(missing), store.bytes_free()
+    return {"videos": len(videos), "missing": len(missing), "bytes_needed": needed, "bytes_free": free}
+
+
+def _say_what_it_takes(store: FrameStore, space: dict[str, int]) -> None:
+    what = f"JPEG, quality {store.form.name.removeprefix('jpeg')}, about" if store.form.name else "raw,"
+    click.echo(f"{space['missing']} of {space['videos']} videos to decode", err=True)
+    click.echo(
+        f"frames: {what} {space['bytes_needed'] / 1e6:,.1f} MB to be written, {space['bytes_free'] / 1e6:,.0f} MB free",
+        err=True,
+    )
 
 
 @command.command("synth", epilog="Example: ssldet data synth stand-ins/ucf24 --like ucf24")

@@ -24,6 +24,7 @@ from ssldet.cli.output import next_step, print_json, results_words, stdout_conso
 if TYPE_CHECKING:
     from torch import device
 
+    from ssldet.data.batches import ClipOptions
     from ssldet.runs.estimate import Estimate
     from ssldet.runs.record import Record
     from ssldet.runs.runner import Plan
@@ -196,9 +197,13 @@ def _plan_lines(planned: Plan, found: Estimate, content: dict[str, Any]) -> dict
         "steps": f"{planned.steps} of {experiment.train.batch} labelled clips, {experiment.train.precision}",
         "device": f"{planned.device}, threads {machine.threads or 'all'}",
         "estimate": f"{content['estimate']['time']}: {phases}",
-        "space": f"{found.disk_bytes / 1e6:,.0f} MB of disk for frames, {found.memory_bytes / 1e6:,.0f} MB of memory "
-        "for weights and their state",
+        "space": f"{found.disk_bytes / 1e6:,.0f} MB of disk for {_stored_as(experiment.clip)}, "
+        f"{found.memory_bytes / 1e6:,.0f} MB of memory for weights and their state",
     }
+
+
+def _stored_as(clip: ClipOptions) -> str:
+    return "frames" if clip.jpeg_quality is None else f"frames (about, JPEG of quality {clip.jpeg_quality})"
 
 
 def _plan_content(planned: Plan, found: Estimate) -> dict[str, Any]:

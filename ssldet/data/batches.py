@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssldet.contracts import Batch, LabelledBatch, Needs, Options, TrainingInfo, UnlabelledBatch
 from ssldet.data.sampling import ClipRefs, KeyFrames, Sampling, ShuffledIndex, stream_seed
+from ssldet.data.stored_frames import StoredFrames
 from ssldet.data.targets import TruthTable, concat_targets, in_strong_view, reorder_clips
 from ssldet.data.views import (
     ViewOptions,
@@ -37,14 +38,27 @@ class ClipOptions(Options):
     """Frames from one frame of a clip to the next."""
     size: int = Field(224, ge=16, multiple_of=16)
     """Height and width, in pixels."""
+    jpeg_quality: int | None = Field(None, ge=1, le=100)
+    """Frames are stored as JPEGs of this quality (libjpeg's scale), a seventh of the size at 95; null stores them raw.
+    Where it is not given the data set chooses by size (`DatasetFacts.packed_from`).
+    """
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(t,) the frames of a clip, counted from its key frame."""
+        return (np.arange(self.frames) - self.frames + 1) * self.stride
+
+    def identity(self) -> dict[str, int]:
+        """What moves a number, as plain data; clips of raw frames are named as before there were others."""
+        return {key: value for key, value in self.model_dump().items() if value is not None}
 
 
 class ClipReader:
     """Reads clips from frames at the training size: `frames_of(video_id)` -> (n, size, size, 3) uint8."""
 
-    def __init__(self, frames_of: Callable[[str], np.ndarray], options: ClipOptions):
+    def __init__(self, frames_of: Callable[[str], StoredFrames], options: ClipOptions):
         self.frames_of, self.options = frames_of, options
-        self._offsets = (np.arange(options.frames) - options.frames + 1) * options.stride
+        self._offsets = options.offsets
 
     def indices(self, frame: int | np.ndarray, num_frames: int, extent: tuple[int, int] | None = None) -> np.ndarray:
         """The frames of the clip that ends at `frame`, clamped to the video, or to `extent` inside it: (..., t)."""

@@ -1,38 +1,44 @@
 """Decoded frames at the training size, kept on disk and shared by all runs on the same data.
 
-One `.npy` per video below `<cache>/frames/<data set>-<size>-<fingerprint>/`, memory-mapped when read, so that a clip
-costs the bytes it touches and several processes share one copy in memory. Frames are stored square: a video of another
-shape is squeezed, as YOWO does.
+One file per video below `<cache>/frames/<data set>-<size>[-jpeg<quality>]-<fingerprint>/`, in one of the forms of
+`stored_frames`, memory-mapped when read, so that a clip costs the bytes it touches and several processes share one copy
+in memory. Frames are stored square: a video of another shape is squeezed, as YOWO does.
+
+Many processes read, one writes: who holds `decoding.lock` decodes what is missing, video by video, each file whole or
+not at all, and `decoding.json` says who that is. A store that is stopped half-way goes on with the videos it lacks.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from ssldet.contracts import Dataset, Video, VideoSource
+from ssldet.data.batches import ClipOptions
 from ssldet.data.decode_pool import Job, run_jobs
-from ssldet.data.video import read_frames
+from ssldet.data.stored_frames import DEFAULT_QUALITY, Form, PackedForm, RawForm, StoredFrames
 from ssldet.errors import DataError, DecodeError
 from ssldet.util.cache import cache_root, safe_name
-from ssldet.util.files import replacing
+from ssldet.util.files import write_json
 
 Progress = Callable[[int, int], None]
 """Called with (videos ready, videos wanted)."""
 
-HEADER_BYTES = 128
-"""What a .npy file of four dimensions has before its numbers."""
-
 POLL_SECONDS = 0.5
 """How often a run looks whether another run has decoded what both need."""
+
+STALL_SECONDS = 1800.0
+"""A run that waits for another one gives up when this long no video was added; a film takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +63,56 @@ class FrameStore:
         dataset: gives name, fingerprint and where frames lie.
         size: side of a stored frame, pixels.
         folder: where all stores lie; None means the cache folder (`SSLDET_CACHE`, else the user's).
+        form: how they are stored; None means raw.
     """
 
-    def __init__(self, dataset: Dataset, size: int, folder: Path | None = None) -> None:
-        self.dataset, self.size = dataset, size
-        key = f"{dataset.facts.name}-{size}-{dataset.fingerprint()[:16]}"
-        self.folder = (folder or cache_root() / "frames") / key
+    def __init__(self, dataset: Dataset, size: int, folder: Path | None = None, form: Form | None = None) -> None:
+        self.dataset, self.size, self.form = dataset, size, form or RawForm(size)
+        words = [dataset.facts.name, str(size), self.form.name, dataset.fingerprint()[:16]]
+        self.folder = (folder or cache_root() / "frames") / "-".join(filter(None, words))
+
+    @classmethod
+    def for_clips(cls, dataset: Dataset, clip: ClipOptions, folder: Path | None = None) -> Self:
+        """The store that a run with these clips reads: raw, or packed where `clip.jpeg_quality` says so."""
+        if clip.jpeg_quality is None:
+            return cls(dataset, clip.size, folder)
+        step, offsets = dataset.facts.numbering.step, clip.offsets.tolist()
+        return cls(dataset, clip.size, folder, PackedForm(clip.size, clip.jpeg_quality, step, tuple(offsets)))
 
     def missing(self, videos: Sequence[Video]) -> list[Video]:
         """The videos whose frames are not here, or not whole."""
-        return [video for video in videos if not self._is_whole(video)]
+        return [video for video in videos if not self.form.is_whole(self._path(video.id), video)]
 
     def bytes_needed(self, videos: Sequence[Video]) -> int:
-        """Disk that `prepare(videos)` would take, beyond what is taken already."""
-        return sum(self._frame_bytes(video) for video in self.missing(videos))
+        """Disk that `prepare(videos)` would take, beyond what is taken already; for JPEGs an estimate."""
+        return sum(self.form.bytes_expected(video) for video in self.missing(videos))
+
+    def bytes_taken(self) -> int:
+        """Disk that the store takes."""
+        return sum(path.stat().st_size for path in self.folder.glob(f"*{self.form.suffix}"))
+
+    def bytes_free(self) -> int:
+        """Room on the disk that the store is on, or will be."""
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return shutil.disk_usage(there).free
+
+    def damaged(self, videos: Sequence[Video]) -> dict[str, list[int]]:
+        """Video id -> frames whose checksum is not that of their bytes; reads all of the store. Raw ones have none."""
+        present = [video for video in videos if self.form.is_whole(self._path(video.id), video)]
+        frames = {video.id: self.form.damaged(self._path(video.id)) for video in present}
+        return {video_id: damaged for video_id, damaged in frames.items() if damaged}
+
+    def discard(self, video_ids: Sequence[str]) -> None:
+        """Remove the frames of some videos, so that `prepare` makes them anew.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        for video_id in video_ids:
+            try:
+                self._path(video_id).unlink(missing_ok=True)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
 
     def prepare(
         self,
@@ -78,19 +120,25 @@ class FrameStore:
         workers: int = 1,
         progress: Progress | None = None,
         skip_damaged: bool = False,
+        lock_timeout: float = STALL_SECONDS,
     ) -> PrepareReport:
         """Decode what is missing, in `workers` processes (1: in this one).
 
         Of several runs that need the same videos one decodes; the others wait, showing its progress, and take over
         should it stop. Each video that does not decode is tried again by the next call.
 
+        Args:
+            lock_timeout: seconds that this run waits for another one which adds no video.
+
         Raises:
             DecodeError: naming every video that does not decode, after all others are done, unless `skip_damaged`.
-            DataError: the store cannot be written.
+            DataError: the store cannot be written, or the disk has no room for it, which is said before any video is
+                decoded; or another run holds it and does nothing.
         """
         report = progress or (lambda done, total: None)
         decoded, damaged = 0, dict[str, DataError]()
-        with self._turn(videos, report) as missing:
+        with self._turn(videos, report, lock_timeout) as missing:
+            self._check_room(missing)
             for video_id, error in self._decode(missing, workers):
                 decoded += error is None
                 if error is not None:
@@ -100,53 +148,94 @@ class FrameStore:
             raise _damage(damaged)
         return PrepareReport(decoded, self._short(videos), tuple(sorted(damaged)))
 
-    def frames(self, video_id: str) -> np.ndarray:
-        """The frames of one video, (t, size, size, 3) uint8, memory-mapped and read-only.
+    def frames(self, video_id: str) -> StoredFrames:
+        """The frames of one video, (t, size, size, 3) uint8: memory-mapped and read-only, or decoded when indexed.
 
         Raises:
             DataError: they are not in the store.
         """
-        path = self._path(video_id)
         try:
-            return _open_frames(str(path))
+            return self.form.open(self._path(video_id))
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"no frames of {video_id} in the store ({error}); prepare() puts them there") from error
 
     def _path(self, video_id: str) -> Path:
-        return self.folder / f"{safe_name(video_id)}.npy"
-
-    def _frame_bytes(self, video: Video) -> int:
-        return int(video.num_frames) * self.size * self.size * 3
-
-    def _is_whole(self, video: Video) -> bool:
-        try:
-            return self._path(video.id).stat().st_size == HEADER_BYTES + self._frame_bytes(video)
-        except FileNotFoundError:
-            return False
+        return self.folder / f"{safe_name(video_id)}{self.form.suffix}"
 
     def _short(self, videos: Sequence[Video]) -> dict[str, tuple[int, int]]:
-        notes = {path.name for path in self.folder.glob("*.short.json")}
-        paths = {video.id: _short_note(self._path(video.id)) for video in videos}
-        return {key: tuple(json.loads(path.read_text())) for key, path in paths.items() if path.name in notes}
+        decoded = {video.id: self.form.decoded(self._path(video.id), video) for video in videos}
+        return {v.id: (decoded[v.id], int(v.num_frames)) for v in videos if decoded[v.id] < v.num_frames}
+
+    def _check_room(self, missing: Sequence[Video]) -> None:
+        """Refuse what the disk cannot take, with the advice that would help; nothing is decoded yet."""
+        needed, free = self.bytes_needed(missing), self.bytes_free()
+        if needed <= free:
+            return
+        advice = "make room, or set SSLDET_CACHE to a folder that has more"
+        if isinstance(self.form, RawForm):
+            packed = PackedForm(self.size, DEFAULT_QUALITY, self.dataset.facts.numbering.step, tuple(range(-15, 1)))
+            packed_bytes = sum(map(packed.bytes_expected, missing))
+            advice += (
+                f"; or store JPEGs, which take about {_size(packed_bytes)} and change a run's numbers a little, "
+                f"so that it is another run: --set clip.jpeg_quality={DEFAULT_QUALITY}"
+            )
+        raise DataError(
+            f"the frames of {len(missing)} videos take {_size(needed)} at {self.size} pixels, and {self.folder} "
+            f"has {_size(free)} free; {advice}"
+        )
 
     @contextmanager
-    def _turn(self, videos: Sequence[Video], report: Progress) -> Iterator[list[Video]]:
+    def _turn(self, videos: Sequence[Video], report: Progress, lock_timeout: float) -> Iterator[list[Video]]:
         """Wait until nothing is missing or it is this run's turn to decode; gives what is still missing then."""
         missing = self.missing(videos)
         if not missing:
             yield []
             return
         lock = self._lock()
-        while missing and not _acquired(lock):
-            report(len(videos) - len(missing), len(videos))
-            time.sleep(POLL_SECONDS)
-            missing = self.missing(missing)
+        missing = self._wait(lock, missing, len(videos), report, lock_timeout)
         try:
             if lock.is_locked:
                 self._sweep()
+                self._say_who_decodes()
             yield self.missing(missing)
         finally:
+            if lock.is_locked:
+                self._holder.unlink(missing_ok=True)
             lock.release()
+
+    def _wait(
+        self, lock: FileLock, missing: list[Video], total: int, report: Progress, lock_timeout: float
+    ) -> list[Video]:
+        """Until the lock is this run's, or nothing is missing. Gives what was missing when it last looked."""
+        moved = time.monotonic()
+        while missing and not _acquired(lock):
+            report(total - len(missing), total)
+            if time.monotonic() - moved > lock_timeout:
+                raise DataError(
+                    f"{self._who_decodes()} holds {lock.lock_file} and has added no video for {lock_timeout:g} s; "
+                    f"{len(missing)} are missing: end that process, or wait for it, and give the same command again"
+                )
+            time.sleep(POLL_SECONDS)
+            left = self.missing(missing)
+            moved = time.monotonic() if len(left) < len(missing) else moved
+            missing = left
+        return missing
+
+    @property
+    def _holder(self) -> Path:
+        return self.folder / "decoding.json"
+
+    def _say_who_decodes(self) -> None:
+        holder = {"process": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with suppress(OSError):  # nobody's decoding depends on it
+            write_json(self._holder, holder)
+
+    def _who_decodes(self) -> str:
+        try:
+            holder: Mapping[str, object] = json.loads(self._holder.read_text(encoding="utf-8"))
+            return "process {process} on {machine}, since {since},".format(**holder)
+        except (OSError, ValueError, KeyError):
+            return "another process"
 
     def _sweep(self) -> None:
         """Remove what a killed run left; only the holder of the lock writes, so nothing else is there to be lost."""
@@ -169,38 +258,23 @@ class FrameStore:
             except DataError as error:
                 yield video.id, error
                 continue
-            jobs.append((video.id, (source, video.num_frames, self.size, self._path(video.id))))
-        yield from run_jobs(decode_to_file, jobs, min(workers, len(jobs)))
+            jobs.append((video.id, (self.form, source, video, self._path(video.id))))
+        yield from run_jobs(store_video, jobs, min(workers, len(jobs)))
 
 
-def decode_to_file(source: VideoSource, num_frames: int, size: int, path: Path) -> DataError | None:
+def store_video(form: Form, source: VideoSource, video: Video, path: Path) -> DataError | None:
     """Decode one video into `path`; gives the error of a video that does not decode.
 
     Raises:
         DataError: the file cannot be written.
     """
     try:
-        video = read_frames(source, num_frames, (size, size))
+        form.write(path, source, video)
     except DecodeError as error:
         return error
-    try:
-        if video.decoded < num_frames:  # noted first: who sees the frames must see the note
-            with replacing(_short_note(path)) as temporary:
-                temporary.write_text(json.dumps([video.decoded, int(num_frames)]))
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, video.frames_thwc, allow_pickle=False)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
     return None
-
-
-@lru_cache(maxsize=256)  # each open map holds a file descriptor, of which a process has about a thousand
-def _open_frames(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _short_note(path: Path) -> Path:
-    return path.with_suffix(".short.json")
 
 
 def _acquired(lock: FileLock) -> bool:
@@ -216,8 +290,12 @@ def _acquired(lock: FileLock) -> bool:
 def _unwritable(folder: Path, error: OSError) -> DataError:
     return DataError(
         f"cannot write decoded frames to {folder} ({error.strerror}); "
-        "make room, or set SSLDET_CACHE to a folder that can be written"
+        "make room, or set SSLDET_CACHE to a folder that can be written; the videos that are there stay"
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def _damage(damaged: dict[str, DataError], shown: int = 5) -> DecodeError:

@@ -12,10 +12,11 @@ frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,21 @@ class Timing(NamedTuple):
     even: bool
 
 
+class Span(NamedTuple):
+    """A picture and the frames that show it.
+
+    Attributes:
+        first, end: the frames from `first` to before `end`.
+        pixels: makes the picture, (height, width, 3) uint8 RGB; what is not wanted need not be scaled.
+        known: how many frames the file has given by the last of them.
+    """
+
+    first: int
+    end: int
+    pixels: Callable[[], np.ndarray]
+    known: int
+
+
 def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | None = None) -> DecodedVideo:
     """Decode the first `num_frames` frames of a video, resized to `size` (width, height), or as they are.
 
@@ -74,6 +90,27 @@ def read_frames(source: VideoSource, num_frames: int, size: tuple[int, int] | No
     if source.rate is not None:
         return _read_at_rate(source.file, num_frames, size, source.rate)
     return _read_container(source.file, num_frames, size)
+
+
+def read_spans(source: VideoSource, num_frames: int, size: tuple[int, int]) -> Iterator[Span]:
+    """The pictures of `read_frames`, one after another and in the same order.
+
+    Images, and files that are sampled at a rate (films), are never in memory as a whole.
+
+    Raises:
+        DecodeError: as `read_frames`.
+    """
+    if source.file is not None and source.rate is not None and num_frames >= 1:
+        yield from _spans_at_rate(source.file, num_frames, size, source.rate)
+    elif source.file is None and source.images and num_frames >= 1:
+        last = min(len(source.images), num_frames) - 1
+        for index, image in enumerate(source.images[:num_frames]):
+            end = num_frames if index == last else index + 1
+            yield Span(index, end, partial(_read_image, image, size), len(source.images))
+    else:
+        video = read_frames(source, num_frames, size)
+        for index, pixels_hwc in enumerate(video.frames_thwc):
+            yield Span(index, index + 1, partial(np.asarray, pixels_hwc), video.decoded)
 
 
 def read_some(source: VideoSource, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -205,21 +242,30 @@ def _read_container(file: Path, num_frames: int, size: tuple[int, int] | None) -
 
 
 def _read_at_rate(file: Path, num_frames: int, size: tuple[int, int] | None, rate: float) -> DecodedVideo:
-    """The frames that show at 0, 1/rate, 2/rate ... seconds; each gap repeats the frame before it."""
     frames_thwc = np.empty((0, 0, 0, 3), np.uint8)
-    scale, end = _Scale(file, size), 0  # frames before `end` are there
+    decoded = 0
+    for span in _spans_at_rate(file, num_frames, size, rate):
+        pixels_hwc, decoded = span.pixels(), span.known
+        if span.first == 0:
+            frames_thwc = np.empty((num_frames, *pixels_hwc.shape), np.uint8)
+        frames_thwc[span.first : span.end] = pixels_hwc
+    return DecodedVideo(frames_thwc, decoded)
+
+
+def _spans_at_rate(file: Path, num_frames: int, size: tuple[int, int] | None, rate: float) -> Iterator[Span]:
+    """What shows at 0, 1/rate, 2/rate ... seconds; each picture until the next one, the last to the end."""
+    scale, shown, first, end = _Scale(file, size), None, 0, 0  # `shown` is there from `first` on; `end` is behind it
     for frame, position in _decode(file, num_frames, rate):
-        at = end if position is None else max(position, end - 1, 0)
-        if at >= num_frames and end:
-            return DecodedVideo(_repeat_last(frames_thwc, end), num_frames)
-        pixels_hwc = scale(frame)
-        if not end:
-            at, frames_thwc = 0, np.empty((num_frames, *pixels_hwc.shape), np.uint8)
-        frames_thwc[end:at] = frames_thwc[max(end - 1, 0)]
-        frames_thwc[at], end = pixels_hwc, at + 1
-    if end == 0:
+        at = 0 if shown is None else end if position is None else max(position, first)
+        if shown is not None and at >= num_frames:
+            yield Span(first, num_frames, partial(scale, shown), num_frames)
+            return
+        if shown is not None and at > first:
+            yield Span(first, at, partial(scale, shown), at)
+        shown, first, end = frame, at, at + 1
+    if shown is None:
         raise DecodeError(f"{file}: holds no frames (expected {num_frames})")
-    return DecodedVideo(_repeat_last(frames_thwc, end), end)
+    yield Span(first, num_frames, partial(scale, shown), end)
 
 
 class _Scale:
@@ -255,11 +301,6 @@ def _stored_size(stream: Any) -> tuple[int, int]:
 def _first_at(position: Fraction) -> int:
     """The first sample at or after a position; containers that keep milliseconds are a little off."""
     return math.ceil(position - Fraction(1, 20))
-
-
-def _repeat_last(frames_thwc: np.ndarray, end: int) -> np.ndarray:
-    frames_thwc[end:] = frames_thwc[end - 1]
-    return frames_thwc
 
 
 def _decode(file: Path, num_frames: int, rate: float | None = None) -> Iterator[tuple[av.VideoFrame, int | None]]:

@@ -130,8 +130,8 @@ def _draw_frames(run: Run, data_root: str | Path | None, seed: int, videos: Sequ
         qualitative.frames_of(run, dataset, chosen) if chosen else qualitative.choose_frames(run, dataset, seed=seed)
     )
     shown = [frame for row in frames.rows for frame in row]
-    size = experiment.clip.size
-    pictures = {(frame.video.id, frame.frame): qualitative.picture(dataset, frame, size) for frame in shown}
+    clip = experiment.clip
+    pictures = {(frame.video.id, frame.frame): qualitative.picture(dataset, frame, clip) for frame in shown}
     return DrawnFigure(drawing.draw_frames(frames, pictures), _frames_content(frames))
 
 

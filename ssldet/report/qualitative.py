@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssldet.contracts import Dataset, DatasetFacts, Truth, Video, VideoDetections, VideoSource
+from ssldet.data.batches import ClipOptions
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.video import read_frames
 from ssldet.errors import RequestError, UnknownName
@@ -175,8 +176,8 @@ def _names(facts: DatasetFacts, labels_k: np.ndarray, most: int = 2) -> str:
     return ", ".join(names[:most]) + (f" +{len(names) - most}" if len(names) > most else "")
 
 
-def picture(dataset: Dataset, shown: ShownFrame, size: int) -> np.ndarray:
-    """The frame's pixels (h, w, 3) uint8: as large as the video, or `size` square out of the run's prepared frames.
+def picture(dataset: Dataset, shown: ShownFrame, clip: ClipOptions) -> np.ndarray:
+    """The frame's pixels (h, w, 3) uint8: as large as the video, or `clip.size` square, of the frames prepared.
 
     A whole film is not decoded for one of its frames.
 
@@ -189,6 +190,6 @@ def picture(dataset: Dataset, shown: ShownFrame, size: int) -> np.ndarray:
         source = VideoSource(images=source.images[min(shown.frame, last) :][:1])
         return read_frames(source, 1).frames_thwc[0]
     if 3 * video.num_frames * video.width * video.height > LARGEST_VIDEO:
-        frame_hwc: np.ndarray = np.array(FrameStore(dataset, size).frames(video.id)[shown.frame])
+        frame_hwc: np.ndarray = np.array(FrameStore.for_clips(dataset, clip).frames(video.id)[shown.frame])
         return frame_hwc
     return read_frames(source, video.num_frames).frames_thwc[shown.frame]

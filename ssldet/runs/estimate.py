@@ -79,7 +79,7 @@ def estimate(plan: Plan, *, quick: bool = False) -> Estimate:
     parameters = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     copies = BYTES_PER_WEIGHT * trained + WEIGHT_BYTES * (parameters - trained)
-    store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
+    store = FrameStore.for_clips(plan.dataset, plan.config.experiment.clip)
     return Estimate(
         seconds=seconds_by_phase(plan, _pace(student, plan, quick)),
         disk_bytes=store.bytes_needed(plan.used),
@@ -104,7 +104,7 @@ def _pace(student: Detector, plan: Plan, quick: bool = False) -> Pace:
 def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
     """What the phases of a run take."""
     options, step = plan.config.experiment.train, clips_per_step(plan)
-    store = FrameStore(plan.dataset, plan.config.experiment.clip.size)
+    store = FrameStore.for_clips(plan.dataset, plan.config.experiment.clip)
     first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
     missing = store.missing(plan.used)
     tested = sum(len(sampled_frames(plan.dataset.facts, video)) for video in plan.evaluated)

@@ -117,7 +117,7 @@ def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
         "weights": weights_hashes(plan.weights),
         "backbone": {experiment.backbone: experiment.backbone_options},
         "losses": losses,
-        "clip": experiment.clip,
+        "clip": experiment.clip.identity(),
         "views": experiment.views,
         "train": train,
         "steps": plan.steps,

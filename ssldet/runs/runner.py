@@ -206,7 +206,7 @@ class _Run:
     def _prepare(self) -> ClipReader:
         """Clips of all videos that the run reads, decoded if need be."""
         machine, clip, videos = self.plan.config.machine, self.plan.config.experiment.clip, self.plan.used
-        store = FrameStore(self.plan.dataset, clip.size)
+        store = FrameStore.for_clips(self.plan.dataset, clip)
         self.reporter.phase("decode", len(videos), "videos")
         with self._timed("decode"):
             prepared = store.prepare(

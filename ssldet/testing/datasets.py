@@ -204,6 +204,9 @@ def _check_facts(facts: DatasetFacts) -> None:
         "facts.evaluated: no such label"
     )
     assert 0 < facts.default_ratio <= 1, f"facts.default_ratio is {facts.default_ratio}, expected a share in (0, 1]"
+    assert facts.packed_from is None or facts.packed_from >= 1, (
+        f"facts.packed_from is {facts.packed_from}, expected a size of frames in pixels, or None"
+    )
     assert facts.numbering.step >= 1, f"facts.numbering is {facts.numbering}, expected a step of 1 or more"
     assert facts.class_ratios is None or len(facts.class_ratios) == facts.num_classes, (
         f"facts.class_ratios has {len(facts.class_ratios or ())} entries for {facts.num_classes} classes"
