@@ -45,8 +45,14 @@ class TrainOptions(Options):
     """Labelled clips a step."""
     unlabelled_batch: int | None = Field(None, ge=1)
     """Unlabelled clips a step; None means as many."""
-    micro_batch: int = Field(8, ge=1)
-    """Labelled clips in one forward pass; gradients accumulate to `batch`."""
+    bn_batch: int = Field(8, ge=1)
+    """Labelled clips, with the partners and unlabelled clips that go with them, that batch normalisation takes for one
+    batch: a group.
+    """
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Labelled clips in one forward pass, a multiple of `bn_batch`; gradients accumulate to `batch`. It moves a run's
+    numbers by rounding alone and is no part of its id. "auto" is `bn_batch` on a CPU, and on a GPU as much as fits.
+    """
     steps: int | None = Field(None, ge=1)
     """Optimiser steps in all; None means `epochs` passes over the unlabelled key frames."""
     epochs: int = Field(10, ge=1)
@@ -87,19 +93,28 @@ class TrainOptions(Options):
     """
 
     @model_validator(mode="after")
-    def _parts_are_equal(self) -> Self:
-        parts = self.parts
+    def _groups_are_equal(self) -> Self:
         for name, count in (("batch", self.batch), ("unlabelled_batch", self.unlabelled)):
-            if count % parts:
+            if count % self.groups:
                 raise ValueError(
-                    f"{name} = {count} does not divide into {parts} parts of micro_batch = {self.micro_batch}"
+                    f"{name} = {count} does not divide into {self.groups} groups of bn_batch = {self.bn_batch}"
                 )
+        if self.micro_batch != "auto" and self.micro_batch % self.bn_batch:
+            raise ValueError(
+                f"micro_batch = {self.micro_batch} is no multiple of bn_batch = {self.bn_batch}, the clips that batch "
+                "normalisation takes for one batch; give a multiple, or give bn_batch too, which is another run"
+            )
         return self
 
     @property
-    def parts(self) -> int:
-        """Forward passes that one step accumulates."""
-        return math.ceil(self.batch / self.micro_batch)
+    def groups(self) -> int:
+        """Groups of clips that a step has: what batch normalisation takes for one batch each."""
+        return math.ceil(self.batch / self.bn_batch)
+
+    @property
+    def groups_at_once(self) -> int:
+        """Groups in one forward pass, where `micro_batch` says so; else one."""
+        return 1 if self.micro_batch == "auto" else min(self.groups, self.micro_batch // self.bn_batch)
 
     @property
     def unlabelled(self) -> int:
@@ -114,6 +129,23 @@ class TrainOptions(Options):
             epoch = step * self.epochs / steps
             return self.lr * warm * 0.5 ** sum(epoch >= after for after in self.halve_after)
         return self.lr * warm
+
+
+UNNUMBERED = frozenset({"micro_batch", "checkpoint_every", "log_every", "gradient_norms", "eval_every"})
+"""Settings of the schedule that move no number."""
+
+ADDED: Mapping[str, Any] = {"lr_scale": {}}
+"""Settings of the schedule that came later, and what they are where a run is what it was before there were such."""
+
+
+def as_before(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a schedule without those that came later and change nothing: names of runs stay what they were."""
+    return {key: value for key, value in train.items() if key not in ADDED or value != ADDED[key]}
+
+
+def as_hashed(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a schedule by the names that ids are made of: `bn_batch` goes by that of `micro_batch`, once both."""
+    return {"micro_batch" if key == "bn_batch" else key: value for key, value in train.items()}
 
 
 class DetectOptions(Options):
@@ -131,11 +163,21 @@ def migrated(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of an experiment as this version names them.
 
     Until API 2.0 the settings of the region loss were a section of their own, `loss`; they are the backbone's now.
+    Until there was `train.bn_batch`, `train.micro_batch` said how many clips batch normalisation took for one batch.
     """
     current = {key: value for key, value in fields.items() if key != "loss"}
     if "loss" in fields:
         current["backbone_options"] = {"region": fields["loss"], **(fields.get("backbone_options") or {})}
     return current
+
+
+def with_bn_batch(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a whole experiment with `train.bn_batch`, which was named `train.micro_batch` before there was one."""
+    train = fields.get("train")
+    if not isinstance(train, Mapping) or "bn_batch" in train or "micro_batch" not in train:
+        return dict(fields)
+    renamed = {"bn_batch" if key == "micro_batch" else key: value for key, value in train.items()}
+    return {**fields, "train": renamed}
 
 
 class Experiment(Options):
@@ -184,7 +226,7 @@ class Experiment(Options):
     @model_validator(mode="before")
     @classmethod
     def _read_older_versions(cls, fields: Any) -> Any:
-        return {"revision": 1, **migrated(fields)} if isinstance(fields, Mapping) else fields
+        return {"revision": 1, **with_bn_batch(migrated(fields))} if isinstance(fields, Mapping) else fields
 
     @field_validator("videos")
     @classmethod
@@ -199,17 +241,20 @@ class Experiment(Options):
             raise ValueError("train.eval_every needs a validation part; give --val-fraction, such as 0.25")
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that move a number, as plain data: its hash names an experiment."""
-        watching = {"checkpoint_every", "log_every", "gradient_norms", "eval_every"}
-        unnumbered: dict[str, Any] = {"train": watching, "detect": {"batch"}}
+    def settings(self) -> dict[str, Any]:
+        """The settings that move a number, as plain data."""
+        unnumbered: dict[str, Any] = {"train": set(UNNUMBERED), "detect": {"batch"}}
         if self.videos is None:  # experiments are named as before there was such a field
             unnumbered["videos"] = True
-        if not self.train.lr_scale:  # likewise
-            unnumbered["train"] = watching | {"lr_scale"}
         if self.clip.jpeg_quality is None:  # likewise
             unnumbered["clip"] = {"jpeg_quality"}
-        return self.model_dump(mode="json", exclude=unnumbered)
+        content = self.model_dump(mode="json", exclude=unnumbered)
+        return content | {"train": as_before(content["train"])}
+
+    def identity(self) -> dict[str, Any]:
+        """The same under the names by which they have always been hashed: the hash names an experiment."""
+        content = self.settings()
+        return content | {"train": as_hashed(content["train"])}
 
 
 class Machine(Options):
@@ -332,7 +377,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
     if "experiment" in content:  # a run's config.yaml; those of the first revision do not name it
-        content = {"revision": 1, **content["experiment"], **content.get("machine", {})}
+        content = {"revision": 1, **with_bn_batch(content["experiment"]), **content.get("machine", {})}
         if isinstance(content.get("clip"), dict):  # before there was this setting all frames were raw
             content["clip"] = {"jpeg_quality": None, **content["clip"]}
     return migrated(content)

@@ -693,8 +693,9 @@ class Strategy(ABC):
     """A training strategy: a small object that the core's loop calls; it owns no loop and sees no hidden truth.
 
     The first stage (labelled clips only: L_bou, and with `needs` L_frame and L_tmp) belongs to the core, so that
-    strategies can share it. From step `progress.burn_in` on the loop calls, per step: `losses` and backward, once for
-    each part of the step's clips (`train.micro_batch`), then the optimiser, then `after_step` once.
+    strategies can share it. A step's clips come in groups: `train.bn_batch` labelled ones and what goes with them. From
+    step `progress.burn_in` on the loop calls, per step: `group_losses` and backward, once for each part of the step
+    (`train.micro_batch`, one or several groups), then the optimiser, then `after_step` once.
     """
 
     api_version: ClassVar[str] = API_VERSION
@@ -720,7 +721,21 @@ class Strategy(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
-        """The loss terms of one step, or of one part of it."""
+        """The loss terms of one group of a step's clips."""
+
+    def group_losses(self, batches: Sequence[Batch], student: Detector, progress: Progress) -> list[StepLosses]:
+        """What `losses` gives for each of several groups of a step's clips.
+
+        As it stands they are taken one after the other. Whoever overrides it runs the network over all of them at once
+        (`ssldet.training.forward_groups`), which a GPU does sooner, and must give the same numbers.
+        """
+        return [self.losses(batch, student, progress) for batch in batches]
+
+    def forget_step(self) -> None:
+        """Called where the memory did not hold a step: forget what `losses` gathered of it since `after_step`.
+
+        The same step is then taken again, in smaller parts.
+        """
 
     def after_step(self, student: Detector, progress: Progress) -> None:
         """Called after the optimiser moved the student in step `progress.step`: move an averaged teacher here."""

@@ -264,7 +264,7 @@ def test_without_negative_sampling_no_clip_leaves_the_action(negative_sampling: 
         np.arange(10),
     )
     strategy = DualGuidance(DualGuidance.Config(negative_sampling=negative_sampling))
-    train = TrainOptions(batch=6, micro_batch=6, unlabelled_batch=6, steps=4, pair_share=1.0)
+    train = TrainOptions(batch=6, bn_batch=6, unlabelled_batch=6, steps=4, pair_share=1.0)
     fields = {"strategy": "dual_guidance", "dataset": "tiny", "ratio": 0.5, "clip": CLIP, "train": train}
     run = assemble_training(
         Experiment(**fields, views=ViewOptions(flip=0, scale=(1, 1), crop=0)),

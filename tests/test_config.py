@@ -11,6 +11,7 @@ import yaml
 from ssldet import plugins
 from ssldet.config import REVISION, Experiment, TrainOptions, presets, resolve, spelled_out
 from ssldet.errors import ConfigError, UnknownName
+from ssldet.report.run_selection import differing
 
 NEEDED = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
 
@@ -143,10 +144,37 @@ def test_validation_needs_a_share() -> None:
         resolve({**NEEDED, "eval_on": "val"})
 
 
-def test_parts_must_be_equal() -> None:
-    with pytest.raises(ConfigError, match="does not divide into 3 parts"):
-        resolve(NEEDED, assignments=["train.batch=16", "train.micro_batch=6"])
-    assert TrainOptions(batch=128, micro_batch=8).parts == 16
+def test_groups_must_be_equal() -> None:
+    with pytest.raises(ConfigError, match="does not divide into 3 groups of bn_batch = 6"):
+        resolve(NEEDED, assignments=["train.batch=16", "train.bn_batch=6"])
+    assert TrainOptions(batch=128, bn_batch=8).groups == 16
+
+
+def test_a_part_is_whole_groups_and_changes_no_run() -> None:
+    """`micro_batch` says how much is computed at once, `bn_batch` what is normalised together."""
+    with pytest.raises(ConfigError, match="micro_batch = 12 is no multiple of bn_batch = 8"):
+        resolve(NEEDED, assignments=["train.micro_batch=12"], preset="paper")
+    one, four = (resolve(NEEDED, assignments=[f"train.micro_batch={n}"], preset="paper") for n in ("auto", "32"))
+    assert one.experiment.identity() == four.experiment.identity()
+    assert (one.experiment.train.groups_at_once, four.experiment.train.groups_at_once) == (1, 4)
+    other = resolve(NEEDED, assignments=["train.bn_batch=16"], preset="paper").experiment
+    assert other.identity() != one.experiment.identity()
+    assert differing(other, one.experiment) == ["train.bn_batch 16 instead of 8"]
+
+
+def test_experiments_from_before_there_were_groups_are_the_same_ones(tmp_path: Path) -> None:
+    """Their `micro_batch` was what batch normalisation took for one batch, and is hashed under its old name."""
+    now = resolve(NEEDED, preset="nano")
+    content = yaml.safe_load(now.to_yaml())
+    train = content["experiment"]["train"]
+    del train["micro_batch"]
+    train["micro_batch"] = train.pop("bn_batch")
+    assert Experiment(**content["experiment"]) == now.experiment
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    read = resolve({}, file=tmp_path / "config.yaml").experiment
+    assert read == now.experiment and read.train.bn_batch == 32
+    hashed = now.experiment.identity()["train"]
+    assert hashed["micro_batch"] == 32 and "bn_batch" not in hashed
 
 
 def test_an_experiment_from_before_an_option_existed_has_its_default() -> None:

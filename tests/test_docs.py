@@ -73,7 +73,7 @@ SMALL = {
     "backbone": "yowo_nano",
     "clip": {"frames": 4, "stride": 1, "size": 32},
     "train": {
-        **{"batch": 4, "unlabelled_batch": 4, "micro_batch": 4, "steps": 8},
+        **{"batch": 4, "unlabelled_batch": 4, "bn_batch": 4, "steps": 8},
         **{"warmup": 2, "pair_share": 0.5, "checkpoint_every": 8},
     },
 }

@@ -13,7 +13,7 @@ from ssldet.data.datasets import load_dataset
 from ssldet.data.frame_store import FrameStore
 from ssldet.training.assembly import assemble_training
 
-SMALL = ["train.batch=1", "train.micro_batch=1", "train.burn_in=0", "train.steps=1"]
+SMALL = ["train.batch=1", "train.bn_batch=1", "train.burn_in=0", "train.steps=1"]
 EASY = ["strategy.f_th=0", "strategy.o_th=0"]  # an untrained teacher must label something
 
 

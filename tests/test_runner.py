@@ -120,6 +120,7 @@ def test_the_record_says_what_was_done(finished: tuple[Path, Record]) -> None:
     assert set(record.training.seconds) == {"decode", "train", "detect", "score"}
     assert {"ssldet", "torch", "torchvision"} <= set(record.provenance["distributions"])
     assert record.peak_memory_bytes > 1e8
+    assert record.hardware["micro_batch"] == 4
     assert "diagnostics" in record.notes["hidden_truth"]
 
 
@@ -500,7 +501,7 @@ def test_wrong_requests_exit_2_and_say_what_exists(tmp_path: Path, change: list[
 
 
 def test_a_part_with_one_unlabelled_clip_is_refused() -> None:
-    settings = [*QUICK, "train.micro_batch=1", "train.unlabelled_batch=4"]
+    settings = [*QUICK, "train.bn_batch=1", "train.unlabelled_batch=4"]
     expected = (
         r"unlabelled_batch = 4 in 4 parts .* leaves one unlabelled clip a part.* raise train.unlabelled_batch to 8"
     )

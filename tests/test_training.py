@@ -41,7 +41,7 @@ from ssldet_strategies.supervised import Supervised
 
 OPTIONS = TrainOptions(
     batch=4,
-    micro_batch=4,
+    bn_batch=4,
     steps=8,
     epochs=4,
     burn_in=0.5,
@@ -87,10 +87,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_gradient_norms_of_terms_change_nothing_in_training() -> None:
     lines: list[dict[str, Any]] = []
     watched = training(
-        dual_guidance(), OPTIONS.model_copy(update={"gradient_norms": True, "micro_batch": 2}), log=lines.append
+        dual_guidance(), OPTIONS.model_copy(update={"gradient_norms": True, "bn_batch": 2}), log=lines.append
     )
     watched.run()
-    plain = training(dual_guidance(), OPTIONS.model_copy(update={"micro_batch": 2}))
+    plain = training(dual_guidance(), OPTIONS.model_copy(update={"bn_batch": 2}))
     plain.run()
     assert same(weights(watched), weights(plain))
     assert same(watched.strategy.state_dict(), plain.strategy.state_dict())
@@ -101,7 +101,7 @@ def test_gradient_norms_of_terms_change_nothing_in_training() -> None:
 
 def test_the_norm_of_the_only_term_is_that_of_the_step() -> None:
     lines: list[dict[str, Any]] = []
-    options = OPTIONS.model_copy(update={"gradient_norms": True, "log_every": 1, "micro_batch": 2})
+    options = OPTIONS.model_copy(update={"gradient_norms": True, "log_every": 1, "bn_batch": 2})
     training(Supervised(Supervised.Config()), options, log=lines.append).run()
     assert len(lines) == 8
     for line in lines:
@@ -210,11 +210,11 @@ def test_stages_and_what_they_log() -> None:
     assert run.counts.teacher_clips == 4 * 4
 
 
-@pytest.mark.parametrize("micro_batch", [2, 4])
-def test_the_parts_of_box_terms_are_logged_apart_and_add_up(micro_batch: int) -> None:
+@pytest.mark.parametrize("bn_batch", [2, 4])
+def test_the_parts_of_box_terms_are_logged_apart_and_add_up(bn_batch: int) -> None:
     lines: list[dict[str, Any]] = []
     strategy = dual_guidance(unlabelled_weight=0.5)
-    training(strategy, OPTIONS.model_copy(update={"micro_batch": micro_batch}), log=lines.append).run()
+    training(strategy, OPTIONS.model_copy(update={"bn_batch": bn_batch}), log=lines.append).run()
     names = ("box", "conf", "cls")
     assert set(lines[0]["parts"]) == {f"box/{name}" for name in names}
     assert set(lines[-1]["parts"]) == {f"{term}/{name}" for term in ("box", "box_u") for name in names}
@@ -295,16 +295,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_parts_give_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch, facts: DatasetFacts, form: str) -> None:
     """Accumulation must not change the gradient's scale (BatchNorm is held still: its statistics do differ)."""
 
-    def gradient(micro_batch: int) -> torch.Tensor:
-        run = training(Supervised(Supervised.Config()), OPTIONS.model_copy(update={"micro_batch": micro_batch}))
+    def gradient(bn_batch: int) -> torch.Tensor:
+        run = training(Supervised(Supervised.Config()), OPTIONS.model_copy(update={"bn_batch": bn_batch}))
         run.student = tiny_detector(facts, frame_head=False, form=form).eval()
-        monkeypatch.setattr(run, "_move", lambda terms: None)
+        monkeypatch.setattr(run.optimizer, "step", lambda: None)
         run.step_once()
         return torch.cat([p.grad.flatten() for p in run.student.parameters() if p.grad is not None])
 
     whole = gradient(4)
-    for micro_batch in (2, 1):
-        torch.testing.assert_close(gradient(micro_batch), whole, rtol=1e-4, atol=1e-5)
+    for bn_batch in (2, 1):
+        torch.testing.assert_close(gradient(bn_batch), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

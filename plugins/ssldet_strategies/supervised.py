@@ -7,13 +7,14 @@ as a semi-supervised strategy that needs the same heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, Needs, Progress, StepLosses, Strategy
-from ssldet.training.objectives import TemporalOptions, supervised_terms
+from ssldet.training.objectives import TemporalOptions, supervised_group_terms
 
 
 class Supervised(Strategy):
@@ -58,5 +59,9 @@ class Supervised(Strategy):
         )
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
-        details: dict[str, Tensor] = {}
-        return StepLosses(supervised_terms(student, batch.labelled, self.needs, details=details), details=details)
+        return Supervised.group_losses(self, [batch], student, progress)[0]
+
+    def group_losses(self, batches: Sequence[Batch], student: Detector, progress: Progress) -> list[StepLosses]:
+        details = [dict[str, Tensor]() for _ in batches]
+        terms = supervised_group_terms(student, [batch.labelled for batch in batches], self.needs, details=details)
+        return [StepLosses(of_group, details=parts) for of_group, parts in zip(terms, details, strict=True)]

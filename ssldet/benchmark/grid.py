@@ -288,7 +288,7 @@ class Grid:
     def _pace(self, planned: Plan) -> Pace:
         e = planned.config.experiment
         network = [e.backbone, e.backbone_options, e.pretrained, e.clip, e.views]
-        key = content_hash([*network, e.train.precision, e.train.micro_batch, str(planned.device)])
+        key = content_hash([*network, e.train.precision, e.train.bn_batch, str(planned.device)])
         if key not in self._paces:
             self._paces[key] = pace(planned)
         return self._paces[key]

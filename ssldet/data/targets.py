@@ -100,7 +100,8 @@ def in_strong_view(targets: Targets, geometry: Geometry, min_visible: float) -> 
     """
     if targets.background_weights_bn is not None:
         raise ValueError("background_weights_bn are of the weak view's cells; set them after carrying the boxes")
-    boxes, keep = clip_and_filter(geometry.to_strong(targets.boxes_n4, targets.clip_n), geometry.size, min_visible)
+    boxes, kept_n = clip_and_filter(geometry.to_strong(targets.boxes_n4, targets.clip_n), geometry.size, min_visible)
+    keep = kept_n.nonzero()[:, 0]  # each use of a mask waits for the device, to count its rows
     carried = replace(
         targets,
         clip_n=targets.clip_n[keep],

@@ -41,6 +41,8 @@ class BoxRecords:
 
     def __getitem__(self, rows: Tensor | slice) -> BoxRecords:
         """Some of the rows: a mask, indices or a slice."""
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]  # each use of a mask waits for the device, to count its rows
         return BoxRecords(self.clip_n[rows], self.boxes_n4[rows], self.confidence_n[rows], self.scores_nk[rows])
 
     @classmethod

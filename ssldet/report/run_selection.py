@@ -275,7 +275,7 @@ def differing(experiment: Experiment, expected: Experiment) -> list[str]:
 
     Of experiments of different revisions, the settings that one of them does not know are left out.
     """
-    values, wanted = (dict(_flat(each.identity())) for each in (experiment, expected))
+    values, wanted = (dict(_flat(each.settings())) for each in (experiment, expected))
     if experiment.revision != expected.revision:
         common = values.keys() & wanted.keys()
         values, wanted = ({key: each[key] for key in each if key in common} for each in (values, wanted))

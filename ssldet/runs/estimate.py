@@ -143,8 +143,10 @@ def _seconds_of_a_step(student: Detector, plan: Plan, forward: float) -> float:
     """Seconds of one clip in a step of the first stage, with its view and its share of the optimiser's work."""
     train = plan.config.experiment.train
     room = max(1, int(STEP_SECONDS / (forward * (1 + BACKWARD))))
-    clips = min(train.batch, train.micro_batch, room)
-    options = train.model_copy(update={"batch": clips, "unlabelled_batch": clips, "micro_batch": clips, "burn_in": 1.0})
+    clips = min(train.batch, train.bn_batch, room)
+    options = train.model_copy(
+        update={"batch": clips, "unlabelled_batch": clips, "bn_batch": clips, "micro_batch": "auto", "burn_in": 1.0}
+    )
     training = _short_training(student, plan, plan.config.experiment.model_copy(update={"train": options}))
     training.step_once()  # sets things up
     clock = _clock(plan.device)

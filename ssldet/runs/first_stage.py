@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssldet.config import as_before, as_hashed
 from ssldet.runs import layout
 from ssldet.runs.log import RunLog
 from ssldet.runs.planning import Plan, weights_hashes
@@ -33,8 +34,8 @@ from ssldet.util.files import content_hash, write_json
 
 POLL_SECONDS = 0.5
 
-UNREAD = {"unlabelled_batch", "checkpoint_every", "eval_every"}
-"""Settings of `train` that the first stage does not read."""
+UNREAD = {"unlabelled_batch", "micro_batch", "checkpoint_every", "eval_every"}
+"""Settings of `train` that the first stage does not read, or that move no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,9 @@ def first_stage(plan: Plan, skipped: Collection[str] = ()) -> FirstStage | None:
 
 def _identity(plan: Plan, skipped: Collection[str]) -> dict[str, Any]:
     experiment, needs = plan.config.experiment, plan.needs
-    train = experiment.train.model_dump(mode="json", exclude=UNREAD)
+    train = as_hashed(as_before(experiment.train.model_dump(mode="json", exclude=UNREAD)))
     if not needs.temporal:
         del train["pair_share"]
-    if not train["lr_scale"]:  # stages keep the keys that they had before there was such a setting
-        del train["lr_scale"]
     losses: dict[str, Any] = {"frame_head": needs.frame_head, "temporal": needs.temporal}
     if needs.frame_head:
         losses["beta"] = needs.beta

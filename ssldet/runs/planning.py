@@ -116,7 +116,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     device = choose_device(machine.device)
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
-    _check_parts(config, strategy)
+    _check_groups(config, strategy)
     weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
@@ -186,14 +186,14 @@ def _check_clip(config: RunConfig, backbone: Backbone) -> None:
     backbone.check_clips(clip.frames, clip.size)
 
 
-def _check_parts(config: RunConfig, strategy: Strategy) -> None:
-    """A part with a single unlabelled clip would normalise it by its own statistics, and give it no partner."""
+def _check_groups(config: RunConfig, strategy: Strategy) -> None:
+    """A group with a single unlabelled clip would normalise it by its own statistics, and give it no partner."""
     train = config.experiment.train
-    if strategy.needs.unlabelled and train.unlabelled // train.parts < 2:
+    if strategy.needs.unlabelled and train.unlabelled // train.groups < 2:
         raise ConfigError(
-            f"train.unlabelled_batch = {train.unlabelled} in {train.parts} parts (train.batch = {train.batch}, "
-            f"train.micro_batch = {train.micro_batch}) leaves one unlabelled clip a part, and at least two are needed; "
-            f"raise train.unlabelled_batch to {2 * train.parts} or train.micro_batch"
+            f"train.unlabelled_batch = {train.unlabelled} in {train.groups} groups (train.batch = {train.batch}, "
+            f"train.bn_batch = {train.bn_batch}) leaves one unlabelled clip a group, and at least two are needed; "
+            f"raise train.unlabelled_batch to {2 * train.groups} or train.bn_batch"
         )
 
 

@@ -356,13 +356,18 @@ class _Run:
                 teacher_clips=counts.teacher_clips,
                 seconds=self.seconds,
             ),
-            hardware={**hardware(str(plan.device)), "threads": torch.get_num_threads()},
+            hardware=hardware(str(plan.device)) | self._as_it_ran(),
             provenance={**provenance(), "plugins": self._plugin_code(metrics)},
             peak_memory_bytes=peak_memory_bytes(),
             files={path.name: file_hash(path) for path in files if path.is_file()},
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             notes={**self.notes, **self._notes_of_the_plan()},
         )
+
+    def _as_it_ran(self) -> dict[str, Any]:
+        """What was chosen on this machine, and moves numbers by rounding alone."""
+        chosen = {"micro_batch": self.training.micro_batch} if self.training else {}
+        return {"threads": torch.get_num_threads(), **chosen}
 
     def _plugin_code(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         experiment = self.plan.config.experiment

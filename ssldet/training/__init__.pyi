@@ -2,10 +2,13 @@ from .assembly import assemble_training as assemble_training
 from .loop import Training as Training
 from .loop import build_optimizer as build_optimizer
 from .objectives import TemporalOptions as TemporalOptions
+from .objectives import forward_groups as forward_groups
 from .objectives import forward_pair as forward_pair
 from .objectives import frame_probabilities as frame_probabilities
+from .objectives import supervised_group_terms as supervised_group_terms
 from .objectives import supervised_terms as supervised_terms
 from .objectives import temporal_term as temporal_term
+from .objectives import unlabelled_group_terms as unlabelled_group_terms
 from .objectives import unlabelled_terms as unlabelled_terms
 from .pseudo_labels import CandidateOptions as CandidateOptions
 from .pseudo_labels import box_targets as box_targets
@@ -31,9 +34,12 @@ __all__ = [
     "candidate_boxes",
     "carry_to_strong",
     "confident_boxes",
+    "forward_groups",
     "forward_pair",
     "frame_probabilities",
+    "supervised_group_terms",
     "supervised_terms",
     "temporal_term",
+    "unlabelled_group_terms",
     "unlabelled_terms",
 ]

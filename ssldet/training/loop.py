@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,12 @@ from ssldet.contracts import Batch, Detector, Progress, StepLosses, Strategy
 from ssldet.data.batches import BatchSource
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import ConfigError, TrainingError, did_you_mean
+from ssldet.nn.batch_norm import StatisticsSnapshot, running_statistics_of_groups
 from ssldet.training import checkpoints
 from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
-from ssldet.training.objectives import supervised_terms
+from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
+from ssldet.training.objectives import supervised_group_terms
+from ssldet.training.readings import GroupOutcome, StepReadings, read_step
 
 Validate = Callable[[Mapping[str, Detector]], Mapping[str, Any]]
 """Networks by name -> their scores by name. It must leave networks as they were."""
@@ -176,6 +181,8 @@ class Training:
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
+        self.groups_at_once, self._chosen = options.groups_at_once, False
+        self.notices: list[str] = []
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
         self.optimizer = build_optimizer(student, options, parts)
@@ -212,15 +219,10 @@ class Training:
         """
         end = self.steps if until is None else until
         self.student.train()
+        self._choose_part()
         while self.counts.step < end:
             began = time.perf_counter()
-            try:
-                losses, clips = self.step_once()
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"the memory of {self.device} does not hold train.micro_batch = {self.options.micro_batch} "
-                    "labelled clips and what goes with them; halve it"
-                ) from error
+            losses, clips = self._step_in_memory()
             seconds = time.perf_counter() - began
             self.counts.seconds += seconds
             on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
@@ -236,30 +238,61 @@ class Training:
             self._start()
         return self.counts.step == end
 
+    def _step_in_memory(self) -> tuple[dict[str, float], int]:
+        try:
+            return self.step_once()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the memory of {self.device} does not hold train.bn_batch = {self.options.bn_batch} labelled clips "
+                "and what goes with them, the least that is computed at once. A smaller clip.size, network or "
+                "train.bn_batch needs less, train.precision=bfloat16 too: each is another run"
+            ) from error
+
+    def _choose_part(self) -> None:
+        """Find out how much the device holds at once, where that is asked for; once, before the first step."""
+        if self._chosen or self.options.micro_batch != "auto" or self.device.type == "cpu":
+            return
+        self._chosen = True
+        self.groups_at_once = self._largest_part(self._reserve())
+
+    def _largest_part(self, reserve: int) -> int:
+        """How many groups the device's memory holds at once, and `reserve` bytes beside them; found by trying."""
+        groups, second_stage = self.options.groups, self.burn_in < self.steps
+        batch, _ = self.source.batch(self.counts.step, 0, groups, unlabelled=second_stage)
+
+        def rehearsal(at_once: int) -> None:
+            with self._autocast():
+                rehearse(self.student, batch, at_once, self.strategy.needs, reserve=reserve)
+
+        return largest_that_fits(lambda at_once: fits_in_memory(partial(rehearsal, at_once)), groups)
+
+    def _reserve(self) -> int:
+        """Bytes that a part must leave: a spare, the optimiser's moments, a teacher."""
+        spare = SPARE * torch.cuda.get_device_properties(self.device).total_memory
+        return int(spare) + 3 * sum(parameter.nbytes for parameter in self._trained())
+
+    @property
+    def micro_batch(self) -> int:
+        """Labelled clips that go through the network at once."""
+        return self.groups_at_once * (self.options.batch // self.options.groups)
+
     def step_once(self) -> tuple[dict[str, float], int]:
         """One optimiser step: its mean loss terms, and how many clips had gradients."""
         step = self.counts.step
         if step >= self.burn_in and not self.started:
             self._start()
-        torch.manual_seed(stream_seed(self.seed, "step", step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step, self.steps) * group.get("lr_scale", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = defaultdict(float)
-        details: dict[str, float] = defaultdict(float)
-        clips, gradients = 0, self._term_gradients(step)
-        for part in range(self.options.parts):
-            result, count = self._accumulate(step, part, gradients)
-            clips += count
-            self._add_share(sums, result.terms)
-            self._add_share(details, result.details)
+        groups, gradients = self._taken(step)
         self.gradient_norms = gradients.norms() if gradients else None
-        self._move(sums)
-        self.counts.step += 1
-        self.counts.gradient_clips += clips
-        self.meters.add(sums)
-        self.part_meters.add(details)
-        return dict(sums), clips
+        norm = nn.utils.clip_grad_norm_(self._trained(), self.options.clip_norm or math.inf)
+        readings = read_step(groups, norm)
+        self._check_finite(step, readings)
+        self.optimizer.step()
+        if self.started:
+            self.strategy.after_step(self.student, self._progress(step))
+        self._take_in(readings, groups)
+        return readings.terms, sum(group.gradient_clips for group in groups)
 
     def _start(self) -> None:
         """Let the strategy start, and take in the modules that it wants trained with the student."""
@@ -279,49 +312,110 @@ class Training:
         return TermGradients(self._trained()) if asked else None
 
     def _trained(self) -> list[nn.Parameter]:
-        return [parameter for module in (self.student, *self.modules.values()) for parameter in module.parameters()]
+        return [parameter for module in self._modules() for parameter in module.parameters()]
 
-    def _accumulate(self, step: int, part: int, gradients: TermGradients | None = None) -> tuple[StepLosses, int]:
-        """Back-propagate one part of the step's clips: its losses, and how many clips had gradients."""
-        parts, second_stage = self.options.parts, step >= self.burn_in
-        batch, refs = self.source.batch(step, part, parts, unlabelled=second_stage)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
-            result = self._losses(batch, step)
-        terms = {name: term / parts for name, term in result.terms.items()}
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return (self.student, *self.modules.values())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16")
+
+    def _taken(self, step: int) -> tuple[list[GroupOutcome], TermGradients | None]:
+        """All groups of a step, back-propagated; in smaller parts where the memory does not hold them.
+
+        The whole step is taken again then: the same draws, statistics as they were, and no gradient of the attempt.
+
+        Raises:
+            torch.OutOfMemoryError: one group is too much.
+        """
+        refused = 0
+        while True:
+            began = [StatisticsSnapshot(module) for module in self._modules()] if self.groups_at_once > 1 else []
+            torch.manual_seed(stream_seed(self.seed, "step", step))
+            self.optimizer.zero_grad(set_to_none=True)
+            gradients = self._term_gradients(step)
+            try:
+                groups = [group for part in self._parts() for group in self._accumulate(step, part, gradients)]
+            except torch.OutOfMemoryError:
+                if self.groups_at_once == 1:
+                    raise
+            else:
+                if refused:
+                    self.notices.append(self._said_of_memory(refused))
+                return groups, gradients
+            refused = refused or self.micro_batch
+            self._make_room(began)
+
+    def _make_room(self, began: Sequence[StatisticsSnapshot]) -> None:
+        """Forget an attempt at a step, and halve what is computed at once."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for snapshot in began:
+            snapshot.restore()
+        if self.started:
+            self.strategy.forget_step()
+        self.groups_at_once //= 2
+        free_memory()
+
+    def _said_of_memory(self, refused: int) -> str:
+        return (
+            f"the memory of {self.device} does not hold train.micro_batch = {refused}: {self.micro_batch} labelled "
+            "clips at once from here on, which moves numbers by rounding alone"
+        )
+
+    def _parts(self) -> list[range]:
+        """The groups of a step, cut into parts of `groups_at_once` groups at most, as equal as can be."""
+        groups = self.options.groups
+        parts = math.ceil(groups / self.groups_at_once)
+        return [range(part * groups // parts, (part + 1) * groups // parts) for part in range(parts)]
+
+    def _accumulate(self, step: int, part: range, gradients: TermGradients | None = None) -> list[GroupOutcome]:
+        """Back-propagate some groups of the step's clips, together. Nothing here waits for the device."""
+        groups, second_stage = self.options.groups, step >= self.burn_in
+        drawn = [self.source.batch(step, group, groups, unlabelled=second_stage) for group in part]
+        held = running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
+        with held, self._autocast():
+            results = self._losses([batch for batch, _ in drawn], step)
+        terms = {name: sum_over(results, name) / groups for name in results[0].terms}
         total = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name} = {float(term.detach()):.4g}" for name, term in terms.items())
-            raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
         if gradients:
             gradients.add(terms)
         total.backward()
-        self.counts.teacher_clips += result.teacher_clips
-        if self.meter and result.pseudo_labels and refs:
-            self.meter.update(result.pseudo_labels, refs)
-        return result, gradient_clips(batch)
+        return [
+            GroupOutcome.of(result, gradient_clips(batch), refs)
+            for result, (batch, refs) in zip(results, drawn, strict=True)
+        ]
 
-    def _add_share(self, sums: dict[str, float], of_part: Mapping[str, Tensor]) -> None:
-        """Add a part's values to those of the step, whose means run over the whole step's clips."""
-        shares = [term.detach().to(self.device, torch.float64) / self.options.parts for term in of_part.values()]
-        for name, value in zip(of_part, torch.stack(shares).tolist() if shares else [], strict=True):
-            sums[name] += value  # read in one transfer: each waits for the device
-
-    def _losses(self, batch: Batch, step: int) -> StepLosses:
+    def _losses(self, batches: Sequence[Batch], step: int) -> list[StepLosses]:
         if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
-            details: dict[str, Tensor] = {}
-            terms = supervised_terms(self.student, batch.labelled, self.strategy.needs, details=details)
-            return StepLosses(terms, details=details)
-        return self.strategy.losses(batch, self.student, self._progress(step))
+            details = [dict[str, Tensor]() for _ in batches]
+            labelled = [batch.labelled for batch in batches]
+            terms = supervised_group_terms(self.student, labelled, self.strategy.needs, details=details)
+            return [StepLosses(of_group, details=parts) for of_group, parts in zip(terms, details, strict=True)]
+        take = self.strategy.group_losses if takes_groups(type(self.strategy)) else self._one_by_one
+        return take(batches, self.student, self._progress(step))
 
-    def _move(self, terms: dict[str, float]) -> None:
-        limit = self.options.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self._trained(), limit)
-        if not torch.isfinite(norm):
-            raise TrainingError(self._stopped(self.counts.step, "a gradient is not finite"))
-        self.optimizer.step()
-        if self.started:
-            self.strategy.after_step(self.student, self._progress(self.counts.step))
-        self.meters.add({"gradient_norm": float(norm)})
+    def _one_by_one(self, batches: Sequence[Batch], student: Detector, progress: Progress) -> list[StepLosses]:
+        return Strategy.group_losses(self.strategy, batches, student, progress)
+
+    def _check_finite(self, step: int, readings: StepReadings) -> None:
+        """Refuse a step before it moves the student."""
+        if not math.isfinite(sum(readings.terms.values())):
+            values = ", ".join(f"{name} = {value:.4g}" for name, value in readings.terms.items())
+            raise TrainingError(self._stopped(step, f"the loss is not finite ({values})"))
+        if not math.isfinite(readings.gradient_norm):
+            raise TrainingError(self._stopped(step, "a gradient is not finite"))
+
+    def _take_in(self, readings: StepReadings, groups: Sequence[GroupOutcome]) -> None:
+        """Count a step that is done, and keep its numbers for the log."""
+        self.counts.step += 1
+        self.counts.gradient_clips += sum(group.gradient_clips for group in groups)
+        self.counts.teacher_clips += sum(group.teacher_clips for group in groups)
+        self.meters.add({"gradient_norm": readings.gradient_norm})
+        self.meters.add(readings.terms)
+        self.part_meters.add(readings.details)
+        if self.meter:
+            for pseudo_labels, refs in readings.pseudo_labels:
+                self.meter.update(pseudo_labels, refs)
 
     def _stopped(self, step: int, why: str) -> str:
         return (
@@ -365,9 +459,15 @@ class Training:
             "gradient_norms": self.gradient_norms,
             "seconds": round(self.counts.seconds, 3),
             "pseudo_labels": pseudo_labels,
-            "warnings": self.watch.look(second_stage_steps, ratio, pseudo_labels),
+            "warnings": self._taken_notices() + self.watch.look(second_stage_steps, ratio, pseudo_labels),
             "validation": self._scores(),
         }
+
+    def _taken_notices(self) -> list[str]:
+        """What happened since the last line, once."""
+        taken = list(self.notices)
+        self.notices.clear()
+        return taken
 
     # --------------------------------------------------------------------------------------- checkpoints
 
@@ -409,6 +509,21 @@ class Training:
             self.watch.restore(meters["watch"])
             if self.meter:
                 self.meter.counts = Counter(meters["pseudo_labels"])
+
+
+def takes_groups(strategy: type[Strategy]) -> bool:
+    """Whether its `group_losses` speaks for its `losses`: it does not where a subclass overrides `losses` alone."""
+    places = {
+        name: next(place for place, base in enumerate(strategy.__mro__) if name in vars(base))
+        for name in ("losses", "group_losses")
+    }
+    return places["group_losses"] <= places["losses"]
+
+
+def sum_over(results: Sequence[StepLosses], name: str) -> Tensor:
+    """The sum of a term over groups."""
+    first, *others = (result.terms[name] for result in results)
+    return torch.stack([first, *others]).sum() if others else first
 
 
 def gradient_clips(batch: Batch) -> int:

@@ -4,11 +4,15 @@ supervised_terms   L_sup + L_tmp on labelled clips (Eqs. 4-6, 10): the whole fir
 unlabelled_terms   L_u + L_tmp on the strong view of unlabelled clips, against pseudo-labels (Eqs. 7-10)
 temporal_term      L_tmp alone (Eq. 10); TemporalOptions: the options of every strategy that has it
 ramp_up            the weight of a term that grows at the beginning of the second stage
+
+Several groups of clips (`train.bn_batch`) go through the network in one call and have their losses apart, each from its
+own predictions: so whatever a loss divides by, and whatever a strategy counts, is what it is where groups come alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -24,6 +28,10 @@ from ssldet.contracts import (
     Targets,
     TemporalReduction,
 )
+from ssldet.nn.batch_norm import normalised_in_groups
+
+PredictionPair = tuple[Predictions, Predictions | None]
+"""Predictions of a group's clips, and of their partners."""
 
 
 class TemporalOptions(Options):
@@ -44,7 +52,28 @@ def supervised_terms(
 
     `details`: if given, the parts of "box" are written here, as `Detector.losses` has it.
     """
-    predictions, following = forward_pair(student, labelled.clips_bcthw, labelled.following)
+    return supervised_group_terms(student, [labelled], needs, details=None if details is None else [details])[0]
+
+
+def supervised_group_terms(
+    student: Detector,
+    labelled: Sequence[LabelledBatch],
+    needs: Needs,
+    *,
+    details: Sequence[dict[str, Tensor]] | None = None,
+) -> list[dict[str, Tensor]]:
+    """`supervised_terms` of each of several groups, which go through the network in one call."""
+    pairs = forward_groups(student, [group.clips_bcthw for group in labelled], [group.following for group in labelled])
+    return [
+        _supervised(student, pair, group, needs, None if details is None else details[place])
+        for place, (pair, group) in enumerate(zip(pairs, labelled, strict=True))
+    ]
+
+
+def _supervised(
+    student: Detector, pair: PredictionPair, labelled: LabelledBatch, needs: Needs, details: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    predictions, following = pair
     terms = _weighted(student.losses(predictions, labelled.targets, details=details), needs, needs.beta)
     if needs.temporal and following is not None:
         terms["temporal"] = _temporal(predictions, following, student.facts.multilabel, needs)
@@ -65,7 +94,31 @@ def unlabelled_terms(
     `pseudo` holds pseudo-labels in the strong view. Clips outside its masks add exactly 0 to box_u and frame_u;
     the temporal term needs no pseudo-label. `details`: as in `supervised_terms`, with names such as "box_u/conf".
     """
-    predictions, after = forward_pair(student, strong_bcthw, following)
+    found = None if details is None else [details]
+    return unlabelled_group_terms(student, [strong_bcthw], [following], [pseudo], needs, details=found)[0]
+
+
+def unlabelled_group_terms(
+    student: Detector,
+    strong: Sequence[Tensor],
+    following: Sequence[Tensor | None],
+    pseudo: Sequence[Targets],
+    needs: Needs,
+    *,
+    details: Sequence[dict[str, Tensor]] | None = None,
+) -> list[dict[str, Tensor]]:
+    """`unlabelled_terms` of each of several groups, which go through the network in one call."""
+    pairs = forward_groups(student, strong, following)
+    return [
+        _unlabelled(student, pair, targets, needs, None if details is None else details[place])
+        for place, (pair, targets) in enumerate(zip(pairs, pseudo, strict=True))
+    ]
+
+
+def _unlabelled(
+    student: Detector, pair: PredictionPair, pseudo: Targets, needs: Needs, details: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    predictions, after = pair
     parts: dict[str, Tensor] | None = None if details is None else {}
     losses = student.losses(predictions, pseudo, details=parts)
     terms = {f"{name}_u": term for name, term in _weighted(losses, needs, needs.delta).items()}
@@ -127,11 +180,26 @@ def forward_pair(
     student: Detector, clips_bcthw: Tensor, following: Tensor | None
 ) -> tuple[Predictions, Predictions | None]:
     """One forward pass over clips and their partners, so that both see the same batch statistics."""
-    if following is None:
-        return student(clips_bcthw), None
-    both: Predictions = student(torch.cat([clips_bcthw, following]))
-    now, after = both.split([len(clips_bcthw), len(following)])
-    return now, after
+    return forward_groups(student, [clips_bcthw], [following])[0]
+
+
+def forward_groups(
+    student: Detector, clips: Sequence[Tensor], following: Sequence[Tensor | None]
+) -> list[PredictionPair]:
+    """One forward pass over several groups of clips and their partners; batch statistics are those of each group.
+
+    Args:
+        student: the network.
+        clips: (b, 3, t, h, w) of each group, all of one shape.
+        following: the partners of each group's first clips; None where there are none.
+    """
+    views = [view for pair in zip(clips, following, strict=True) for view in pair if view is not None]
+    with normalised_in_groups(student, len(clips)):
+        together: Predictions = student(views[0] if len(views) == 1 else torch.cat(views))
+    if len(views) == 1:
+        return [(together, None)]
+    predictions = iter(together.split([len(view) for view in views]))
+    return [(next(predictions), None if partners is None else next(predictions)) for partners in following]
 
 
 def _weighted(losses: dict[str, Tensor], needs: Needs, frame_weight: float) -> dict[str, Tensor]:

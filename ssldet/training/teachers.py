@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -22,7 +23,8 @@ from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabel
 from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.errors import TrainingError
-from ssldet.training.objectives import ramp_up, supervised_terms, unlabelled_terms
+from ssldet.nn.batch_norm import StatisticsSnapshot
+from ssldet.training.objectives import ramp_up, supervised_group_terms, unlabelled_group_terms
 from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
 
 TeacherKind = Literal["ema", "shared", "frozen"]
@@ -44,13 +46,33 @@ class Teacher:
 
     def __init__(self, student: Detector, kind: TeacherKind, decay: float = 0.0, *, warmup: bool = False):
         self.kind, self.decay, self.warmup, self.updates = kind, decay, warmup, 0
+        self._step: int | None = None
+        self._begun: StatisticsSnapshot | None = None
         self.network = student if kind == "shared" else copy.deepcopy(student).requires_grad_(False).eval()
 
     @torch.no_grad()
     def predict(self, weak_bcthw: Tensor) -> Predictions:
         """Predictions in evaluation mode; every module is left in the mode that it was in."""
-        with evaluation_mode(self.network):
+        with self._statistics(), evaluation_mode(self.network):
             return self.network(weak_bcthw)
+
+    def predict_groups(self, weak: Sequence[Tensor]) -> list[Predictions]:
+        """`predict` of each of several groups of clips, which go through the network in one call."""
+        if len(weak) == 1:
+            return [self.predict(weak[0])]
+        return list(self.predict(torch.cat(list(weak))).split([len(clips) for clips in weak]))
+
+    def at_step(self, step: int) -> None:
+        """Say which step predictions are for, before its student is trained on.
+
+        Training moves the running statistics of a shared teacher group after group. What it labels follows from those
+        that the step began with, so that it does not matter how many groups came before, or where.
+        """
+        if self.kind == "shared" and (self._begun is None or step != self._step):
+            self._step, self._begun = step, StatisticsSnapshot(self.network)
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._begun is None else self._begun.in_place()
 
     @torch.no_grad()
     def follow(self, student: Detector, decay: float | None = None) -> None:
@@ -62,6 +84,7 @@ class Teacher:
         Raises:
             TrainingError: the student's tensors have other names than the average's.
         """
+        self._begun = None
         if self.kind != "ema":
             return
         mine, theirs = self.network.state_dict(), student.state_dict()
@@ -150,20 +173,40 @@ class TeacherStudent(Strategy):
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
         """One step of Algorithm 1: label the weak view, then the terms of labelled and of unlabelled clips."""
-        unlabelled = batch.unlabelled
-        assert unlabelled is not None, "the second stage needs unlabelled clips"
+        return TeacherStudent.group_losses(self, [batch], student, progress)[0]
+
+    def group_losses(self, batches: Sequence[Batch], student: Detector, progress: Progress) -> list[StepLosses]:
+        """As `losses`, with one call of each network for all groups; labels and losses are made group by group."""
+        groups = [batch.unlabelled for batch in batches if batch.unlabelled is not None]
+        assert len(groups) == len(batches), "the second stage needs unlabelled clips"
         self.progress = progress
-        pseudo = self.pseudo_labels(self.teacher.predict(unlabelled.weak_bcthw))
-        strong = carry_to_strong(pseudo.targets, unlabelled.geometry, self.config.min_visible)
-        details: dict[str, Tensor] = {}
-        terms = supervised_terms(student, batch.labelled, self.needs, details=details)
-        parts: dict[str, Tensor] = {}
-        terms_u = unlabelled_terms(
-            student, unlabelled.strong_bcthw, unlabelled.following, strong, self.needs, details=parts
+        self.teacher.at_step(progress.step)
+        predictions = self.teacher.predict_groups([group.weak_bcthw for group in groups])
+        pseudo = [self.pseudo_labels(of_group) for of_group in predictions]
+        min_visible = self.config.min_visible
+        strong = [
+            carry_to_strong(labels.targets, group.geometry, min_visible)
+            for labels, group in zip(pseudo, groups, strict=True)
+        ]
+        details, parts = ([dict[str, Tensor]() for _ in batches] for _ in range(2))
+        terms = supervised_group_terms(student, [batch.labelled for batch in batches], self.needs, details=details)
+        terms_u = unlabelled_group_terms(
+            student,
+            [group.strong_bcthw for group in groups],
+            [group.following for group in groups],
+            strong,
+            self.needs,
+            details=parts,
         )
-        terms |= self._weighted(terms_u, progress)
-        details |= self._weighted(parts, progress)
-        return StepLosses(terms, pseudo, teacher_clips=len(unlabelled.weak_bcthw), details=details)
+        return [
+            StepLosses(
+                terms[i] | self._weighted(terms_u[i], progress),
+                pseudo[i],
+                teacher_clips=len(group.weak_bcthw),
+                details=details[i] | self._weighted(parts[i], progress),
+            )
+            for i, group in enumerate(groups)
+        ]
 
     def _weighted(self, terms: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)

@@ -66,6 +66,10 @@ class FreeMatch(TeacherStudent):
             self.class_mean_k.lerp_(self.class_sum_k / self.clips, weight)
         self._forget()
 
+    def forget_step(self) -> None:
+        """Of a step that the memory did not hold nothing was learnt."""
+        self._forget()
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"threshold": self.threshold, "class_mean_k": self.class_mean_k}
 

@@ -1,0 +1,203 @@
+"""Batch normalisation of several groups of clips in one call of a network, and of running statistics in their order.
+
+    with running_statistics_of_groups(network):         around all calls of a part of a step
+        with normalised_in_groups(network, groups=4):   around one call
+            network(torch.cat(clips_of_four_groups))
+
+gives what four calls in a row give, one a group: each group is normalised by itself, and running statistics move group
+after group, each through all of its calls. Layers are those of torch, and classes derived from them (`nn.BatchNorm1d`
+to 3d, `nn.SyncBatchNorm`, timm's); the names of their entries stay. Rows of a layer's input must be in the order of the
+clips, as those of a network over clips (or over the frames of one clip after another) are. What has its batch
+statistics from elsewhere, a call of `functional.batch_norm` for one, cannot be told of groups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(slots=True)
+class _Statistics:
+    """What one call of a layer would add to its running statistics: batch mean and variance, (g, c) for g groups."""
+
+    mean_gc: Tensor
+    variance_gc: Tensor
+
+
+_Moments = dict[_BatchNorm, list[_Statistics]]
+
+_groups: ContextVar[int] = ContextVar("groups that a call of a network has", default=1)
+
+_held: ContextVar[_Moments | None] = ContextVar("running statistics that are held back", default=None)
+
+
+@contextmanager
+def running_statistics_of_groups(network: nn.Module) -> Iterator[None]:
+    """Hold back what calls in `normalised_in_groups` add to running statistics, until all of them are done.
+
+    At its end statistics move through all calls of the first group, then through those of the second, and so on, as
+    they do where each group comes alone. An error leaves them as they were.
+    """
+    held: _Moments = defaultdict(list)
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+    _move(held)
+
+
+@contextmanager
+def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
+    """While it lasts, layers in training mode take their input for `groups` equal chunks, each a batch of its own.
+
+    Raises:
+        ValueError: in a call whose rows do not divide into so many chunks.
+    """
+    if groups == 1:
+        yield
+        return
+    token, held = _groups.set(groups), _held.get()
+    moments: _Moments = defaultdict(list) if held is None else held
+    layers = [layer for layer in batch_norms(network) if layer.training]
+    before = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:  # an attribute of the instance goes before the method of its class
+        layer.forward = partial(_in_groups, layer, layer.forward, groups, moments)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _groups.reset(token)
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward  # type: ignore[method-assign]
+    if held is None:
+        _move(moments)
+
+
+def groups_now() -> int:
+    """How many groups the innermost `normalised_in_groups` has; 1 outside of any."""
+    return _groups.get()
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The layers of a network that normalise by statistics of their batch when it is trained."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Running statistics stay as they are, whatever is called in training mode meanwhile."""
+    layers = [layer for layer in batch_norms(network) if layer.training and layer.running_mean is not None]
+    before = [{name: layer._buffers[name] for name in layer._buffers} for layer in layers]
+    for layer in layers:
+        layer._buffers.update({name: _copy(buffer) for name, buffer in layer._buffers.items()})
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, before, strict=True):
+            layer._buffers.update(buffers)
+
+
+class StatisticsSnapshot:
+    """The running statistics of a network's layers in training mode, as they are now."""
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [layer for layer in batch_norms(network) if layer.training and layer.running_mean is not None]
+        self._taken = [(layer, {name: _copy(b) for name, b in layer._buffers.items()}) for layer in layers]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has these statistics for a while."""
+        now = [dict(layer._buffers) for layer, _ in self._taken]
+        for layer, buffers in self._taken:
+            layer._buffers.update(buffers)
+        try:
+            yield
+        finally:
+            for (layer, _), buffers in zip(self._taken, now, strict=True):
+                layer._buffers.update(buffers)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the network these statistics back for good."""
+        for layer, buffers in self._taken:
+            for name, buffer in buffers.items():
+                current = layer._buffers[name]
+                if current is not None and buffer is not None:
+                    current.copy_(buffer)
+
+
+def _copy(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None else buffer.clone()
+
+
+def _in_groups(
+    layer: _BatchNorm, forward: Callable[[Tensor], Tensor], groups: int, moments: _Moments, x: Tensor
+) -> Tensor:
+    if len(x) % groups:
+        raise ValueError(
+            f"{len(x)} rows do not divide into {groups} groups of clips; a layer of batch normalisation must see as "
+            "many rows of every clip, those of one clip after those of another"
+        )
+    if layer.running_mean is None or layer.running_var is None:
+        return torch.cat([forward(chunk) for chunk in x.chunk(groups)])
+    with _own_statistics(layer, groups) as statistics:
+        outputs = []
+        for group, chunk in enumerate(x.chunk(groups)):
+            layer._buffers["running_mean"] = statistics.mean_gc[group]
+            layer._buffers["running_var"] = statistics.variance_gc[group]
+            outputs.append(forward(chunk))
+    moments[layer].append(statistics)
+    return torch.cat(outputs)
+
+
+@contextmanager
+def _own_statistics(layer: _BatchNorm, groups: int) -> Iterator[_Statistics]:
+    """Rows of zeros that become the statistics of each group's batch when they are put in for the running ones."""
+    mean, variance, momentum = layer._buffers["running_mean"], layer._buffers["running_var"], layer.momentum
+    assert mean is not None and variance is not None
+    statistics = _Statistics(mean.new_zeros(groups, len(mean)), variance.new_zeros(groups, len(variance)))
+    layer.momentum = 1.0
+    try:
+        yield statistics
+    finally:
+        layer.momentum = momentum
+        layer._buffers.update(running_mean=mean, running_var=variance)
+
+
+@torch.no_grad()
+def _move(moments: _Moments) -> None:
+    """Move running statistics: group after group, each through all of its calls, in closed form.
+
+    r <- (1 - m) r + m s, n times, is (1 - m)^n r + sum_i m (1 - m)^(n - 1 - i) s_i. Without a momentum statistics are
+    means over all batches, whose order does not matter.
+    """
+    for layer, calls in moments.items():
+        assert layer.running_mean is not None and layer.running_var is not None
+        for running, of_calls in (
+            (layer.running_mean, [call.mean_gc for call in calls]),
+            (layer.running_var, [call.variance_gc for call in calls]),
+        ):
+            in_order_nc = torch.stack(of_calls, dim=1).flatten(0, 1)
+            kept, weight_n = _weights(layer, len(in_order_nc))
+            running.mul_(kept).addmv_(in_order_nc.T, in_order_nc.new_tensor(weight_n))
+
+
+def _weights(layer: _BatchNorm, n: int) -> tuple[float, list[float]]:
+    """What running statistics keep of themselves after `n` batches, and what they take of each."""
+    if layer.momentum is None:
+        assert layer.num_batches_tracked is not None
+        seen = int(layer.num_batches_tracked)
+        return (seen - n) / seen, [1 / seen] * n
+    keep = 1 - layer.momentum
+    return keep**n, [layer.momentum * keep ** (n - 1 - i) for i in range(n)]
