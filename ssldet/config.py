@@ -275,7 +275,9 @@ class Machine(Options):
     threads: int | None = Field(None, ge=1)
     """Threads of the arithmetic on the CPU; None leaves torch its own choice. Their number may move the last bits."""
     workers: int = Field(2, ge=1)
-    """Processes that read clips."""
+    """Processes that decode videos, before training."""
+    loader_workers: int = Field(0, ge=0)
+    """Processes that make batches while the network trains; 0: training makes them itself. They change no number."""
     skip_damaged: bool = False
     """Leave out videos that cannot be read, and say so in the record."""
     keep_checkpoints: bool = False

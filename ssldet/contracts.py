@@ -348,7 +348,9 @@ class Targets:
     def to(self, device: device) -> Targets:
         """The same targets on a device."""
         values: dict[str, Tensor | None] = {name: getattr(self, name) for name in Targets.__slots__}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+        ahead = device.type != "cpu"  # need not wait for the device; on the CPU values must be there to be read
+        moved = {name: value.to(device, non_blocking=ahead) for name, value in values.items() if value is not None}
+        return replace(self, **moved)
 
 
 class Detector(ABC, Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -336,3 +336,91 @@ def test_reordered_clips_keep_their_targets() -> None:
     assert torch.equal(reordered.boxes_n4[rows], expected.boxes_n4)
     assert torch.equal(reordered.labels_nk[rows], expected.labels_nk)
     assert torch.equal(reordered.frame_labels_b, expected.frame_labels_b)
+
+
+def test_a_device_makes_the_views_that_the_cpu_makes() -> None:
+    """The form for other devices, on the CPU: strong views to 1/255, weak ones, boxes and draws in every bit."""
+    colours = {"labelled_colour": 0.3, "strong_colour": 0.3, "strong_grey": 0.5, "strong_blur": 0.5}
+    for views in (ViewOptions(), ViewOptions(labelled="weak"), ViewOptions(**colours, strong_cutout=0.5)):
+        here, there = source(views=views), source(views=views)
+        for batches in (here, there):
+            batches.needs = Needs(
+                frame_head=True, temporal=True, extra_labelled=True, labelled_weak=True, weak_following=True
+            )
+        there.views_on_device = True
+        (one, refs), (other, same_refs) = here.batch(3, unlabelled=True), there.batch(3, unlabelled=True)
+        assert refs == same_refs and one.unlabelled and other.unlabelled
+        for name in ("clips_bcthw", "following"):
+            close(getattr(one.labelled, name), getattr(other.labelled, name))
+        for name in ("strong_bcthw", "following"):
+            close(getattr(one.unlabelled, name), getattr(other.unlabelled, name))
+        assert torch.equal(one.labelled.weak_bcthw, other.labelled.weak_bcthw)  # type: ignore[arg-type]
+        assert torch.equal(one.unlabelled.weak_bcthw, other.unlabelled.weak_bcthw)
+        assert torch.equal(one.unlabelled.weak_following, other.unlabelled.weak_following)  # type: ignore[arg-type]
+        assert torch.equal(one.labelled.targets.boxes_n4, other.labelled.targets.boxes_n4)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Held to 1/255 before colours are changed by up to (1 + 0.3)^3."""
+    torch.testing.assert_close(one, other, atol=2.2 / 255, rtol=0)
+
+
+def test_a_device_is_sent_every_frame_once() -> None:
+    """The weak view of the teacher, the strong one of the student and their partners are of one upload of bytes."""
+    batches = source()
+    batches.needs = Needs(frame_head=True, temporal=True, labelled_weak=True, weak_following=True)
+    for on_device, tensors in ((True, 1), (False, 2)):
+        batches.views_on_device = on_device
+        drawn = batches.drawn(0, unlabelled=True)
+        assert drawn.unlabelled and drawn.unlabelled.following and drawn.labelled[0].following
+        for clips in (drawn.unlabelled.clips, drawn.unlabelled.following, drawn.labelled[0].clips):
+            sent = [clip for clip in (clips.weak_bthwc, clips.strong_bthwc) if clip is not None]
+            assert len(sent) == tensors and all(clip.dtype == torch.uint8 for clip in sent)
+        assert (drawn.labelled[0].following.weak_bthwc is not None) == on_device  # only the strong one is asked for
+
+
+def test_sources_make_views_where_the_network_is() -> None:
+    here = source()
+    assert not here.views_on_device
+    there = BatchSource(
+        here.reader,
+        here.labelled,
+        here.unlabelled,
+        here.table,
+        sampling=here.sampling,
+        views=here.views,
+        needs=here.needs,
+        seed=0,
+        device=torch.device("meta"),
+    )
+    batch, _ = there.batch(0, unlabelled=True)
+    assert batch.unlabelled and batch.unlabelled.strong_bcthw.device.type == "meta"
+    assert batch.unlabelled.strong_bcthw.shape == (4, 3, 4, 32, 32)
+    assert batch.labelled.targets.boxes_n4.device.type == batch.unlabelled.geometry.window_b4.device.type == "meta"  # type: ignore[attr-defined]
+
+
+def test_all_tensors_of_a_drawn_batch_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is not in page-locked memory makes the loop wait for the device."""
+    batches = source(views=ViewOptions(labelled_colour=0.3, strong_colour=0.3))
+    batches.views_on_device = True
+    drawn = batches.drawn(1, unlabelled=True)
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    copy = drawn.pin_memory()
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors_of(drawn)}
+    assert not {id(tensor) for tensor in pinned} & {id(tensor) for tensor in tensors_of(copy)}
+    one, other = batches.on_device(drawn)[0].unlabelled, batches.on_device(copy)[0].unlabelled
+    assert one and other and torch.equal(one.strong_bcthw, other.strong_bcthw)
+    assert len(pinned) > 15
+
+
+def tensors_of(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [tensor for part in value for tensor in tensors_of(part)]
+    return (
+        [tensor for field in fields(value) for tensor in tensors_of(getattr(value, field.name))]
+        if is_dataclass(value)
+        else []
+    )

@@ -109,11 +109,14 @@ def test_a_run_of_a_grid_has_the_threads_of_its_preset(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    context = command_of_grid.make_context("grid", ["--tables", "6", "--preset", preset, *asked])
+    context = command_of_grid.make_context(
+        "grid", ["--tables", "6", "--preset", preset, "--loader-workers", "2", *asked]
+    )
     settings = _request(**{k: v for k, v in context.params.items() if k not in ("as_json", "dry_run")}).settings
     spec = benchmark.spec("6")
     config = run_config(benchmark.cell(spec, spec.rows[0], 0.1, split=1, seed=0), settings)
     assert config.machine.threads == threads
+    assert config.machine.loader_workers == 2
 
 
 def test_a_sweep_shares_the_cells_that_it_has_in_common_with_a_table(tmp_path: Path) -> None:

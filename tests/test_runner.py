@@ -371,7 +371,10 @@ def test_the_run_id_names_the_experiment_and_not_the_machine(tmp_path: Path) -> 
         return runner.plan(config(tmp_path, **fields)).id
 
     same = run_id()
-    assert run_id(workers=2, threads=1, keep_checkpoints=True, sets=("train.checkpoint_every=5",)) == same
+    assert (
+        run_id(workers=2, loader_workers=3, threads=1, keep_checkpoints=True, sets=("train.checkpoint_every=5",))
+        == same
+    )
     assert (
         len(
             {

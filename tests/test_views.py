@@ -15,6 +15,7 @@ from ssldet.data.views import (
     draw_colours,
     draw_geometry,
     identity,
+    normalised,
 )
 
 SIZE = 32
@@ -74,6 +75,46 @@ def test_pixels_outside_the_frame_are_black() -> None:
 def test_identity_changes_nothing() -> None:
     clip = torch.randint(0, 256, (2, 3, SIZE, SIZE, 3), dtype=torch.uint8)
     assert torch.equal(identity(2, SIZE).apply(clip), clip)
+
+
+@pytest.mark.parametrize("size", [SIZE, 112])
+@pytest.mark.parametrize("seed", range(3))
+def test_views_made_in_batch_are_those_made_clip_by_clip(seed: int, size: int) -> None:
+    """To 1/255, and nearly everywhere in every bit."""
+    options = ViewOptions(scale=(0.5, 1.5), crop=0.4)
+    geometry = draw_geometry(8, size, options, generator(seed))
+    assert 0 < geometry.flip_b.sum() < 8
+    clips = torch.randint(0, 256, (8, 2, size, size, 3), dtype=torch.uint8, generator=generator(seed))
+    one_by_one = normalised(geometry.apply(clips))
+    in_batch = geometry.apply_in_batch(clips)
+    assert in_batch.is_contiguous() and in_batch.dtype == torch.float32
+    difference = (in_batch - one_by_one).abs()
+    assert difference.max() <= 1 / 255 + 1e-6
+    assert (difference < 1e-6).float().mean() > 0.999
+    assert (one_by_one == 0).all(dim=1).any()  # some window reaches outside the frame
+
+
+def test_windows_far_outside_and_far_inside_are_made_in_batch_too() -> None:
+    windows = [[-40, -40, 72, 72], [12, 3, 17, 30], [33, 0, 60, 20], [0, 0, SIZE, SIZE]]
+    geometry = WindowGeometry(torch.tensor(windows), torch.tensor([True, False, True, False]), SIZE)
+    clips = torch.randint(0, 256, (4, 2, SIZE, SIZE, 3), dtype=torch.uint8)
+    in_batch, one_by_one = geometry.apply_in_batch(clips), normalised(geometry.apply(clips))
+    torch.testing.assert_close(in_batch, one_by_one, atol=1 / 255 + 1e-6, rtol=0)
+    assert in_batch[2].max() == 0
+    assert torch.equal(in_batch[3], normalised(clips)[3])
+
+
+def test_the_weak_view_made_in_batch_is_the_clip() -> None:
+    clips = torch.randint(0, 256, (2, 3, SIZE, SIZE, 3), dtype=torch.uint8)
+    assert torch.equal(identity(2, SIZE).apply_in_batch(clips), normalised(clips))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_views_made_on_a_gpu_are_those_of_the_cpu() -> None:
+    geometry = draw_geometry(4, 224, ViewOptions(), generator())
+    clips = torch.randint(0, 256, (4, 4, 224, 224, 3), dtype=torch.uint8)
+    in_batch = geometry.apply_in_batch(clips.cuda()).cpu()
+    torch.testing.assert_close(in_batch, normalised(geometry.apply(clips)), atol=1 / 255 + 1e-6, rtol=0)
 
 
 def test_draws_follow_the_seed_and_spread() -> None:

@@ -159,7 +159,7 @@ def machine_settings(jobs: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     """`machine` and `threads` of the settings of a grid of `jobs` runs at a time, out of a verb's options."""
     import os
 
-    names = ("data_root", "results", "weights_root", "download", "device", "skip_damaged", "threads")
+    names = ("data_root", "results", "weights_root", "download", "device", "skip_damaged", "threads", "loader_workers")
     cores = max(1, (os.cpu_count() or 1) // jobs)
     machine = {**{name: asked[name] for name in names}, "workers": asked["threads"] or cores}
     given = {name: value for name, value in machine.items() if value is not None}

@@ -119,6 +119,12 @@ def settings_file(help_text: str) -> Callable[[F], F]:
     return click.option("--settings", type=click.Path(path_type=Path, dir_okay=False), help=help_text)
 
 
+def loader_workers(function: F) -> F:
+    """`--loader-workers`: processes that make batches."""
+    help_text = "Processes that make batches while a network trains; they change no number.  [default: 0]"
+    return click.option("--loader-workers", type=click.IntRange(min=0), help=help_text)(function)
+
+
 def several_runs(function: F) -> F:
     """The options of verbs that carry out many runs: weights, device, threads, runs at a time, damaged videos."""
     threads = "CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]"
@@ -127,6 +133,7 @@ def several_runs(function: F) -> F:
         download,
         click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
         click.option("--threads", type=click.IntRange(min=1), help=threads),
+        loader_workers,
         click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."),
         click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode."),
     )

@@ -12,6 +12,7 @@ from ssldet.cli.options import (
     data_root,
     download,
     json_flag,
+    loader_workers,
     plugin_option,
     preset_option,
     results_folder,
@@ -61,6 +62,7 @@ LONG_RUN_SECONDS = 6 * 3600
     type=int,
     help="CPU threads of the network.  [default: the preset's, or OMP_NUM_THREADS, or all cores]",
 )
+@loader_workers
 @click.option("--eval-on", type=click.Choice(["test", "val"]), help="Which videos are scored.  [default: test]")
 @click.option("--val-fraction", type=float, help="Share of labelled videos kept for validation.")
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")

@@ -2,23 +2,27 @@
 
 ClipReader    T frames that end at a key frame, from the frame store
 BatchSource   the batch of a step: clips in their views, and their targets
+DrawnBatch    the same before it is on the device: bytes that any process can make
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import Batch, LabelledBatch, Needs, Options, TrainingInfo, UnlabelledBatch
+from ssldet.contracts import Batch, LabelledBatch, Needs, Options, Targets, TrainingInfo, UnlabelledBatch
 from ssldet.data.sampling import ClipRefs, KeyFrames, Sampling, ShuffledIndex, stream_seed
 from ssldet.data.stored_frames import StoredFrames
 from ssldet.data.targets import TruthTable, concat_targets, in_strong_view, reorder_clips
 from ssldet.data.views import (
+    Photometry,
     ViewOptions,
     WindowGeometry,
     change_colours,
@@ -26,6 +30,7 @@ from ssldet.data.views import (
     draw_geometry,
     draw_photometry,
     identity,
+    normalised,
 )
 
 
@@ -84,8 +89,69 @@ class ClipReader:
 
 def to_input(clips_bthwc: Tensor, device: torch.device) -> Tensor:
     """Clips as the network takes them: uint8 (b, t, h, w, 3) -> float32 in [0, 1], (b, 3, t, h, w), on the device."""
-    clips_bcthw = clips_bthwc.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
-    return clips_bcthw.contiguous().float().div_(255)  # a contiguous copy of bytes costs less than one of floats
+    return normalised(clips_bthwc.to(device, non_blocking=True))
+
+
+@dataclass(slots=True)
+class DrawnClips:
+    """Clips on the CPU, uint8 (b, t, h, w, 3), and the view that the student sees of them."""
+
+    geometry: WindowGeometry
+    weak_bthwc: Tensor | None
+    """As they are stored; None where neither the device nor a strategy needs them."""
+    strong_bthwc: Tensor | None
+    """In the view of `geometry`; None: the device makes it of the weak ones."""
+    shows_weak: bool
+    """Whether the weak view is part of the batch too."""
+
+    def on_device(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The strong view and, where it is part of the batch, the weak one, of one upload: float32 (b, 3, t, h, w)."""
+        weak = None if self.weak_bthwc is None else self.weak_bthwc.to(device, non_blocking=True)
+        if self.strong_bthwc is not None:
+            strong_bcthw = to_input(self.strong_bthwc, device)
+        else:
+            assert weak is not None
+            strong_bcthw = self.geometry.apply_in_batch(weak)
+        return strong_bcthw, normalised(weak) if self.shows_weak and weak is not None else None
+
+
+@dataclass(slots=True)
+class DrawnLabelled:
+    """Labelled clips of a step on the CPU; see `LabelledBatch`."""
+
+    clips: DrawnClips
+    targets: Targets
+    following: DrawnClips | None
+    colours_b3: Tensor | None
+    """Factors of the clips' colours, which are changed on the device; None: they stay."""
+
+
+@dataclass(slots=True)
+class DrawnUnlabelled:
+    """Unlabelled clips of a step on the CPU; see `UnlabelledBatch`."""
+
+    clips: DrawnClips
+    index_b: Tensor
+    following: DrawnClips | None
+    photometry: Photometry | None
+    """The look of the strong views, which is changed on the device; None: it stays."""
+    refs: ClipRefs
+
+
+@dataclass(slots=True)
+class DrawnBatch:
+    """All of a part of a step that is read and drawn, before it is on the device."""
+
+    step: int
+    part: int
+    labelled: tuple[DrawnLabelled, ...]
+    """The step's labelled clips, and the extra ones where a strategy needs them."""
+    unlabelled: DrawnUnlabelled | None
+
+    def pin_memory(self) -> DrawnBatch:
+        """The same in memory that a GPU reads while the CPU goes on."""
+        pinned: DrawnBatch = _pinned(self)
+        return pinned
 
 
 class BatchSource:
@@ -96,7 +162,8 @@ class BatchSource:
         labelled: the labelled key frames to draw from.
         unlabelled: the unlabelled ones; None for labelled-only training.
         table: the truth of labelled videos.
-        device: where batches are put; views are drawn on the CPU and applied there.
+        device: where batches are put. Views are drawn on the CPU in any case. The CPU makes them clip by clip, of
+            bytes, which is its cheapest way; another device makes them of the frames that it gets, all clips at once.
     """
 
     def __init__(
@@ -114,6 +181,7 @@ class BatchSource:
     ):
         self.reader, self.table, self.sampling, self.views = reader, table, sampling, views
         self.needs, self.seed, self.device = needs, seed, device
+        self.views_on_device = device.type != "cpu"
         self.labelled, self.unlabelled = labelled, unlabelled
         self._labelled_order = ShuffledIndex(len(labelled), seed, "labelled")
         self._extra_order = ShuffledIndex(len(labelled), seed, "extra labelled")
@@ -134,53 +202,112 @@ class BatchSource:
 
         `unlabelled` is whether the step belongs to the second stage.
         """
-        here = _Part(step, part, parts)
-        labelled = self._labelled_batch(self._labelled_order, self.sampling.labelled, here)
-        if unlabelled and self.needs.extra_labelled:
-            more = self._labelled_batch(self._extra_order, self.sampling.unlabelled, here)
-            labelled = concat_labelled(labelled, more)
-        generator = self._generator("strategy", step, part)
-        if not unlabelled or self.unlabelled is None:
-            return Batch(labelled, None, generator), None
-        clips, refs = self._unlabelled_batch(self.unlabelled, here)
-        return Batch(labelled, clips, generator), refs
+        drawn = self.drawn(step, part, parts, unlabelled=unlabelled)
+        return self.on_device(drawn.pin_memory() if self.device.type == "cuda" else drawn)
 
-    def _labelled_batch(self, order: ShuffledIndex, count: int, part: _Part) -> LabelledBatch:
+    def drawn(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> DrawnBatch:
+        """What `batch` reads and draws, on the CPU, the same in every process: arguments as there."""
+        here = _Part(step, part, parts)
+        labelled = [self._draw_labelled(self._labelled_order, self.sampling.labelled, here)]
+        if unlabelled and self.needs.extra_labelled:
+            labelled.append(self._draw_labelled(self._extra_order, self.sampling.unlabelled, here))
+        clips = self._draw_unlabelled(self.unlabelled, here) if unlabelled and self.unlabelled else None
+        return DrawnBatch(step, part, tuple(labelled), clips)
+
+    def on_device(self, drawn: DrawnBatch) -> tuple[Batch, ClipRefs | None]:
+        """What `batch` gives, from what was drawn: bytes go to the device, and are coloured there."""
+        labelled = self._labelled_batch(drawn.labelled[0])
+        for more in drawn.labelled[1:]:
+            labelled = concat_labelled(labelled, self._labelled_batch(more))
+        generator = self._generator("strategy", drawn.step, drawn.part)
+        if drawn.unlabelled is None:
+            return Batch(labelled, None, generator), None
+        return Batch(labelled, self._unlabelled_batch(drawn.unlabelled), generator), drawn.unlabelled.refs
+
+    def videos(self, step: int, part: int = 0, parts: int = 1, *, unlabelled: bool) -> list[str]:
+        """The videos that `batch` reads for these arguments, sorted."""
+        here = _Part(step, part, parts)
+        drawn = [(self.labelled, self._labelled_order, self.sampling.labelled)]
+        if unlabelled and self.needs.extra_labelled:
+            drawn.append((self.labelled, self._extra_order, self.sampling.unlabelled))
+        if unlabelled and self.unlabelled and self._unlabelled_order:
+            drawn.append((self.unlabelled, self._unlabelled_order, self.sampling.unlabelled))
+        rows = ((table, order.at(step * count, count)[here.rows(count)]) for table, order, count in drawn)
+        return sorted({video for table, some in rows for video in table.at(some)[0]})
+
+    def for_workers(self) -> BatchSource:
+        """The same source with the truth of labelled videos and no data set, so that processes can get it."""
+        light = copy(self)
+        light.table = self.table.part(self.labelled.videos)
+        return light
+
+    def _draw_labelled(self, order: ShuffledIndex, count: int, part: _Part) -> DrawnLabelled:
         strong = self.views.labelled == "strong"
         rows, geometry = self._draw(order, count, part, strong=strong)
         videos, frames = self.labelled.at(rows)
-        targets = in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible)
         weak = self.reader.read(videos, frames)
-        clips, following = self._input(geometry.apply(weak)), self._following(self.labelled, rows, geometry)
+        colours = None
         if self.views.labelled_colour:
             generator = self._generator(order.stream, "colour", part.step)
             colours = draw_colours(count, self.views.labelled_colour, generator)[part.rows(count)]
-            clips = change_colours(clips, colours)
-            following = None if following is None else change_colours(following, colours[: len(following)])
-        shown = self._input(weak) if self.needs.labelled_weak else None
-        return LabelledBatch(clips, targets.to(self.device), following, shown)
+        return DrawnLabelled(
+            clips=self._drawn_clips(weak, geometry, shows_weak=self.needs.labelled_weak),
+            targets=in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible),
+            following=self._following(self.labelled, rows, geometry),
+            colours_b3=colours,
+        )
 
-    def _unlabelled_batch(self, table: KeyFrames, part: _Part) -> tuple[UnlabelledBatch, ClipRefs]:
+    def _labelled_batch(self, drawn: DrawnLabelled) -> LabelledBatch:
+        clips, weak = drawn.clips.on_device(self.device)
+        following, _ = self._on_device(drawn.following)
+        if drawn.colours_b3 is not None:
+            clips = change_colours(clips, drawn.colours_b3)
+            following = None if following is None else change_colours(following, drawn.colours_b3[: len(following)])
+        return LabelledBatch(clips, drawn.targets.to(self.device), following, weak)
+
+    def _draw_unlabelled(self, table: KeyFrames, part: _Part) -> DrawnUnlabelled:
         assert self._unlabelled_order is not None
         count = self.sampling.unlabelled
         rows, geometry = self._draw(self._unlabelled_order, count, part, strong=True)
         videos, frames = table.at(rows)
         weak = self.reader.read(videos, frames, table.extents(rows))
-        strong, following = self._input(geometry.apply(weak)), self._following(table, rows, geometry)
+        photometry = None
         if self.views.photometric:
             photometry = draw_photometry(count, self.views, self._generator("unlabelled", "photometry", part.step))
             photometry = photometry.part(part.rows(count))
-            strong = photometry.apply(strong)
-            following = None if following is None else photometry.part(slice(len(following))).apply(following)
-        batch = UnlabelledBatch(
-            weak_bcthw=self._input(weak),
-            strong_bcthw=strong,
-            geometry=geometry.to(self.device),
-            index_b=torch.from_numpy(rows).to(self.device),
-            following=following,
-            weak_following=self._following(table, rows) if self.needs.weak_following else None,
+        return DrawnUnlabelled(
+            clips=self._drawn_clips(weak, geometry, shows_weak=True),
+            index_b=torch.from_numpy(rows),
+            following=self._following(table, rows, geometry, shows_weak=self.needs.weak_following),
+            photometry=photometry,
+            refs=ClipRefs(tuple(videos), tuple(frames)),
         )
-        return batch, ClipRefs(tuple(videos), tuple(frames))
+
+    def _unlabelled_batch(self, drawn: DrawnUnlabelled) -> UnlabelledBatch:
+        strong, weak = drawn.clips.on_device(self.device)
+        following, weak_following = self._on_device(drawn.following)
+        if drawn.photometry is not None:
+            strong = drawn.photometry.apply(strong)
+            if following is not None:
+                following = drawn.photometry.part(slice(len(following))).apply(following)
+        assert weak is not None
+        return UnlabelledBatch(
+            weak_bcthw=weak,
+            strong_bcthw=strong,
+            geometry=drawn.clips.geometry.to(self.device),
+            index_b=drawn.index_b.to(self.device, non_blocking=True),
+            following=following,
+            weak_following=weak_following,
+        )
+
+    def _drawn_clips(self, weak_bthwc: Tensor, geometry: WindowGeometry, *, shows_weak: bool) -> DrawnClips:
+        """Clips and the view of them, which is made here for the CPU alone."""
+        if self.views_on_device:
+            return DrawnClips(geometry, weak_bthwc, None, shows_weak)
+        return DrawnClips(geometry, weak_bthwc if shows_weak else None, geometry.apply(weak_bthwc), shows_weak)
+
+    def _on_device(self, clips: DrawnClips | None) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if clips is None else clips.on_device(self.device)
 
     def _draw(
         self, order: ShuffledIndex, count: int, part: _Part, *, strong: bool
@@ -195,22 +322,21 @@ class BatchSource:
         rows = part.rows(count)
         return order.at(part.step * count, count)[rows], geometry.part(rows)
 
-    def _following(self, table: KeyFrames, rows: np.ndarray, geometry: WindowGeometry | None = None) -> Tensor | None:
-        """The partners of the first `pair_share` of the rows, in the same draw of the view, or in the weak view."""
+    def _following(
+        self, table: KeyFrames, rows: np.ndarray, geometry: WindowGeometry, *, shows_weak: bool = False
+    ) -> DrawnClips | None:
+        """Partners of the first `pair_share` of the rows, in the same draw of the view."""
         share = self.sampling.pair_share
         if not self.needs.temporal or share == 0:
             return None
         pairs = max(1, round(len(rows) * share))  # a small part of a step must not lose the temporal term
         rows = rows[:pairs]
         weak = self.reader.read(*table.following(rows), table.extents(rows))
-        return self._input(weak if geometry is None else geometry.part(slice(pairs)).apply(weak))
+        return self._drawn_clips(weak, geometry.part(slice(pairs)), shows_weak=shows_weak)
 
     def _generator(self, *stream: object) -> torch.Generator:
         """A generator whose draws follow from the seed and the names of the stream alone."""
         return torch.Generator().manual_seed(stream_seed(self.seed, *stream))
-
-    def _input(self, clips_bthwc: Tensor) -> Tensor:
-        return to_input(clips_bthwc, self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +368,19 @@ def _partners_first(first: LabelledBatch, more: LabelledBatch) -> Tensor:
     rows[1] += len(rows[0])
     pairs = [0 if batch.following is None else len(batch.following) for batch in (first, more)]
     paired, alone = zip(*(own.split([n, len(own) - n]) for own, n in zip(rows, pairs, strict=True)), strict=True)
-    return torch.cat((*paired, *alone)).to(first.clips_bcthw.device)
+    return torch.cat((*paired, *alone)).to(first.clips_bcthw.device, non_blocking=True)
 
 
 def _concat(first: Tensor | None, more: Tensor | None) -> Tensor | None:
     return None if first is None or more is None else torch.cat((first, more))
+
+
+def _pinned(value: Any) -> Any:
+    """Tensors in page-locked memory, however deep in tuples and dataclasses; all else as it is."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, tuple):
+        return tuple(map(_pinned, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _pinned(getattr(value, field.name)) for field in fields(value)})
+    return value

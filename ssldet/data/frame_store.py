@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -78,6 +78,10 @@ class FrameStore:
             return cls(dataset, clip.size, folder)
         step, offsets = dataset.facts.numbering.step, clip.offsets.tolist()
         return cls(dataset, clip.size, folder, PackedForm(clip.size, clip.jpeg_quality, step, tuple(offsets)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What reading needs: a process that reads clips gets no data set, which need not be picklable."""
+        return vars(self) | {"dataset": None}
 
     def missing(self, videos: Sequence[Video]) -> list[Video]:
         """The videos whose frames are not here, or not whole."""

@@ -32,6 +32,11 @@ class TruthTable:
             self._read[video] = self._truth_of(video)
         return self._read[video]
 
+    def part(self, videos: Sequence[str]) -> TruthTable:
+        """The truth of some videos, read here, in a table that needs no data set."""
+        truths = {video: self.truth(video) for video in videos}
+        return TruthTable(self.facts, {video: self.videos[video] for video in truths}, truths.__getitem__, self.size)
+
     def class_counts(self, videos: Sequence[str]) -> tuple[int, ...]:
         """The boxes of each class in some videos."""
         counts = np.zeros(self.facts.num_classes, np.int64)

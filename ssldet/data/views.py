@@ -57,6 +57,10 @@ class ViewOptions(Options):
         return scale
 
 
+LARGEST_WEIGHT = 32767.5
+"""In units of a weight of 16 bits: the largest of a window's weights is at least half of it, and less than all."""
+
+
 @dataclass(slots=True)
 class WindowGeometry:
     """The map from the weak to the strong view of b clips, both `size` pixels square.
@@ -96,12 +100,56 @@ class WindowGeometry:
         draws = zip(weak_bthwc, self.window_b4.tolist(), self.flip_b.tolist(), strict=True)
         return torch.stack([self._view(clip, window, flip) for clip, window, flip in draws])
 
+    def apply_in_batch(self, weak_bthwc: Tensor) -> Tensor:
+        """The strong views of weak clips as the network takes them, made all at once on the device of the clips.
+
+        Two products of matrices resample x, then y, with the weights of `apply` and its rounding after each: nearly all
+        values are those of `apply`, and none differs by more than 1/255. The geometry itself is on the CPU, so that
+        nothing waits for the device.
+
+        Args:
+            weak_bthwc: uint8 (b, t, size, size, 3).
+
+        Returns:
+            float32 in [0, 1], (b, 3, t, size, size).
+        """
+        if not self.flip_b.any() and (self.window_b4 == torch.tensor([0, 0, self.size, self.size])).all():
+            return normalised(weak_bthwc)
+        across_bow, down_boh = (self._shares(axis, weak_bthwc.device) for axis in (0, 1))
+        mirrored_b11 = self.flip_b.to(weak_bthwc.device, non_blocking=True)[:, None, None]
+        across_bow = torch.where(mirrored_b11, across_bow.flip(1), across_bow)
+        b, t, h, w, c = weak_bthwc.shape
+        pixels_bcthw = weak_bthwc.permute(0, 4, 1, 2, 3).contiguous().float()
+        columns = torch.bmm(across_bow, pixels_bcthw.view(b, c * t * h, w).transpose(1, 2)).add_(0.5).floor_()
+        rows = torch.bmm(columns.view(b, w * c * t, h), down_boh.transpose(1, 2)).add_(0.5).floor_()  # (b, x c t, y)
+        return rows.view(b, w, c, t, h).permute(0, 2, 3, 4, 1).contiguous().div_(255)
+
+    def _shares(self, axis: int, device: torch.device) -> Tensor:
+        """(b, size, size): of each pixel of the strong view along x (0) or y (1), what those of the weak view add.
+
+        torch resamples bytes with 16-bit weights; so these are multiples of the same power of two.
+        """
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which mps has not
+        first, last = min(int(self.window_b4.min()), 0), max(int(self.window_b4.max()), self.size)
+        window_b4 = self.window_b4.to(device, non_blocking=True).to(exact)
+        low_b11, high_b11 = window_b4[:, axis, None, None], window_b4[:, axis + 2, None, None]
+        step_b11 = (high_b11 - low_b11) / self.size
+        pixel_p, place_o1 = torch.arange(first, last, device=device), torch.arange(self.size, device=device)[:, None]
+        centre_bo1 = low_b11 + (place_o1 + 0.5) * step_b11
+        shares_bop = (1 - (pixel_p + 0.5 - centre_bo1).abs() / step_b11.clamp_min(1)).clamp_min(0)
+        shares_bop = shares_bop * ((pixel_p >= low_b11) & (pixel_p < high_b11))
+        shares_bop = shares_bop / shares_bop.sum(dim=2, keepdim=True)  # with what lies outside the frame, and is black
+        unit_b11 = torch.exp2(1 - (LARGEST_WEIGHT / shares_bop.amax(dim=(1, 2), keepdim=True)).log2().ceil())
+        shares_bop = torch.floor(shares_bop / unit_b11 + 0.5) * unit_b11
+        return shares_bop[:, :, -first : self.size - first].float()
+
     def part(self, own: slice) -> WindowGeometry:
         """The geometry of some of the clips."""
         return WindowGeometry(self.window_b4[own], self.flip_b[own], self.size)
 
     def to(self, device: torch.device) -> WindowGeometry:
-        return WindowGeometry(self.window_b4.to(device), self.flip_b.to(device), self.size)
+        window_b4, flip_b = (own.to(device, non_blocking=device.type != "cpu") for own in (self.window_b4, self.flip_b))
+        return WindowGeometry(window_b4, flip_b, self.size)
 
     def _origin_and_scale(self, clip_n: Tensor) -> tuple[Tensor, Tensor]:
         window = self.window_b4[clip_n].float()
@@ -124,6 +172,12 @@ class WindowGeometry:
             padded[:, :, y1:y2, x1:x2], (self.size, self.size), mode="bilinear", antialias=True
         )
         return (shown.flip(3) if flip else shown).permute(0, 2, 3, 1)
+
+
+def normalised(clips_bthwc: Tensor) -> Tensor:
+    """Clips as the network takes them: uint8 (b, t, h, w, 3) -> float32 in [0, 1], (b, 3, t, h, w), where they are."""
+    clips_bcthw = clips_bthwc.permute(0, 4, 1, 2, 3)
+    return clips_bcthw.contiguous().float().div_(255)  # a contiguous copy of bytes costs less than one of floats
 
 
 def identity(count: int, size: int) -> WindowGeometry:
@@ -155,7 +209,7 @@ def draw_colours(count: int, strength: float, generator: torch.Generator) -> Ten
 
 def change_colours(clips_bcthw: Tensor, colours_b3: Tensor) -> Tensor:
     """Clips in [0, 1] with their light, distance to the clip's mean and distance to grey multiplied."""
-    brightness, contrast, saturation = colours_b3.to(clips_bcthw).view(-1, 3, 1, 1, 1, 1).unbind(1)
+    brightness, contrast, saturation = colours_b3.to(clips_bcthw, non_blocking=True).view(-1, 3, 1, 1, 1, 1).unbind(1)
     grey = (clips_bcthw * brightness).mean(dim=1, keepdim=True)
     clips_bcthw = torch.lerp(grey, clips_bcthw * brightness, saturation)
     return torch.lerp(grey.mean(dim=(2, 3, 4), keepdim=True), clips_bcthw, contrast).clamp_(0, 1)
@@ -184,7 +238,7 @@ class Photometry:
     def apply(self, clips_bcthw: Tensor) -> Tensor:
         """Clips in [0, 1], changed."""
         clips_bcthw = change_colours(clips_bcthw, self.colours_b3)
-        grey_b = self.grey_b.to(clips_bcthw.device).view(-1, 1, 1, 1, 1)
+        grey_b = self.grey_b.to(clips_bcthw.device, non_blocking=True).view(-1, 1, 1, 1, 1)
         clips_bcthw = torch.where(grey_b, clips_bcthw.mean(dim=1, keepdim=True), clips_bcthw)
         clips = [_blurred(clip, sigma) for clip, sigma in zip(clips_bcthw, self.blur_b.tolist(), strict=True)]
         for clip, shares in zip(clips, self.cutout_b4.tolist(), strict=True):

@@ -245,6 +245,7 @@ class _Run:
             run_id=plan.id,
             validate=partial(self._validate, reader) if plan.validation else None,
             parts=plan.backbone.parameter_parts(student),
+            loader_workers=plan.config.machine.loader_workers,
         )
         self.training = training
         return training

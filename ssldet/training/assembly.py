@@ -33,6 +33,7 @@ def assemble_training(
     log: Callable[[dict[str, Any]], None] = lambda line: None,
     validate: Validate | None = None,
     parts: Parts | None = None,
+    loader_workers: int = 0,
 ) -> Training:
     """Fresh training of a student by a strategy; `.run()` carries it out.
 
@@ -53,6 +54,7 @@ def assemble_training(
         log: takes one dictionary a line of the log.
         validate: scores networks, every `train.eval_every` steps of the second stage.
         parts: the student's parameters by part (`Backbone.parameter_parts`), which `train.lr_scale` names.
+        loader_workers: processes that make batches ahead; 0: none.
 
     Raises:
         ConfigError: `train.lr_scale` names a part that there is not, or one that is not trained.
@@ -89,6 +91,7 @@ def assemble_training(
         log=log,
         validate=validate,
         parts=parts,
+        loader_workers=loader_workers,
     )
 
 

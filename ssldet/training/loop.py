@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from ssldet.config import TrainOptions
 from ssldet.contracts import Batch, Detector, Progress, StepLosses, Strategy
 from ssldet.data.batches import BatchSource
+from ssldet.data.loader import Batches, BatchKeys, batch_source
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import ConfigError, TrainingError, did_you_mean
 from ssldet.nn.batch_norm import StatisticsSnapshot, running_statistics_of_groups
@@ -157,6 +158,7 @@ class Training:
         validate: scores networks, every `options.eval_every` steps of the second stage and at its end; not in the
             first stage, whose log other runs share. None means never.
         parts: the student's parameters by part, which `options.lr_scale` names.
+        loader_workers: processes that make batches while the network trains; 0: each is made when it is needed.
 
     Raises:
         ConfigError: `options.lr_scale` names a part that there is not, or one that is not trained.
@@ -177,11 +179,14 @@ class Training:
         log: Callable[[dict[str, Any]], None] = lambda line: None,
         validate: Validate | None = None,
         parts: Parts | None = None,
+        loader_workers: int = 0,
     ):
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
         self.groups_at_once, self._chosen = options.groups_at_once, False
+        self.loader_workers = loader_workers
+        self.batches: Batches = source
         self.notices: list[str] = []
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
@@ -216,10 +221,29 @@ class Training:
         Raises:
             TrainingError: a loss or gradient is not finite, the device's memory is too small, or the checkpoint
                 cannot be written. The last checkpoint stays as it is.
+            DataError: clips cannot be read, or processes that make batches died twice.
         """
         end = self.steps if until is None else until
         self.student.train()
         self._choose_part()
+        keys = BatchKeys(range(self.counts.step, end), self.options.groups, self.burn_in)
+        try:
+            with batch_source(self.source, keys, self.loader_workers, self.notices.append) as self.batches:
+                self._steps_until(end, checkpoint, run_id, on_step, stop)
+        finally:
+            self.batches = self.source
+        if not self.started and self.counts.step == self.steps:  # the first stage was all
+            self._start()
+        return self.counts.step == end
+
+    def _steps_until(
+        self,
+        end: int,
+        checkpoint: Path | None,
+        run_id: str | None,
+        on_step: Callable[[StepReport], None],
+        stop: Callable[[], bool],
+    ) -> None:
         while self.counts.step < end:
             began = time.perf_counter()
             losses, clips = self._step_in_memory()
@@ -234,9 +258,6 @@ class Training:
                 self.save(checkpoint, run_id)
             if stopping:
                 break
-        if not self.started and self.counts.step == self.steps:  # the first stage was all
-            self._start()
-        return self.counts.step == end
 
     def _step_in_memory(self) -> tuple[dict[str, float], int]:
         try:
@@ -371,7 +392,7 @@ class Training:
     def _accumulate(self, step: int, part: range, gradients: TermGradients | None = None) -> list[GroupOutcome]:
         """Back-propagate some groups of the step's clips, together. Nothing here waits for the device."""
         groups, second_stage = self.options.groups, step >= self.burn_in
-        drawn = [self.source.batch(step, group, groups, unlabelled=second_stage) for group in part]
+        drawn = [self.batches.batch(step, group, groups, unlabelled=second_stage) for group in part]
         held = running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
         with held, self._autocast():
             results = self._losses([batch for batch, _ in drawn], step)

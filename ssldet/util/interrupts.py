@@ -62,11 +62,13 @@ def graceful_interrupts(announce: Callable[[], None]) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_parent() -> None:
+def leave_signals_to_parent(*, termination: bool = False) -> None:
     """Ignore what reaches every process of a terminal or job; the one that started the workers decides what it means.
 
-    SIGTERM still ends a worker.
+    SIGTERM still ends a worker, unless `termination` is left to the parent too.
     """
     for number in SIGNALS:
-        if number != signal.SIGTERM:
+        if number != signal.SIGTERM or termination:
             signal.signal(number, signal.SIG_IGN)
+    if not termination and hasattr(signal, "pthread_sigmask"):  # may be blocked in the fork server that made us
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
