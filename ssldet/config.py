@@ -274,6 +274,10 @@ class Machine(Options):
     """"cpu", "cuda", "cuda:N"; "auto" takes a GPU where there is one."""
     threads: int | None = Field(None, ge=1)
     """Threads of the arithmetic on the CPU; None leaves torch its own choice. Their number may move the last bits."""
+    convolutions: Literal["auto", "plain", "measured"] = "auto"
+    """How 3D convolutions are computed: "plain" leaves them to torch; "measured" takes the layout and formulation that
+    are the quickest in a short measurement before training, which moves the last bits; "auto" is "measured" on a GPU.
+    """
     workers: int = Field(2, ge=1)
     """Processes that decode videos, before training."""
     loader_workers: int = Field(0, ge=0)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssldet.nn import FrozenParts
+from ssldet.nn import FoldedBatchNorm, FrozenParts, fold_batch_norm
 from ssldet_backbones.branches.timm_images import TimmFeatures
 
 ZOOM = 2
@@ -49,40 +45,27 @@ class LiteImages(FrozenParts):
 
     @torch.no_grad()
     def _without_training(self, images_bchw: Tensor) -> list[Tensor]:
-        network = self._folded.of(self.network)
         chunks = images_bchw.split(CHUNK if images_bchw.device.type == "cpu" else len(images_bchw))
-        return [torch.cat(maps) for maps in zip(*map(network, chunks), strict=True)]
+        with self._folded.of(self.network, chunks[0]).in_place():
+            return [torch.cat(maps) for maps in zip(*map(self.network, chunks), strict=True)]
 
 
 class Folded:
-    """Keeps a network's copy in evaluation mode whose batch normalisation is folded into its convolutions."""
+    """Keeps a network's batch normalisation, folded into its convolutions."""
 
     def __init__(self) -> None:
-        self._network: nn.Module | None = None
+        self._folded: FoldedBatchNorm | None = None
         self._made_of: tuple[tuple[int, int], ...] = ()
 
-    def of(self, network: nn.Module) -> nn.Module:
-        """The folded copy, made anew where an entry of the network has changed in place or was replaced."""
+    def of(self, network: nn.Module, images_bchw: Tensor) -> FoldedBatchNorm:
+        """The folded layers, made anew where an entry of the network has changed in place or was replaced."""
         made_of = tuple((entry.data_ptr(), entry._version) for entry in (*network.parameters(), *network.buffers()))
-        if self._network is None or made_of != self._made_of:
-            self._network, self._made_of = fold(network), made_of
-        return self._network
+        if self._folded is None or made_of != self._made_of:
+            self._folded, self._made_of = fold_batch_norm(network, lambda: network(images_bchw)), made_of
+        return self._folded
 
     def __deepcopy__(self, memo: object) -> Folded:
         return Folded()  # the copy's network has entries of its own
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_network": None, "_made_of": ()}
-
-
-def fold(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose convolutions scale and shift as the batch normalisation behind them did."""
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in folded.modules():
-        names = list(module._modules)
-        for before, after in itertools.pairwise(names):
-            convolution, normalisation = getattr(module, before), getattr(module, after)
-            if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d):
-                setattr(module, before, fuse_conv_bn_eval(convolution, normalisation))
-                setattr(module, after, normalisation.act)  # timm's batch normalisation holds what follows it
-    return folded
+        return {"_folded": None, "_made_of": ()}

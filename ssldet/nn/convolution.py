@@ -1,9 +1,11 @@
-"""3D convolutions whose half-precision gradients can be trusted on the CPU."""
+"""3D convolutions whose half-precision gradients can be trusted on the CPU, and that can be computed in other ways."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from ssldet.nn.formulations import formulations_of
 
 
 class Conv3d(nn.Conv3d):
@@ -11,11 +13,17 @@ class Conv3d(nn.Conv3d):
 
     There torch (2.12 and 2.14 at least) computes a weight gradient that has nothing to do with the right one when
     the temporal kernel is 3; neither an error nor a value that is not finite tells of it.
+
+    Attributes:
+        formulation: how it is computed, by a name of `ssldet.nn.formulations`; None: as torch does.
     """
+
+    formulation: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.shape[2] != 2 or self.kernel_size[0] == 1 or not _half(x):
-            return super().forward(x)
+            other = None if self.formulation is None else formulations_of(self).get(self.formulation)
+            return super().forward(x) if other is None else other(self, x)
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)

@@ -21,7 +21,7 @@ from ssldet.data.sampling import sampled_frames, stream_seed
 from ssldet.data.splits import LabelSplit
 from ssldet.detector.pretrained import pretrained_weights
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
-from ssldet.nn import frozen_layers
+from ssldet.nn import choose_formulations, frozen_layers
 from ssldet.runs import layout
 from ssldet.training.loop import rate_scales
 from ssldet.util.files import content_hash, file_hash_once
@@ -322,6 +322,18 @@ def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
     if not any(p.requires_grad for p in student.parameters()):
         raise TrainingError("every part of the network is frozen; nothing would be trained")
     return student.to(plan.device), loaded
+
+
+def choose_convolutions(plan: Plan, student: Detector) -> Mapping[str, Any]:
+    """Let the network compute its 3D convolutions as the machine's setting says, and give what a record says of it."""
+    machine, experiment = plan.config.machine, plan.config.experiment
+    wanted = "plain" if plan.device.type == "cpu" else "measured"
+    if (wanted if machine.convolutions == "auto" else machine.convolutions) == "plain":
+        return {"layout": "as it is"}
+    clip, count = experiment.clip, 1 if plan.device.type == "cpu" else experiment.train.bn_batch
+    clips = torch.zeros(max(2, count), 3, clip.frames, clip.size, clip.size, device=plan.device)  # one has no variance
+    autocast = experiment.train.precision == "bfloat16"
+    return choose_formulations(student, clips, backward=True, autocast=autocast).as_record()
 
 
 def _check_layers(plan: Plan, student: Detector) -> None:

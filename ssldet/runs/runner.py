@@ -33,7 +33,7 @@ from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
-from ssldet.runs.planning import Plan, build_student, plan, weights_hashes
+from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan, weights_hashes
 from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
@@ -160,6 +160,7 @@ class _Run:
     notes: dict[str, Any] = field(default_factory=dict)
     training: Training | None = None
     skipped: tuple[str, ...] = ()
+    convolutions: Mapping[str, Any] = field(default_factory=lambda: {"layout": "as it is"})
 
     def run(self) -> Record:
         plan = self.plan
@@ -230,6 +231,7 @@ class _Run:
         plan, experiment = self.plan, self.plan.config.experiment
         student, loaded = build_student(plan)
         self.notes["initial_weights"] = loaded or "random"
+        self.convolutions = choose_convolutions(plan, student)
         training = assemble_training(
             experiment,
             plan.strategy,
@@ -368,7 +370,7 @@ class _Run:
     def _as_it_ran(self) -> dict[str, Any]:
         """What was chosen on this machine, and moves numbers by rounding alone."""
         chosen = {"micro_batch": self.training.micro_batch} if self.training else {}
-        return {"threads": torch.get_num_threads(), **chosen}
+        return {"threads": torch.get_num_threads(), **chosen, "convolutions": self.convolutions}
 
     def _plugin_code(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         experiment = self.plan.config.experiment

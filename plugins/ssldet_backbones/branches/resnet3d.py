@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssldet.nn import Conv3d
+from ssldet.nn.overlap import convolve_runs, runs_of, shares_frames
 from ssldet_backbones.branches.branch import Branch, BranchKind
 from ssldet_backbones.branches.published_3d import DATASETS, conv_bn, draw_weights, read_kinetics
 
@@ -32,7 +34,7 @@ class ResNet3D(Branch):
     def __init__(self, block: Block, blocks: tuple[int, int, int, int], outputs: int) -> None:
         super().__init__()
         self.channels = 8 * outputs
-        self.conv1 = nn.Conv3d(3, 64, 7, (1, 2, 2), 3, bias=False)
+        self.conv1 = Conv3d(3, 64, 7, (1, 2, 2), 3, bias=False)
         self.bn1 = nn.BatchNorm3d(64)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
         self.layer1 = _stage(block, 64, outputs, blocks[0], stride=1)
@@ -42,9 +44,27 @@ class ResNet3D(Branch):
         draw_weights(self, "fan_out")
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(clips_bcthw)), inplace=True))
+        runs = runs_of(clips_bcthw) if shares_frames(self.conv1, clips_bcthw.shape[2]) else ()
+        x = (
+            self._first_layers_of_runs(clips_bcthw, runs)
+            if runs
+            else self.maxpool(self._activated(self.conv1(clips_bcthw)))
+        )
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return torch.mean(x, dim=2)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(x), inplace=True)
+
+    def _first_layers_of_runs(self, clips_bcthw: Tensor, runs: Sequence[int]) -> Tensor:
+        """The first convolution and pool of overlapping clips; the pool is one over space, then one over time."""
+
+        def then(x: Tensor) -> Tensor:
+            return F.max_pool3d(self._activated(x), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+        pooled = F.max_pool3d(convolve_runs(self.conv1, clips_bcthw, runs, then), (3, 1, 1), (2, 1, 1), (1, 0, 0))
+        last = self.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        return pooled.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         return [self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]

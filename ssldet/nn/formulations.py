@@ -1,0 +1,93 @@
+"""Formulations of a 3D convolution: other ways to the same sums, so equal but for rounding, gradients included.
+
+torch hands a 3D convolution to a library (cuDNN, oneDNN) that is at its best on few of them: not on many small groups,
+and on a CPU not on 1x1x1 ones of a single clip. Which formulation is the quickest depends on layer, layout and device;
+`ssldet.nn.formulation_choice` measures it. Dilation in time and padding other than by zeros are left to torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Compute = Callable[[nn.Conv3d, Tensor], Tensor]
+"""(layer, x) -> what the layer makes of x."""
+
+BLOCKS = (8, 16, 32, 64, 128)
+"""Input channels of a block of merged groups that are tried."""
+
+
+def formulations_of(layer: nn.Conv3d) -> Mapping[str, Compute]:
+    """The formulations that fit a layer, by name, beside torch's own."""
+    if layer.dilation[0] != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return {}
+    fitting: dict[str, Compute] = {}
+    if layer.kernel_size == (1, 1, 1) and layer.groups == 1 and not any(layer.padding):
+        fitting["matmul"] = as_matmul
+    if layer.kernel_size[0] > 1:
+        fitting |= {"frames": over_frames, "stacked": over_stacked_frames}
+    each = layer.in_channels // layer.groups
+    for channels in BLOCKS:
+        merged = channels // each
+        if 1 < merged <= layer.groups and layer.groups % merged == 0:
+            fitting[f"blocks of {channels}"] = partial(in_blocks, merged=merged)
+    return fitting
+
+
+def as_matmul(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """A 1x1x1 convolution as a product of matrices, one row a voxel; the result has its channels last."""
+    if layer.stride != (1, 1, 1):
+        x = x[:, :, :: layer.stride[0], :: layer.stride[1], :: layer.stride[2]]
+    return F.linear(x.permute(0, 2, 3, 4, 1), layer.weight.flatten(1), layer.bias).permute(0, 4, 1, 2, 3)
+
+
+def over_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """One 2D convolution of all frames for each tap of the kernel in time; the shifted results are added."""
+    frames, stride, pad = x.shape[2], layer.stride[0], layer.padding[0]
+    count = (frames + 2 * pad - layer.kernel_size[0]) // stride + 1
+    out: Tensor | None = None
+    for tap in range(layer.kernel_size[0]):
+        steps = [step for step in range(count) if 0 <= step * stride + tap - pad < frames]
+        if not steps:
+            continue
+        first = steps[0] * stride + tap - pad
+        seen = x[:, :, first : first + (len(steps) - 1) * stride + 1 : stride]
+        part = _conv2d(layer, seen, layer.weight[:, :, tap], None)
+        part = F.pad(part, (0, 0, 0, 0, steps[0], count - 1 - steps[-1]))
+        out = part if out is None else out + part
+    assert out is not None, "a kernel that sees no frame"
+    return out if layer.bias is None else out + layer.bias.to(out.dtype).view(-1, 1, 1, 1)
+
+
+def over_stacked_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """One 2D convolution of frames that have those around them as further channels."""
+    kernel, pad = layer.kernel_size[0], layer.padding[0]
+    around = F.pad(x, (0, 0, 0, 0, pad, pad)).unfold(2, kernel, layer.stride[0])  # (b, c, t, h, w, taps)
+    stacked = around.permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
+    return _conv2d(layer, stacked, layer.weight.flatten(1, 2), layer.bias)
+
+
+def in_blocks(layer: nn.Conv3d, x: Tensor, *, merged: int) -> Tensor:
+    """Groups merged into blocks of several: more products, most of them with zeros, in larger matrices."""
+    outputs, inputs, *kernel = layer.weight.shape
+    groups = layer.groups // merged
+    own = layer.weight.view(groups, merged, outputs // layer.groups, inputs, *kernel)
+    diagonal = torch.eye(merged, dtype=own.dtype, device=own.device)
+    blocks = torch.einsum("gmoithw,mn->gmonithw", own, diagonal).reshape(outputs, merged * inputs, *kernel)
+    if layer.weight.is_contiguous(memory_format=torch.channels_last_3d):
+        blocks = blocks.contiguous(memory_format=torch.channels_last_3d)
+    return F.conv3d(x, blocks, layer.bias, layer.stride, layer.padding, layer.dilation, groups)  # type: ignore[arg-type]
+
+
+def _conv2d(layer: nn.Conv3d, x_bcthw: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Every frame by itself, with the layer's stride and padding in space."""
+    last = x_bcthw.is_contiguous(memory_format=torch.channels_last_3d)
+    form = torch.channels_last if last else torch.contiguous_format
+    frames = x_bcthw.transpose(1, 2).flatten(0, 1).contiguous(memory_format=form)
+    space = (layer.stride[1:], layer.padding[1:], layer.dilation[1:])
+    out = F.conv2d(frames, weight.contiguous(memory_format=form), bias, *space, layer.groups)  # type: ignore[arg-type]
+    return out.unflatten(0, (len(x_bcthw), -1)).transpose(1, 2)
