@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -71,9 +72,15 @@ def fold_batch_norm(network: nn.Module, call: Callable[[], object]) -> FoldedBat
     pairs = _pairs_in(network, call)
     replacements: dict[nn.Module, nn.Module] = {}
     for convolution, normalisation in pairs:
-        replacements[convolution] = fuse_conv_bn_eval(convolution, normalisation).requires_grad_(False)
+        replacements[convolution] = _fused(convolution, normalisation)
         replacements[normalisation] = _what_follows(normalisation)
     return FoldedBatchNorm(network, replacements)
+
+
+def _fused(convolution: nn.Module, normalisation: nn.Module) -> nn.Module:
+    assert isinstance(convolution, CONVOLUTIONS) and isinstance(normalisation, _BatchNorm)
+    fused: nn.Module = fuse_conv_bn_eval(convolution, normalisation)
+    return fused.requires_grad_(False)
 
 
 @dataclass(slots=True)

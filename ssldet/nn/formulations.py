@@ -47,7 +47,7 @@ def as_matmul(layer: nn.Conv3d, x: Tensor) -> Tensor:
 
 def over_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """One 2D convolution of all frames for each tap of the kernel in time; the shifted results are added."""
-    frames, stride, pad = x.shape[2], layer.stride[0], layer.padding[0]
+    frames, stride, pad = x.shape[2], layer.stride[0], _padding(layer)[0]
     count = (frames + 2 * pad - layer.kernel_size[0]) // stride + 1
     out: Tensor | None = None
     for tap in range(layer.kernel_size[0]):
@@ -65,7 +65,7 @@ def over_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
 
 def over_stacked_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """One 2D convolution of frames that have those around them as further channels."""
-    kernel, pad = layer.kernel_size[0], layer.padding[0]
+    kernel, pad = layer.kernel_size[0], _padding(layer)[0]
     around = F.pad(x, (0, 0, 0, 0, pad, pad)).unfold(2, kernel, layer.stride[0])  # (b, c, t, h, w, taps)
     stacked = around.permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
     return _conv2d(layer, stacked, layer.weight.flatten(1, 2), layer.bias)
@@ -80,7 +80,13 @@ def in_blocks(layer: nn.Conv3d, x: Tensor, *, merged: int) -> Tensor:
     blocks = torch.einsum("gmoithw,mn->gmonithw", own, diagonal).reshape(outputs, merged * inputs, *kernel)
     if layer.weight.is_contiguous(memory_format=torch.channels_last_3d):
         blocks = blocks.contiguous(memory_format=torch.channels_last_3d)
-    return F.conv3d(x, blocks, layer.bias, layer.stride, layer.padding, layer.dilation, groups)  # type: ignore[arg-type]
+    return F.conv3d(x, blocks, layer.bias, layer.stride, layer.padding, layer.dilation, groups)
+
+
+def _padding(layer: nn.Conv3d) -> tuple[int, ...]:
+    """The padding in numbers: of a layer whose padding is a word there are no other formulations."""
+    assert not isinstance(layer.padding, str)
+    return layer.padding
 
 
 def _conv2d(layer: nn.Conv3d, x_bcthw: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -88,6 +94,6 @@ def _conv2d(layer: nn.Conv3d, x_bcthw: Tensor, weight: Tensor, bias: Tensor | No
     last = x_bcthw.is_contiguous(memory_format=torch.channels_last_3d)
     form = torch.channels_last if last else torch.contiguous_format
     frames = x_bcthw.transpose(1, 2).flatten(0, 1).contiguous(memory_format=form)
-    space = (layer.stride[1:], layer.padding[1:], layer.dilation[1:])
-    out = F.conv2d(frames, weight.contiguous(memory_format=form), bias, *space, layer.groups)  # type: ignore[arg-type]
+    space = (layer.stride[1:], _padding(layer)[1:], layer.dilation[1:])
+    out = F.conv2d(frames, weight.contiguous(memory_format=form), bias, *space, layer.groups)
     return out.unflatten(0, (len(x_bcthw), -1)).transpose(1, 2)

@@ -62,7 +62,7 @@ def _of_a_run(convolution: nn.Conv3d, clips_bcthw: Tensor, then: Callable[[Tenso
     over the frames of the whole run. All other steps are shared.
     """
     count, frames = len(clips_bcthw), clips_bcthw.shape[2]
-    kernel, edge = convolution.kernel_size[0], convolution.padding[0]
+    kernel, edge = convolution.kernel_size[0], convolution.kernel_size[0] // 2
     later_cthw = clips_bcthw[1:, :, -1].transpose(0, 1)
     run_1cthw = torch.cat((clips_bcthw[0], later_cthw), dim=1)[None].contiguous(memory_format=torch.channels_last_3d)
 
