@@ -41,12 +41,19 @@ STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
 }
 
 
-def grouped(strategy: Strategy, micro_batch: int, facts: DatasetFacts = FACTS, **extra: Any) -> Training:
+def grouped(
+    strategy: Strategy,
+    micro_batch: int,
+    facts: DatasetFacts = FACTS,
+    *,
+    student: Detector | None = None,
+    train: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> Training:
     """Training with four groups of two clips a step, some of them at once."""
-    options = TrainOptions(
-        **OPTIONS.model_dump() | {"batch": 8, "bn_batch": 2, "micro_batch": micro_batch, "steps": 4, "lr": 1e-3}
-    )
-    student = tiny_detector(facts, frame_head=strategy.needs.frame_head)
+    changed = {"batch": 8, "bn_batch": 2, "micro_batch": micro_batch, "steps": 4, "lr": 1e-3}
+    options = TrainOptions(**OPTIONS.model_dump() | changed | dict(train or {}))
+    student = student or tiny_detector(facts, frame_head=strategy.needs.frame_head)
     run = training(strategy, options, student=student, **extra)
     run.optimizer = torch.optim.SGD(student.parameters(), lr=1e-3)  # Adam makes steps of rounding errors
     run.source.sampling = Sampling(8, 8, 0.5)

@@ -29,6 +29,7 @@ from ssldet.data.loader import Batches, BatchKeys, batch_source
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import ConfigError, TrainingError, did_you_mean
 from ssldet.nn.batch_norm import StatisticsSnapshot, running_statistics_of_groups
+from ssldet.nn.recomputing import recompute_blocks
 from ssldet.training import checkpoints
 from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
 from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
@@ -185,6 +186,8 @@ class Training:
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
         self.groups_at_once, self._chosen = options.groups_at_once, False
+        if options.checkpoint_activations:
+            recompute_blocks(student)
         self.loader_workers = loader_workers
         self.batches: Batches = source
         self.notices: list[str] = []

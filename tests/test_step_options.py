@@ -1,0 +1,113 @@
+"""How a step is computed: options that move no number, or none but by rounding, and those that make another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from helpers import ANCHORS, FACTS
+from test_groups import STRATEGIES, after_steps, grouped
+from torch import Tensor, nn
+
+from ssldet.config import resolve
+from ssldet.detector.detector import GridDetector, GridOptions
+from ssldet.nn import FrameHead
+from ssldet.nn.recomputing import blocks, recompute_blocks
+from ssldet.training.loop import Training
+
+CHANNELS = 8
+
+
+class Blocks(nn.Module):
+    """G: two blocks, which draw (dropout) and normalise."""
+
+    def __init__(self, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(block(3, dropout), block(CHANNELS, dropout))
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        features: Tensor = self.layers(clips_bcthw.mean(dim=2))
+        return features
+
+
+def block(inputs: int, dropout: float) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, CHANNELS, 4, stride=4)
+    return nn.Sequential(convolution, nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True), nn.Dropout(dropout))
+
+
+def detector(frame_head: bool = True, dropout: float = 0.25) -> GridDetector:
+    """A network whose features are blocks."""
+    torch.manual_seed(3)
+    head = FrameHead(CHANNELS, FACTS) if frame_head else None
+    grid = nn.Conv2d(CHANNELS, len(ANCHORS) * (5 + FACTS.num_classes), 1)
+    return GridDetector(Blocks(dropout), grid, head, facts=FACTS, stride=16, options=GridOptions())
+
+
+def trained(name: str, micro_batch: int = 2, *, dropout: float = 0.25, **train: Any) -> Training:
+    """Training of a network of blocks, four groups a step."""
+    strategy = STRATEGIES[name]()
+    student = detector(strategy.needs.frame_head, dropout)
+    return grouped(strategy, micro_batch, student=student, train=train)
+
+
+def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [what for what in one if not torch.equal(one[what], other[what])] == []
+
+
+def id_parts(*assignments: str) -> Mapping[str, Any]:
+    fields = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.2}
+    return resolve(fields, preset="nano", assignments=assignments).experiment.identity()
+
+
+# ------------------------------------------------------------------------------------- activation checkpointing
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4])
+@pytest.mark.parametrize("name", ["dual_guidance", "fixmatch", "supervised"])
+def test_blocks_that_are_computed_again_give_the_same_bits(name: str, micro_batch: int) -> None:
+    """Losses, gradients, draws of dropout and running statistics, whose counter of batches moves once a batch."""
+    plain = after_steps(trained(name, micro_batch))
+    assert_same_bits(after_steps(trained(name, micro_batch, checkpoint_activations=True)), plain)
+
+
+def test_gradient_norms_of_terms_are_the_same_with_blocks_that_are_computed_again() -> None:
+    """They take several backward passes over one graph."""
+    norms = []
+    for asked in (False, True):
+        run = trained("dual_guidance", gradient_norms=True, log_every=1, checkpoint_activations=asked)
+        run.counts.step = 2
+        run.step_once()
+        norms.append(run.gradient_norms)
+    assert norms[0] == norms[1]
+
+
+def test_what_lies_within_blocks_is_not_kept() -> None:
+    kept = []
+    for asked in (False, True):
+        network, held = nn.Sequential(*(nn.Sequential(*(layer() for _ in range(3))) for _ in range(3))), list[Tensor]()
+        if asked:
+            assert recompute_blocks(network) == 3
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: held.append(x) or x, lambda x: x)
+        with hooks:
+            network(torch.rand(2, 4, 16, 16))
+        kept.append(sum(x.nbytes for x in held))
+    assert kept[1] < 0.3 * kept[0]
+
+
+def layer() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+
+
+def test_names_and_modes_stay_with_blocks_that_are_computed_again() -> None:
+    plain, student = detector(), detector()
+    assert recompute_blocks(student) == recompute_blocks(student) == len(list(blocks(student))) == 2
+    assert list(student.state_dict()) == list(plain.state_dict())
+    clips = torch.rand(4, 3, 4, 32, 32)
+    assert torch.equal(student.eval()(clips).grid, plain.eval()(clips).grid)
+
+
+def test_checkpointed_activations_are_no_part_of_an_id() -> None:
+    assert id_parts("train.checkpoint_activations=true") == id_parts()
