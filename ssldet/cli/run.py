@@ -68,6 +68,12 @@ LONG_RUN_SECONDS = 6 * 3600
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--keep-checkpoints", is_flag=True, default=None, help="Keep the training state of a finished run.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done and what it would take.")
+@click.option(
+    "--profile",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show what N training steps spend their time on and write a torch trace of N; nothing else is left.",
+)
 @click.option("--verbose", is_flag=True, help="With --dry-run: every setting too, as YAML.")
 @json_flag
 def command(
@@ -75,6 +81,7 @@ def command(
     file: Path | None,
     assignments: tuple[str, ...],
     dry_run: bool,
+    profile: int | None,
     verbose: bool,
     as_json: bool,
     **flags: Any,
@@ -90,6 +97,9 @@ def command(
     planned = plan(resolve(flags, preset=preset, file=file, assignments=assignments))
     if dry_run:
         _show_plan(planned, as_json, verbose)
+        return
+    if profile:
+        _show_profile(planned, profile, as_json)
         return
     if planned.record_path.exists():
         _say_that_it_is_done(planned)
@@ -148,6 +158,27 @@ def _execute(planned: Plan) -> Record:
         except Interrupted as stopped:
             click.echo(str(stopped), err=True)
             sys.exit(stopping.exit_code)
+
+
+def _show_profile(planned: Plan, steps: int, as_json: bool) -> None:
+    """Shares of a training step, and where the trace is."""
+    from ssldet.cli.progress import ProgressReporter
+    from ssldet.runs.runner import profile
+    from ssldet.util.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    with ProgressReporter(lambda: False) as reporter:
+        profiled = profile(planned, steps, reporter)
+    if as_json:
+        print_json(profiled.as_dict())
+        return
+    per_step = profiled.total_seconds / steps
+    click.echo(f"{'section':<18}{'ms a step':>10}{'share':>9}")
+    for name, seconds in profiled.seconds.items():
+        click.echo(f"{name:<18}{seconds / steps * 1e3:>10.1f}{profiled.share(name):>9.1%}")
+    click.echo(f"{'all':<18}{per_step * 1e3:>10.1f}{1:>9.1%}   {profiled.clips / per_step:.0f} clips/s with gradients")
+    click.echo(f"trace: {profiled.trace}")
+    next_step("open the trace with https://ui.perfetto.dev or chrome://tracing; the same command without --profile")
 
 
 def _say_that_it_stops() -> None:

@@ -32,6 +32,7 @@ from ssldet.data.views import (
     identity,
     normalised,
 )
+from ssldet.util.sections import section
 
 
 class ClipOptions(Options):
@@ -106,13 +107,18 @@ class DrawnClips:
 
     def on_device(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """The strong view and, where it is part of the batch, the weak one, of one upload: float32 (b, 3, t, h, w)."""
-        weak = None if self.weak_bthwc is None else self.weak_bthwc.to(device, non_blocking=True)
-        if self.strong_bthwc is not None:
-            strong_bcthw = to_input(self.strong_bthwc, device)
-        else:
-            assert weak is not None
-            strong_bcthw = self.geometry.apply_in_batch(weak)
-        return strong_bcthw, normalised(weak) if self.shows_weak and weak is not None else None
+        with section("upload"):
+            weak, strong = (
+                None if clips is None else clips.to(device, non_blocking=True)
+                for clips in (self.weak_bthwc, self.strong_bthwc)
+            )
+        with section("views"):
+            if strong is not None:
+                strong_bcthw = normalised(strong)
+            else:
+                assert weak is not None
+                strong_bcthw = self.geometry.apply_in_batch(weak)
+            return strong_bcthw, normalised(weak) if self.shows_weak and weak is not None else None
 
 
 @dataclass(slots=True)
@@ -261,8 +267,9 @@ class BatchSource:
         clips, weak = drawn.clips.on_device(self.device)
         following, _ = self._on_device(drawn.following)
         if drawn.colours_b3 is not None:
-            clips = change_colours(clips, drawn.colours_b3)
-            following = None if following is None else change_colours(following, drawn.colours_b3[: len(following)])
+            with section("views"):
+                clips = change_colours(clips, drawn.colours_b3)
+                following = None if following is None else change_colours(following, drawn.colours_b3[: len(following)])
         return LabelledBatch(clips, drawn.targets.to(self.device), following, weak)
 
     def _draw_unlabelled(self, table: KeyFrames, part: _Part) -> DrawnUnlabelled:
@@ -287,9 +294,10 @@ class BatchSource:
         strong, weak = drawn.clips.on_device(self.device)
         following, weak_following = self._on_device(drawn.following)
         if drawn.photometry is not None:
-            strong = drawn.photometry.apply(strong)
-            if following is not None:
-                following = drawn.photometry.part(slice(len(following))).apply(following)
+            with section("views"):
+                strong = drawn.photometry.apply(strong)
+                if following is not None:
+                    following = drawn.photometry.part(slice(len(following))).apply(following)
         assert weak is not None
         return UnlabelledBatch(
             weak_bcthw=weak,
@@ -304,7 +312,9 @@ class BatchSource:
         """Clips and the view of them, which is made here for the CPU alone."""
         if self.views_on_device:
             return DrawnClips(geometry, weak_bthwc, None, shows_weak)
-        return DrawnClips(geometry, weak_bthwc if shows_weak else None, geometry.apply(weak_bthwc), shows_weak)
+        with section("views"):
+            strong_bthwc = geometry.apply(weak_bthwc)
+        return DrawnClips(geometry, weak_bthwc if shows_weak else None, strong_bthwc, shows_weak)
 
     def _on_device(self, clips: DrawnClips | None) -> tuple[Tensor | None, Tensor | None]:
         return (None, None) if clips is None else clips.on_device(self.device)

@@ -4,6 +4,7 @@
 <results>/first_stages/<key>/   checkpoint.safetensors, log.jsonl, stage.json
 <results>/pretrained/<run>/     weights files, by the names that their backbone looks for
 <results>/external/<name>/      external.json, per_video.parquet: others' detections, scored
+<results>/profiles/<run>.json.gz  what some training steps did, for a viewer of traces
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ EXTERNAL_RECORD = "external.json"
 
 EXTERNAL_FILES = (EXTERNAL_RECORD, PER_VIDEO)
 
-NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL)
+PROFILES = "profiles"
+"""Traces of `ssldet run --profile`, one a run."""
+
+NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL, PROFILES)
 """Folders of results that hold parts of several runs, or what is not ours, and no run."""
 
 RUN_FOLDER = re.compile(r".+-split\d+-seed\d+-([0-9a-f]{12})")

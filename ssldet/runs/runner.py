@@ -2,6 +2,7 @@
 
 execute(plan)               frames -> training -> detections file -> metrics -> record; resumes what was interrupted
 train_first_stage(plan)     the part of it that runs share
+profile(plan, steps)        what its training steps spend their time on; leaves no run
 run(config)                 plan and execute
 """
 
@@ -40,9 +41,10 @@ from ssldet.runs.record import Record, SplitSummary, TrainingSummary
 from ssldet.runs.validation import detections_of, validation_scores
 from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Counts, StepReport, Training
+from ssldet.training.profiling import StepProfile, profile_steps
 from ssldet.util.files import file_hash, replacing, write_text
 
-__all__ = ["Interrupted", "Plan", "Reporter", "execute", "plan", "run", "train_first_stage"]
+__all__ = ["Interrupted", "Plan", "Reporter", "execute", "plan", "profile", "run", "train_first_stage"]
 
 
 class Interrupted(Exception):
@@ -117,6 +119,23 @@ def train_first_stage(plan: Plan, reporter: Reporter) -> None:
     _Run(plan, reporter).train_first_stage()
 
 
+def profile(plan: Plan, steps: int, reporter: Reporter) -> StepProfile:
+    """What steps of a run's second stage spend their time on: so many are measured, and as many traced.
+
+    Frames are decoded as for the run. Of the training nothing is left but the trace, below the results folder.
+
+    Raises:
+        RequestError: frames cannot be read, or the run has too few steps.
+        TrainingError: training cannot go on.
+    """
+    _set_up(plan)
+    run = _Run(plan, reporter)
+    training = run.fresh_training()
+    trace = plan.config.machine.results / layout.PROFILES / f"{plan.folder.name}.json.gz"
+    reporter.phase("train", plan.steps, "steps")
+    return profile_steps(training, steps, trace, on_step=reporter.step)
+
+
 def _finished(plan: Plan) -> Record | None:
     """The record of a run that is done. Raises RequestError when there is one that cannot be read."""
     if not plan.record_path.exists():
@@ -187,11 +206,14 @@ class _Run:
         return self._finish(detector, metrics)
 
     def train_first_stage(self) -> None:
-        reader = self._prepare()
-        training = self._training(reader)
+        training = self.fresh_training()
         if stage := self._first_stage():
             self.reporter.phase("train", training.burn_in, "steps")
             self._load_or_train(stage, training)
+
+    def fresh_training(self) -> Training:
+        """Training at its first step, over decoded frames."""
+        return self._training(self._prepare())
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -10,6 +10,8 @@ from .objectives import supervised_terms as supervised_terms
 from .objectives import temporal_term as temporal_term
 from .objectives import unlabelled_group_terms as unlabelled_group_terms
 from .objectives import unlabelled_terms as unlabelled_terms
+from .profiling import StepProfile as StepProfile
+from .profiling import profile_steps as profile_steps
 from .pseudo_labels import CandidateOptions as CandidateOptions
 from .pseudo_labels import box_targets as box_targets
 from .pseudo_labels import candidate_boxes as candidate_boxes
@@ -23,6 +25,7 @@ from .teachers import TeacherStudent as TeacherStudent
 __all__ = [
     "AverageOptions",
     "CandidateOptions",
+    "StepProfile",
     "Teacher",
     "TeacherOptions",
     "TeacherStudent",
@@ -37,6 +40,7 @@ __all__ = [
     "forward_groups",
     "forward_pair",
     "frame_probabilities",
+    "profile_steps",
     "supervised_group_terms",
     "supervised_terms",
     "temporal_term",

@@ -35,6 +35,7 @@ from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, 
 from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
 from ssldet.training.objectives import supervised_group_terms
 from ssldet.training.readings import GroupOutcome, StepReadings, read_step
+from ssldet.util.sections import section
 
 Validate = Callable[[Mapping[str, Detector]], Mapping[str, Any]]
 """Networks by name -> their scores by name. It must leave networks as they were."""
@@ -309,12 +310,15 @@ class Training:
             group["lr"] = self.options.rate(step, self.steps) * group.get("lr_scale", 1.0)
         groups, gradients = self._taken(step)
         self.gradient_norms = gradients.norms() if gradients else None
-        norm = nn.utils.clip_grad_norm_(self._trained(), self.options.clip_norm or math.inf)
+        with section("optimiser"):
+            norm = nn.utils.clip_grad_norm_(self._trained(), self.options.clip_norm or math.inf)
         readings = read_step(groups, norm)
         self._check_finite(step, readings)
-        self.optimizer.step()
+        with section("optimiser"):
+            self.optimizer.step()
         if self.started:
-            self.strategy.after_step(self.student, self._progress(step))
+            with section("teacher"):
+                self.strategy.after_step(self.student, self._progress(step))
         self._take_in(readings, groups)
         return readings.terms, sum(group.gradient_clips for group in groups)
 
@@ -395,15 +399,17 @@ class Training:
     def _accumulate(self, step: int, part: range, gradients: TermGradients | None = None) -> list[GroupOutcome]:
         """Back-propagate some groups of the step's clips, together. Nothing here waits for the device."""
         groups, second_stage = self.options.groups, step >= self.burn_in
-        drawn = [self.batches.batch(step, group, groups, unlabelled=second_stage) for group in part]
+        with section("waiting for data"):
+            drawn = [self.batches.batch(step, group, groups, unlabelled=second_stage) for group in part]
         held = running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
-        with held, self._autocast():
+        with section("loss"), held, self._autocast():
             results = self._losses([batch for batch, _ in drawn], step)
         terms = {name: sum_over(results, name) / groups for name in results[0].terms}
         total = torch.stack(list(terms.values())).sum()
         if gradients:
             gradients.add(terms)
-        total.backward()
+        with section("backward"):
+            total.backward()
         return [
             GroupOutcome.of(result, gradient_clips(batch), refs)
             for result, (batch, refs) in zip(results, drawn, strict=True)
