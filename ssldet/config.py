@@ -77,6 +77,10 @@ class TrainOptions(Options):
     """Largest gradient norm; None leaves it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the arithmetic; "bfloat16" computes the forward pass under autocast."""
+    fused_forward: bool = False
+    """After the first stage labelled clips and strong views go through the student in one call: both are normalised by
+    the statistics of all of a group's clips, so it is another run.
+    """
     checkpoint_activations: bool = False
     """Keep what lies between the blocks of the network alone, and compute what lies within them again in the backward
     pass: less memory for about a third more arithmetic. It moves no number.
@@ -140,7 +144,7 @@ UNNUMBERED = frozenset(
 )
 """Settings of the schedule that move no number."""
 
-ADDED: Mapping[str, Any] = {"lr_scale": {}}
+ADDED: Mapping[str, Any] = {"lr_scale": {}, "fused_forward": False}
 """Settings of the schedule that came later, and what they are where a run is what it was before there were such."""
 
 

@@ -650,6 +650,8 @@ class TrainingInfo:
         class_counts: labelled boxes of each of the k classes.
         labelled_clips, unlabelled_clips: how many key frames clips are drawn from.
         steps, burn_in: as in Progress.
+        fused_forward: labelled clips and the strong views of unlabelled ones are to go through the student in one call;
+            asked of none but strategies that have `takes_one_forward`.
     """
 
     class_counts: tuple[int, ...]
@@ -657,6 +659,7 @@ class TrainingInfo:
     unlabelled_clips: int
     steps: int
     burn_in: int
+    fused_forward: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -702,6 +705,8 @@ class Strategy(ABC):
 
     api_version: ClassVar[str] = API_VERSION
     Config: ClassVar[type[Options]] = Options
+    takes_one_forward: ClassVar[bool] = False
+    """Whether its losses heed `TrainingInfo.fused_forward`; a class that overrides them says so anew."""
 
     def __init__(self, config: Options) -> None:
         self.config = config

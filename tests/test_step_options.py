@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,9 +15,14 @@ from torch import Tensor, nn
 
 from ssldet.config import resolve
 from ssldet.detector.detector import GridDetector, GridOptions
+from ssldet.errors import ConfigError
 from ssldet.nn import FrameHead
 from ssldet.nn.recomputing import blocks, recompute_blocks
-from ssldet.training.loop import Training
+from ssldet.runs.first_stage import UNREAD
+from ssldet.runs.planning import plan
+from ssldet.training.loop import Training, takes_one_forward
+from ssldet_strategies.dual_guidance import DualGuidance
+from ssldet_strategies.supervised import Supervised
 
 CHANNELS = 8
 
@@ -111,3 +118,68 @@ def test_names_and_modes_stay_with_blocks_that_are_computed_again() -> None:
 
 def test_checkpointed_activations_are_no_part_of_an_id() -> None:
     assert id_parts("train.checkpoint_activations=true") == id_parts()
+
+
+# ---------------------------------------------------------------------------------------------- one forward pass
+
+
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_labelled_clips_and_strong_views_go_through_the_student_in_one_call(micro_batch: int) -> None:
+    """Without statistics of a batch both ways give the same; with them they do not, which is why it is another run."""
+    for frozen in (True, False):
+        apart, _ = one_step(trained("dual_guidance", dropout=0), frozen)
+        together, clips = one_step(trained("dual_guidance", micro_batch, dropout=0, fused_forward=True), frozen)
+        assert clips == [3 * micro_batch] * (8 // micro_batch)
+        assert all(math.isfinite(value) for value in together.values())
+        assert ("box_u" in apart) and (together == pytest.approx(apart, rel=1e-4)) == frozen
+
+
+def one_step(run: Training, frozen: bool) -> tuple[dict[str, float], list[int]]:
+    """The terms of a step of the second stage, and how many clips each call of the student with gradients had."""
+    run.counts.step, calls = 2, list[int]()
+    run.student.train(not frozen)
+
+    def count(module: nn.Module, given: tuple[Tensor]) -> None:
+        if torch.is_grad_enabled():  # the teacher, a copy, has this hook too
+            calls.append(len(given[0]))
+
+    run.student.register_forward_pre_hook(count)
+    return run.step_once()[0], calls
+
+
+def test_one_call_with_groups_at_once_is_one_call_a_group() -> None:
+    one, four = (after_steps(trained("dual_guidance", micro, dropout=0, fused_forward=True)) for micro in (2, 8))
+    for what, value in one.items():
+        torch.testing.assert_close(four[what], value, rtol=1e-4, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
+
+
+def test_one_forward_pass_is_another_run_with_the_same_first_stage() -> None:
+    asked = "train.fused_forward=true"
+    assert "fused_forward" not in id_parts()["train"]
+    assert id_parts(asked) == id_parts() | {"train": id_parts()["train"] | {"fused_forward": True}}
+    assert "fused_forward" in UNREAD
+
+
+@pytest.mark.parametrize("name", ["supervised", "mean_teacher"])
+def test_strategies_without_unlabelled_clips_have_no_one_forward_pass(name: str) -> None:
+    fields = {"strategy": name, "dataset": "synthetic", "ratio": 0.2, "device": "cpu"}
+    config = resolve(fields, preset="smoke", assignments=["train.fused_forward=true"])
+    refused = pytest.raises(ConfigError, match=r"train.fused_forward: supervised has no labelled and unlabelled clips")
+    with refused if name == "supervised" else nullcontext():
+        plan(config)
+
+
+def test_a_strategy_that_overrides_losses_says_anew_that_it_takes_one_forward_pass() -> None:
+    class Other(DualGuidance):
+        def losses(self, batch: Any, student: Any, progress: Any) -> Any:
+            return super().losses(batch, student, progress)
+
+    class Heeding(Other):
+        takes_one_forward = True
+
+    assert [takes_one_forward(kind) for kind in (DualGuidance, Other, Heeding, Supervised)] == [
+        True,
+        False,
+        True,
+        False,
+    ]

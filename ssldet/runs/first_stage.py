@@ -34,7 +34,14 @@ from ssldet.util.files import content_hash, write_json
 
 POLL_SECONDS = 0.5
 
-UNREAD = {"unlabelled_batch", "micro_batch", "checkpoint_activations", "checkpoint_every", "eval_every"}
+UNREAD = {
+    "unlabelled_batch",
+    "micro_batch",
+    "fused_forward",
+    "checkpoint_activations",
+    "checkpoint_every",
+    "eval_every",
+}
 """Settings of `train` that the first stage does not read, or that move no number."""
 
 

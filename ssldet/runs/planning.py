@@ -23,7 +23,7 @@ from ssldet.detector.pretrained import pretrained_weights
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
 from ssldet.nn import choose_formulations, frozen_layers
 from ssldet.runs import layout
-from ssldet.training.loop import rate_scales
+from ssldet.training.loop import rate_scales, takes_one_forward
 from ssldet.util.files import content_hash, file_hash_once
 
 
@@ -117,6 +117,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
     _check_groups(config, strategy)
+    _check_forward(config, strategy)
     weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
@@ -194,6 +195,15 @@ def _check_groups(config: RunConfig, strategy: Strategy) -> None:
             f"train.unlabelled_batch = {train.unlabelled} in {train.groups} groups (train.batch = {train.batch}, "
             f"train.bn_batch = {train.bn_batch}) leaves one unlabelled clip a group, and at least two are needed; "
             f"raise train.unlabelled_batch to {2 * train.groups} or train.bn_batch"
+        )
+
+
+def _check_forward(config: RunConfig, strategy: Strategy) -> None:
+    """An option that does nothing would be one training under two names."""
+    if config.experiment.train.fused_forward and not takes_one_forward(type(strategy)):
+        raise ConfigError(
+            f"train.fused_forward: {config.experiment.strategy} has no labelled and unlabelled clips that could go "
+            "through the student in one call; leave it out"
         )
 
 

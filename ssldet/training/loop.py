@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -324,7 +324,8 @@ class Training:
 
     def _start(self) -> None:
         """Let the strategy start, and take in the modules that it wants trained with the student."""
-        self.strategy.start(self.student, self.source.info(self.steps, self.burn_in))
+        known = self.source.info(self.steps, self.burn_in)
+        self.strategy.start(self.student, replace(known, fused_forward=self.options.fused_forward))
         self.modules = {name: module.to(self.device) for name, module in self.strategy.trained_modules().items()}
         for module in self.modules.values():
             for group in parameter_groups(module, self.options):
@@ -543,11 +544,18 @@ class Training:
 
 def takes_groups(strategy: type[Strategy]) -> bool:
     """Whether its `group_losses` speaks for its `losses`: it does not where a subclass overrides `losses` alone."""
-    places = {
-        name: next(place for place, base in enumerate(strategy.__mro__) if name in vars(base))
-        for name in ("losses", "group_losses")
-    }
-    return places["group_losses"] <= places["losses"]
+    return _depth(strategy, "group_losses") <= _depth(strategy, "losses")
+
+
+def takes_one_forward(strategy: type[Strategy]) -> bool:
+    """Whether it heeds `train.fused_forward`: a subclass that overrides losses says so itself."""
+    losses = min(_depth(strategy, name) for name in ("losses", "group_losses"))
+    return strategy.takes_one_forward and _depth(strategy, "takes_one_forward") <= losses
+
+
+def _depth(strategy: type[Strategy], name: str) -> int:
+    """How many classes above a strategy the one stands that defines a name."""
+    return next(depth for depth, base in enumerate(strategy.__mro__) if name in vars(base))
 
 
 def sum_over(results: Sequence[StepLosses], name: str) -> Tensor:

@@ -30,6 +30,9 @@ from ssldet.contracts import (
 )
 from ssldet.nn.batch_norm import normalised_in_groups
 
+ViewPair = tuple[Tensor, Tensor | None]
+"""Clips, and the partners of the first of them."""
+
 PredictionPair = tuple[Predictions, Predictions | None]
 """Predictions of a group's clips, and of their partners."""
 
@@ -61,9 +64,15 @@ def supervised_group_terms(
     needs: Needs,
     *,
     details: Sequence[dict[str, Tensor]] | None = None,
+    pairs: Sequence[PredictionPair] | None = None,
 ) -> list[dict[str, Tensor]]:
-    """`supervised_terms` of each of several groups, which go through the network in one call."""
-    pairs = forward_groups(student, [group.clips_bcthw for group in labelled], [group.following for group in labelled])
+    """`supervised_terms` of each of several groups, which go through the network in one call.
+
+    `pairs`: their predictions, where the network has been called already.
+    """
+    if pairs is None:
+        views = [group.clips_bcthw for group in labelled], [group.following for group in labelled]
+        pairs = forward_groups(student, *views)
     return [
         _supervised(student, pair, group, needs, None if details is None else details[place])
         for place, (pair, group) in enumerate(zip(pairs, labelled, strict=True))
@@ -106,9 +115,10 @@ def unlabelled_group_terms(
     needs: Needs,
     *,
     details: Sequence[dict[str, Tensor]] | None = None,
+    pairs: Sequence[PredictionPair] | None = None,
 ) -> list[dict[str, Tensor]]:
-    """`unlabelled_terms` of each of several groups, which go through the network in one call."""
-    pairs = forward_groups(student, strong, following)
+    """`unlabelled_terms` of each of several groups, which go through the network in one call; `pairs` as there."""
+    pairs = forward_groups(student, strong, following) if pairs is None else pairs
     return [
         _unlabelled(student, pair, targets, needs, None if details is None else details[place])
         for place, (pair, targets) in enumerate(zip(pairs, pseudo, strict=True))
@@ -193,13 +203,23 @@ def forward_groups(
         clips: (b, 3, t, h, w) of each group, all of one shape.
         following: the partners of each group's first clips; None where there are none.
     """
-    views = [view for pair in zip(clips, following, strict=True) for view in pair if view is not None]
-    with normalised_in_groups(student, len(clips)):
+    return [pairs[0] for pairs in forward_views(student, [[pair] for pair in zip(clips, following, strict=True)])]
+
+
+def forward_views(student: Detector, groups: Sequence[Sequence[ViewPair]]) -> list[list[PredictionPair]]:
+    """One forward pass over all views of several groups: all that a group has is one batch of batch normalisation.
+
+    Args:
+        student: the network.
+        groups: of each group pairs of clips and their partners, as in `forward_groups`; of all groups alike.
+    """
+    views = [view for pairs in groups for pair in pairs for view in pair if view is not None]
+    with normalised_in_groups(student, len(groups)):
         together: Predictions = student(views[0] if len(views) == 1 else torch.cat(views))
     if len(views) == 1:
-        return [(together, None)]
-    predictions = iter(together.split([len(view) for view in views]))
-    return [(next(predictions), None if partners is None else next(predictions)) for partners in following]
+        return [[(together, None)]]
+    parts = iter(together.split([len(view) for view in views]))
+    return [[(next(parts), None if partners is None else next(parts)) for _, partners in pairs] for pairs in groups]
 
 
 def _weighted(losses: dict[str, Tensor], needs: Needs, frame_weight: float) -> dict[str, Tensor]:

@@ -24,7 +24,13 @@ from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.errors import TrainingError
 from ssldet.nn.batch_norm import StatisticsSnapshot
-from ssldet.training.objectives import ramp_up, supervised_group_terms, unlabelled_group_terms
+from ssldet.training.objectives import (
+    PredictionPair,
+    forward_views,
+    ramp_up,
+    supervised_group_terms,
+    unlabelled_group_terms,
+)
 from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
 
 TeacherKind = Literal["ema", "shared", "frozen"]
@@ -147,11 +153,15 @@ class TeacherStudent(Strategy):
 
     Attributes:
         teacher: from `start` on.
+        forward_once: whether labelled clips and strong views go through the student in one call
+            (`train.fused_forward`).
         progress: where training stands, while `pseudo_labels` is asked for: for thresholds that follow a schedule.
     """
 
     Config = TeacherOptions
     config: TeacherOptions
+    takes_one_forward = True
+    forward_once = False
 
     @abstractmethod
     def build_teacher(self, student: Detector) -> Teacher:
@@ -169,7 +179,7 @@ class TeacherStudent(Strategy):
         return None
 
     def start(self, student: Detector, info: TrainingInfo) -> None:
-        self.teacher = self.build_teacher(student)
+        self.teacher, self.forward_once = self.build_teacher(student), info.fused_forward
 
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
         """One step of Algorithm 1: label the weak view, then the terms of labelled and of unlabelled clips."""
@@ -189,7 +199,9 @@ class TeacherStudent(Strategy):
             for labels, group in zip(pseudo, groups, strict=True)
         ]
         details, parts = ([dict[str, Tensor]() for _ in batches] for _ in range(2))
-        terms = supervised_group_terms(student, [batch.labelled for batch in batches], self.needs, details=details)
+        pairs, pairs_u = self._forward_once(student, batches) if self.forward_once else (None, None)
+        labelled = [batch.labelled for batch in batches]
+        terms = supervised_group_terms(student, labelled, self.needs, details=details, pairs=pairs)
         terms_u = unlabelled_group_terms(
             student,
             [group.strong_bcthw for group in groups],
@@ -197,6 +209,7 @@ class TeacherStudent(Strategy):
             strong,
             self.needs,
             details=parts,
+            pairs=pairs_u,
         )
         return [
             StepLosses(
@@ -207,6 +220,18 @@ class TeacherStudent(Strategy):
             )
             for i, group in enumerate(groups)
         ]
+
+    def _forward_once(
+        self, student: Detector, batches: Sequence[Batch]
+    ) -> tuple[list[PredictionPair], list[PredictionPair]]:
+        """Predictions of the labelled clips and of the strong views of all groups, from one call."""
+        views = [
+            [(batch.labelled.clips_bcthw, batch.labelled.following), (clips.strong_bcthw, clips.following)]
+            for batch in batches
+            if (clips := batch.unlabelled)
+        ]
+        labelled, unlabelled = zip(*forward_views(student, views), strict=True)
+        return list(labelled), list(unlabelled)
 
     def _weighted(self, terms: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
