@@ -506,7 +506,7 @@ def test_wrong_requests_exit_2_and_say_what_exists(tmp_path: Path, change: list[
 def test_a_part_with_one_unlabelled_clip_is_refused() -> None:
     settings = [*QUICK, "train.bn_batch=1", "train.unlabelled_batch=4"]
     expected = (
-        r"unlabelled_batch = 4 in 4 parts .* leaves one unlabelled clip a part.* raise train.unlabelled_batch to 8"
+        r"unlabelled_batch = 4 in 4 groups .* leaves one unlabelled clip a group.* raise train.unlabelled_batch to 8"
     )
     fields = {"dataset": "synthetic", "ratio": 0.2}
     with pytest.raises(ConfigError, match=expected):
