@@ -58,6 +58,7 @@ LONG = {
     "--preset smoke --dataset-map ucf24=synthetic --seeds 0,1": "acceptance",
     "ssldet grid --tables 6 --only ratio=0.1 --preset smoke --dataset-map ucf24=synthetic:ucf24": "acceptance",
     f"{NANO} --ratio 0.2 --preset nano --data-root data": "acceptance",
+    f"{NANO} --ratio 0.2 --preset nano --data-root data --profile 20": "acceptance",
     f"{NANO} --ratio 0.3 --val-fraction 0.3333 --eval-on val --preset nano --data-root data": "campaign",
     f"{NANO} --ratio 0.2 --preset lite --data-root data": "acceptance",
     "ssldet run --strategy supervised --dataset jhmdb --ratio 0.3 --val-fraction 0.3333 --eval-on val "
@@ -66,7 +67,10 @@ LONG = {
 }
 """What trains -> its tier: "acceptance" runs it as it is written, "campaign" takes hours and is only planned there."""
 
-OTHERWISE = {"ssldet split verify --data-root data": (1, "stand-ins have other videos than the shipped splits")}
+OTHERWISE = {
+    "ssldet split verify --data-root data": (1, "stand-ins have other videos than the shipped splits"),
+    f"{NANO} --ratio 0.2 --preset nano --data-root data --profile 20": (2, "shrunk training has too few steps"),
+}
 """Command -> its exit code here, where that is not 0, and why."""
 
 SMALL = {
