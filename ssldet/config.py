@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ssldet import plugins
 from ssldet.contracts import Backbone, DatasetFacts, Options, Strategy
@@ -33,6 +33,12 @@ REVISION = 2
 
 PLUGIN_KINDS = ("strategy", "backbone", "dataset")
 """The plugins of an experiment; `--set KIND.NAME=VALUE` is an option of one."""
+
+Switch = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
+]
+"""YAML reads on and off as true and false."""
 
 Mistake = str | UnknownName
 """What is wrong with a request, as a line for people."""
@@ -288,6 +294,14 @@ class Machine(Options):
     """How 3D convolutions are computed: "plain" leaves them to torch; "measured" takes the layout and formulation that
     are the quickest in a short measurement before training, which moves the last bits; "auto" is "measured" on a GPU.
     """
+    channels_last: Switch = "auto"
+    """Weights of convolutions lie channels last, and maps with them: "on", "off" (as they are), or "auto": off on a
+    CPU, and on a GPU what is quicker in a few rehearsed steps. It moves the last bits, as do the two that follow.
+    """
+    compile: Switch = "auto"
+    """Student and teacher are called through torch.compile, one group of clips at once; "auto" likewise."""
+    fused_optimizer: Switch = "auto"
+    """One kernel moves all weights; "auto" likewise."""
     workers: int = Field(2, ge=1)
     """Processes that decode videos, before training."""
     loader_workers: int = Field(0, ge=0)
@@ -296,6 +310,10 @@ class Machine(Options):
     """Leave out videos that cannot be read, and say so in the record."""
     keep_checkpoints: bool = False
     """Keep the checkpoints of a finished run."""
+
+    def switches(self) -> dict[str, str]:
+        """Options of how a step is computed."""
+        return {name: getattr(self, name) for name in ("channels_last", "compile", "fused_optimizer")}
 
 
 class RunConfig(Options):

@@ -121,6 +121,7 @@ def test_the_record_says_what_was_done(finished: tuple[Path, Record]) -> None:
     assert {"ssldet", "torch", "torchvision"} <= set(record.provenance["distributions"])
     assert record.peak_memory_bytes > 1e8
     assert record.hardware["micro_batch"] == 4
+    assert record.hardware["step"] == {"channels_last": False, "compile": False, "fused_optimizer": False}
     assert "diagnostics" in record.notes["hidden_truth"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from helpers import ANCHORS, FACTS
 from test_groups import STRATEGIES, after_steps, grouped
 from torch import Tensor, nn
+from torch._inductor.exc import InvalidCxxCompiler
 
 from ssldet.config import resolve
 from ssldet.detector.detector import GridDetector, GridOptions
@@ -20,6 +23,8 @@ from ssldet.nn import FrameHead
 from ssldet.nn.recomputing import blocks, recompute_blocks
 from ssldet.runs.first_stage import UNREAD
 from ssldet.runs.planning import plan
+from ssldet.training import acceleration
+from ssldet.training.acceleration import Accelerator, choose
 from ssldet.training.loop import Training, takes_one_forward
 from ssldet_strategies.dual_guidance import DualGuidance
 from ssldet_strategies.supervised import Supervised
@@ -183,3 +188,123 @@ def test_a_strategy_that_overrides_losses_says_anew_that_it_takes_one_forward_pa
         True,
         False,
     ]
+
+
+# ------------------------------------------------------------------------------------------ options of the machine
+
+
+FASTER = {"channels_last": 0.9, "compile": 0.98, "fused_optimizer": 0.5}
+"""What the made-up time of a step is multiplied by; that of "compile" is not worth it."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        ({}, {"channels_last", "fused_optimizer"}),
+        ({"compile": "on"}, {"channels_last", "compile", "fused_optimizer"}),
+        ({"channels_last": "off", "fused_optimizer": "off"}, set()),
+        (dict.fromkeys(FASTER, "off"), set()),
+    ],
+)
+def test_what_is_quicker_is_taken_where_it_was_not_said(asked: dict[str, str], taken: set[str]) -> None:
+    measured = []
+
+    def measure(options: frozenset[str]) -> float:
+        measured.append(options)
+        return 8.0 * math.prod(FASTER[name] for name in options)
+
+    assert choose(asked, measure) == taken
+    assert len(measured) == len(set(measured)) <= 4
+    assert choose(asked, None) == {name for name, state in asked.items() if state == "on"}
+
+
+def test_a_gpu_is_measured_once_in_rehearsed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a made-up clock: weights that lie channels last take half the time, and memory refuses compilation."""
+    run, rehearsed = trained("dual_guidance", 4), []
+    weight = next(run.student.parameters())
+
+    def clock(call: Callable[[], Any], device: torch.device) -> float:
+        call()
+        return 1.0 if weight.is_contiguous(memory_format=torch.channels_last) else 2.0
+
+    def rehearsal(groups: int) -> None:
+        rehearsed.append(groups)
+        if run.student._compiled_call_impl is not None:
+            raise torch.OutOfMemoryError("made up")
+        run._rehearse(groups)
+
+    monkeypatch.setattr(acceleration, "seconds_of", clock)
+    weights = [torch.clone(parameter) for parameter in run.student.parameters()]
+    accelerator = Accelerator({"fused_optimizer": "off"}, torch.device("cuda"), run.notices.append)
+    for _ in range(2):
+        assert accelerator.choose(run.student, run.optimizer, rehearsal, 2, 4) == 2
+    assert accelerator.taken == {"channels_last"} and rehearsed == [2, 2, 1]
+    assert accelerator.as_record()["seconds"]["none"] == 2.0 * 4 / 2 + 2.0
+    assert weight.is_contiguous() and run.student._compiled_call_impl is None  # until it is applied
+    assert all(torch.equal(*pair) for pair in zip(weights, run.student.parameters(), strict=True))
+
+
+def test_a_cpu_computes_as_ever_unless_it_is_told_otherwise() -> None:
+    run = trained("dual_guidance")
+    run._accelerate()
+    assert run.accelerator.taken == frozenset() and run._rehearsed is None
+    assert_same_bits(after_steps(run), after_steps(trained("dual_guidance")))
+    assert run.strategy.teacher.network._compiled_call_impl is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("option", ["channels_last", "fused_optimizer"])
+def test_options_of_the_machine_move_numbers_by_rounding_alone(option: str) -> None:
+    left = []
+    for state in ("off", "on"):
+        run = trained("dual_guidance", dropout=0)  # whose masks are drawn in the order of memory
+        run.optimizer = torch.optim.AdamW(run.student.parameters(), lr=1e-3, eps=1e-3)
+        run.accelerator = Accelerator({option: state}, run.device, run.notices.append)
+        run._accelerate()
+        left.append(after_steps(run))
+    assert run.accelerator.as_record()[option] is True
+    for what, value in left[0].items():
+        torch.testing.assert_close(left[1][what], value, rtol=1e-3, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler to compile with")
+@pytest.mark.filterwarnings("ignore")  # of the compiler, which speaks of its own parts
+def test_compiled_networks_compute_what_they_do_without() -> None:
+    """Student and teacher; names of entries stay, and groups come one at a time."""
+    plain, run = trained("dual_guidance", 2, dropout=0), trained("dual_guidance", 4, dropout=0)
+    run.accelerator = Accelerator({"compile": "on"}, run.device, run.notices.append)
+    run.student.train()
+    run._accelerate()
+    assert run.notices == [] and run.groups_at_once == 1
+    left, expected = after_steps(run), after_steps(plain)
+    for what, value in expected.items():
+        torch.testing.assert_close(left[what], value, rtol=1e-3, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
+    teacher = run.strategy.teacher.network  # type: ignore[attr-defined]
+    assert run.student._compiled_call_impl is not None and teacher._compiled_call_impl is not None
+    assert list(run.student.state_dict()) == list(teacher.state_dict()) == list(plain.student.state_dict())
+
+
+def test_a_missing_compiler_is_said_once_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise InvalidCxxCompiler
+
+    def compiled(self: nn.Module, **options: Any) -> None:
+        self._compiled_call_impl = refuse
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    run = trained("dual_guidance")
+    run.accelerator = Accelerator({"compile": "on"}, run.device, run.notices.append)
+    for _ in range(2):
+        run._accelerate()
+    assert len(run.notices) == 1 and "cannot be compiled here, and computes as it is" in run.notices[0]
+    assert run.accelerator.as_record()["compile"] is False
+    run.step_once()
+
+
+def test_options_of_the_machine_are_read_as_yaml_has_them() -> None:
+    fields = {"strategy": "supervised", "dataset": "synthetic", "ratio": 0.2, "device": "cpu"}
+    config = resolve(fields, preset="smoke", assignments=["compile=on", "channels_last=off"])
+    assert config.machine.switches() == {"channels_last": "off", "compile": "on", "fused_optimizer": "auto"}
+    assert config.experiment == resolve(fields, preset="smoke").experiment
+    both = resolve(fields, preset="smoke", assignments=["compile=on", "train.checkpoint_activations=true"])
+    with pytest.raises(ConfigError, match="do not go together"):
+        plan(both)

@@ -118,6 +118,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     _check_clip(config, backbone)
     _check_groups(config, strategy)
     _check_forward(config, strategy)
+    _check_compiled(config)
     weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()
@@ -204,6 +205,14 @@ def _check_forward(config: RunConfig, strategy: Strategy) -> None:
         raise ConfigError(
             f"train.fused_forward: {config.experiment.strategy} has no labelled and unlabelled clips that could go "
             "through the student in one call; leave it out"
+        )
+
+
+def _check_compiled(config: RunConfig) -> None:
+    if config.machine.compile == "on" and config.experiment.train.checkpoint_activations:
+        raise ConfigError(
+            "compile=on and train.checkpoint_activations=true do not go together: what is compiled cannot be computed "
+            "again block by block; leave one of them out"
         )
 
 

@@ -270,6 +270,7 @@ class _Run:
             validate=partial(self._validate, reader) if plan.validation else None,
             parts=plan.backbone.parameter_parts(student),
             loader_workers=plan.config.machine.loader_workers,
+            switches=plan.config.machine.switches(),
         )
         self.training = training
         return training
@@ -391,7 +392,9 @@ class _Run:
 
     def _as_it_ran(self) -> dict[str, Any]:
         """What was chosen on this machine, and moves numbers by rounding alone."""
-        chosen = {"micro_batch": self.training.micro_batch} if self.training else {}
+        chosen: dict[str, Any] = {}
+        if self.training:
+            chosen = {"micro_batch": self.training.micro_batch, "step": self.training.accelerator.as_record()}
         return {"threads": torch.get_num_threads(), **chosen, "convolutions": self.convolutions}
 
     def _plugin_code(self, metrics: Mapping[str, Any]) -> dict[str, Any]:

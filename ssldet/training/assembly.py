@@ -34,6 +34,7 @@ def assemble_training(
     validate: Validate | None = None,
     parts: Parts | None = None,
     loader_workers: int = 0,
+    switches: Mapping[str, str] | None = None,
 ) -> Training:
     """Fresh training of a student by a strategy; `.run()` carries it out.
 
@@ -55,6 +56,7 @@ def assemble_training(
         validate: scores networks, every `train.eval_every` steps of the second stage.
         parts: the student's parameters by part (`Backbone.parameter_parts`), which `train.lr_scale` names.
         loader_workers: processes that make batches ahead; 0: none.
+        switches: how a step is computed, "auto", "on" or "off" by option (`Machine.switches`); None: all "auto".
 
     Raises:
         ConfigError: `train.lr_scale` names a part that there is not, or one that is not trained.
@@ -92,6 +94,7 @@ def assemble_training(
         validate=validate,
         parts=parts,
         loader_workers=loader_workers,
+        switches=switches,
     )
 
 

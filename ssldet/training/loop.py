@@ -31,6 +31,7 @@ from ssldet.errors import ConfigError, TrainingError, did_you_mean
 from ssldet.nn.batch_norm import StatisticsSnapshot, running_statistics_of_groups
 from ssldet.nn.recomputing import recompute_blocks
 from ssldet.training import checkpoints
+from ssldet.training.acceleration import Accelerator
 from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
 from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
 from ssldet.training.objectives import supervised_group_terms
@@ -161,6 +162,7 @@ class Training:
             first stage, whose log other runs share. None means never.
         parts: the student's parameters by part, which `options.lr_scale` names.
         loader_workers: processes that make batches while the network trains; 0: each is made when it is needed.
+        switches: how a step is computed, "auto", "on" or "off" by option (`Machine.switches`).
 
     Raises:
         ConfigError: `options.lr_scale` names a part that there is not, or one that is not trained.
@@ -182,16 +184,19 @@ class Training:
         validate: Validate | None = None,
         parts: Parts | None = None,
         loader_workers: int = 0,
+        switches: Mapping[str, str] | None = None,
     ):
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
         self.groups_at_once, self._chosen = options.groups_at_once, False
+        self._rehearsed: Batch | None = None
         if options.checkpoint_activations:
             recompute_blocks(student)
         self.loader_workers = loader_workers
         self.batches: Batches = source
         self.notices: list[str] = []
+        self.accelerator = Accelerator(switches or {}, device, self.notices.append)
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
         self.optimizer = build_optimizer(student, options, parts)
@@ -230,6 +235,7 @@ class Training:
         end = self.steps if until is None else until
         self.student.train()
         self._choose_part()
+        self._accelerate()
         keys = BatchKeys(range(self.counts.step, end), self.options.groups, self.burn_in)
         try:
             with batch_source(self.source, keys, self.loader_workers, self.notices.append) as self.batches:
@@ -282,14 +288,25 @@ class Training:
 
     def _largest_part(self, reserve: int) -> int:
         """How many groups the device's memory holds at once, and `reserve` bytes beside them; found by trying."""
-        groups, second_stage = self.options.groups, self.burn_in < self.steps
-        batch, _ = self.source.batch(self.counts.step, 0, groups, unlabelled=second_stage)
+        rehearsal = partial(self._rehearse, reserve=reserve)
+        return largest_that_fits(lambda at_once: fits_in_memory(partial(rehearsal, at_once)), self.options.groups)
 
-        def rehearsal(at_once: int) -> None:
-            with self._autocast():
-                rehearse(self.student, batch, at_once, self.strategy.needs, reserve=reserve)
+    def _rehearse(self, at_once: int, *, reserve: int = 0) -> None:
+        """Compute so many groups of a step, without a trace."""
+        if self._rehearsed is None:
+            second_stage = self.burn_in < self.steps
+            self._rehearsed, _ = self.source.batch(self.counts.step, 0, self.options.groups, unlabelled=second_stage)
+        with self._autocast():
+            rehearse(self.student, self._rehearsed, at_once, self.strategy.needs, reserve=reserve)
 
-        return largest_that_fits(lambda at_once: fits_in_memory(partial(rehearsal, at_once)), groups)
+    def _accelerate(self) -> None:
+        """Choose how a step is computed here, once, and let all networks that there are compute so."""
+        self.groups_at_once = self.accelerator.choose(
+            self.student, self.optimizer, self._rehearse, self.groups_at_once, self.options.groups
+        )
+        self._rehearsed = None
+        networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
+        self.accelerator.apply(networks.values(), self.optimizer)
 
     def _reserve(self) -> int:
         """Bytes that a part must leave: a spare, the optimiser's moments, a teacher."""
@@ -331,6 +348,7 @@ class Training:
             for group in parameter_groups(module, self.options):
                 self.optimizer.add_param_group(group)
         self.started = True
+        self.accelerator.apply(self.strategy.networks(self.student).values(), self.optimizer)
 
     def _progress(self, step: int) -> Progress:
         return Progress(step, self.steps, self.burn_in, step * self.options.epochs / self.steps)

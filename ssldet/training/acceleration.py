@@ -1,0 +1,220 @@
+"""How a step is computed on the device at hand: memory layout, compilation, a fused optimiser.
+
+None of it is part of a run: numbers move by rounding alone. Each is "on", "off", or "auto", which is off on a CPU, and
+on a GPU is on where a few rehearsed steps take less time with it.
+
+channels_last     weights of convolutions lie channels last, and maps follow them; off leaves the layout as it is
+compile           torch.compile of the call of student and teacher, one group of clips at once; names of entries stay
+fused_optimizer   one kernel moves all weights
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ssldet.training.memory import free_memory
+
+OPTIONS = ("channels_last", "compile", "fused_optimizer")
+"""In the order in which they are tried."""
+
+WORTH = 0.97
+"""An option must take less than this share of the time that the step takes without it."""
+
+WARM_UP, REPEATS = 2, 3
+"""Calls before the first that is timed; timed calls, of which the quickest counts."""
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+Measure = Callable[[frozenset[str]], float]
+"""Options -> seconds of a step with them."""
+
+
+def choose(asked: Mapping[str, str], measure: Measure | None) -> frozenset[str]:
+    """The options that are on.
+
+    Args:
+        asked: "auto", "on" or "off" by option; "auto" where it is not named.
+        measure: decides what is "auto", one option after another; None: that is off.
+    """
+    taken = frozenset(name for name in OPTIONS if asked.get(name) == "on")
+    undecided = [name for name in OPTIONS if asked.get(name, "auto") == "auto"]
+    if measure is None or not undecided:
+        return taken
+    seconds = measure(taken)
+    for name in undecided:
+        if (tried := measure(taken | {name})) < WORTH * seconds:
+            taken, seconds = taken | {name}, tried
+    return taken
+
+
+class Accelerator:
+    """The options of one training, chosen once and laid on its networks and optimiser.
+
+    Args:
+        asked: see `choose`.
+        device: where training happens.
+        say: hears what could not be done.
+
+    Attributes:
+        taken: the options that are on; None as long as nothing was chosen.
+        seconds: what was measured, a step each.
+    """
+
+    def __init__(self, asked: Mapping[str, str], device: torch.device, say: Callable[[str], None]) -> None:
+        self.asked, self.device, self.say = dict(asked), device, say
+        self.taken: frozenset[str] | None = None
+        self.seconds: dict[str, float] = {}
+
+    def choose(
+        self, student: nn.Module, optimizer: Optimizer, rehearsal: Callable[[int], None], at_once: int, groups: int
+    ) -> int:
+        """Choose, once; returns how many groups are computed at once from here on.
+
+        Args:
+            rehearsal: computes so many groups, forwards and backwards, without a trace.
+            at_once: groups that would be computed at once.
+            groups: of a step.
+        """
+        if self.taken is None:
+            measure = partial(self._measured, student, optimizer, rehearsal, at_once, groups)
+            self.taken = choose(self.asked, measure if self.device.type == "cuda" else None)
+            if "compile" in self.taken and self._attempt(student, self.taken, partial(rehearsal, 1)) is None:
+                self.taken -= {"compile"}
+        return 1 if "compile" in self.taken else at_once
+
+    def apply(self, networks: Iterable[nn.Module], optimizer: Optimizer) -> None:
+        """Let networks and the optimiser compute so; what does already is left alone."""
+        if self.taken is None:
+            return
+        for network in networks:
+            if "channels_last" in self.taken:
+                lay_channels_last(network)
+            if "compile" in self.taken and network._compiled_call_impl is None:
+                network.compile(dynamic=False)
+        fuse(optimizer, "fused_optimizer" in self.taken)
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain data: which options are on, and what was measured."""
+        chosen: dict[str, Any] = {name: name in (self.taken or ()) for name in OPTIONS}
+        return chosen | ({"seconds": self.seconds} if self.seconds else {})
+
+    def _measured(
+        self,
+        student: nn.Module,
+        optimizer: Optimizer,
+        rehearsal: Callable[[int], None],
+        at_once: int,
+        groups: int,
+        options: frozenset[str],
+    ) -> float:
+        once = 1 if "compile" in options else at_once
+        of_part = self._attempt(student, options, partial(rehearsal, once))
+        seconds = math.inf if of_part is None else of_part * groups / once
+        seconds += self._optimizer_seconds(optimizer, "fused_optimizer" in options)
+        self.seconds[" + ".join(name for name in OPTIONS if name in options) or "none"] = seconds
+        return seconds
+
+    def _attempt(self, student: nn.Module, options: frozenset[str], call: Callable[[], None]) -> float | None:
+        """Seconds of a call with options; None where memory or the compiler does not do it."""
+        try:
+            with _for_a_while(student, options):
+                return seconds_of(call, self.device)
+        except torch.OutOfMemoryError:
+            return None
+        except _compiler_errors() as error:
+            if "compile" not in options:
+                raise
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            self.say(f"the network cannot be compiled here, and computes as it is ({type(error).__name__}: {reason})")
+            return None
+        finally:
+            free_memory()
+
+    def _optimizer_seconds(self, optimizer: Optimizer, fused: bool) -> float:
+        trial = rehearsed_optimizer(optimizer)
+        fuse(trial, fused)
+        return seconds_of(trial.step, self.device)
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """What a call takes on a device, warmed up; the quickest of some."""
+    for _ in range(WARM_UP):
+        call()
+    return min(_seconds(call, device) for _ in range(REPEATS))
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def lay_channels_last(network: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Lay weights of convolutions channels last, in place; returns each with what it was."""
+    before = [(weight, weight.data) for weight in network.parameters() if weight.ndim in FORMATS]
+    for weight, values in before:
+        weight.data = values.contiguous(memory_format=FORMATS[weight.ndim])
+    return before
+
+
+def fuse(optimizer: Optimizer, fused: bool) -> None:
+    """Let one kernel move all weights, or not; moments lie as the weights do, and counters where the kernel is."""
+    for group in optimizer.param_groups:
+        group["fused"] = fused or None
+    if not fused:
+        return
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+            else:
+                state[name] = value.to(parameter.device)
+
+
+def rehearsed_optimizer(optimizer: Optimizer) -> Optimizer:
+    """One of the same kind over copies of its weights, with gradients."""
+    groups = []
+    for group in optimizer.param_groups:
+        copies = [nn.Parameter(p.detach().clone()) for p in group["params"] if p.requires_grad]
+        for each in copies:
+            each.grad = torch.zeros_like(each)
+        groups.append({**group, "params": copies})
+    kind: Callable[..., Optimizer] = type(optimizer)  # torch's own have defaults, which their base has not
+    return kind(groups)
+
+
+@contextmanager
+def _for_a_while(network: nn.Module, options: frozenset[str]) -> Iterator[None]:
+    before = lay_channels_last(network) if "channels_last" in options else []
+    if "compile" in options:
+        network.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = None
+        for weight, values in before:
+            weight.data = values
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    """What torch.compile raises where it cannot compile: no compiler, or a network that it does not know."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    return (TorchDynamoException, InductorError, InvalidCxxCompiler)
