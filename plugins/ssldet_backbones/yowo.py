@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
-from ssldet.detector.weights import apply_weights
+from ssldet.detector.weights import load_parts
 from ssldet.errors import ConfigError, WeightsError
 from ssldet.nn import CFAM, FrameHead, FrozenParts
 from ssldet.nn.frame_head import FramePool
@@ -143,11 +143,7 @@ class YOWO(Backbone):
         return ", and ".join(kind.weights for kind in self.kinds().values() if kind.weights)
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
-        report: dict[str, Any] = {}
-        for part, path in files.items():
-            state = self.read_part(part, path)
-            report[part] = apply_weights(detector.get_submodule(self.parts[part]), state, source=str(path)).as_dict()
-        return report
+        return load_parts(self, detector, files)
 
     def translate_weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {detector_name(name): value for name, value in state.items()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector
-from ssldet.detector.weights import apply_weights, read_weights
+from ssldet.detector.weights import load_parts, read_weights
 from ssldet.errors import WeightsError
 from ssldet.nn import CFAM
 from ssldet_backbones import lite_weights
@@ -80,11 +80,10 @@ class YOWOLite(Backbone):
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
         branch = detector.get_submodule("features.branch_2d")
         assert isinstance(branch, LiteImages)
-        state = self.read_part("2d", files["2d"])
-        report = apply_weights(branch.network, state, source=f"{files['2d']}, part 2d").as_dict()
+        report = load_parts(self, detector, files)
         if self.config.freeze_2d is not False:
             branch.freeze(branch.network)
-        return {"2d": report}
+        return report
 
 
 class LiteFeatures(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
-from ssldet.detector.weights import apply_weights, read_weights
+from ssldet.detector.weights import load_parts, read_weights
 from ssldet.errors import WeightsError
 from ssldet.nn import CFAM, Conv3d, FrameHead
 from ssldet.nn.frame_head import FramePool
@@ -85,13 +85,7 @@ class YOWONano(Backbone):
         return {name.removeprefix("features."): state[name] for name in state if not name.startswith(HEADS)}
 
     def load_pretrained(self, detector: Detector, files: Mapping[str, Path]) -> Mapping[str, Any]:
-        states = {part: self.read_part(part, file) for part, file in files.items()}
-        return {
-            part: apply_weights(
-                detector.get_submodule(self.parts[part]), state, source=f"{files[part]}, part {part}"
-            ).as_dict()
-            for part, state in states.items()
-        }
+        return load_parts(self, detector, files)
 
 
 class NanoFeatures(nn.Module):

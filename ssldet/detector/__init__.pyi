@@ -10,6 +10,7 @@ from .postprocess import detections as detections
 from .region import RegionOptions as RegionOptions
 from .region import region_loss as region_loss
 from .weights import apply_weights as apply_weights
+from .weights import load_parts as load_parts
 from .weights import read_weights as read_weights
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "build_detector",
     "detections",
     "frame_loss",
+    "load_parts",
     "read_weights",
     "region_loss",
 ]

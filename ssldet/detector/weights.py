@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ssldet.contracts import Backbone, Detector
 from ssldet.errors import WeightsError
 from ssldet.util.files import replacing
 
@@ -249,6 +250,28 @@ def apply_weights(
         raise WeightsError(f"no entry of the weights fits the network. {report}")
     module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
+
+
+def load_parts(backbone: Backbone, detector: Detector, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Fill the modules of a backbone's `parts`: what most backbones do in `load_pretrained`.
+
+    Args:
+        backbone: reads the files.
+        detector: of this backbone, filled in place.
+        files: part -> its file. All are read before anything is written.
+
+    Returns:
+        Part -> the report of `apply_weights` as plain values.
+
+    Raises:
+        WeightsError: there is no such part, or a file is not what it should be.
+    """
+    states = {part: backbone.read_part(part, file) for part, file in files.items()}
+    modules = {part: detector.get_submodule(backbone.parts[part]) for part in states}
+    return {
+        part: apply_weights(module, states[part], source=f"{files[part]}, part {part}").as_dict()
+        for part, module in modules.items()
+    }
 
 
 def compare_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str) -> WeightsReport:
