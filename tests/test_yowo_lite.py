@@ -119,6 +119,20 @@ def test_the_3d_branch_is_dropped_whole_for_some_clips_of_training(pretrained: G
     assert 8 <= dropped[0] <= 24 and dropped[1] == 0
 
 
+def test_the_3d_branch_sees_only_what_changes_from_frame_to_frame(pretrained: GridDetector) -> None:
+    features = copy.deepcopy(pretrained).features.eval()
+    seen: list[torch.Tensor] = []
+    features.cfam.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    clips, scene = torch.rand(2, 3, 8, 32, 32), torch.rand(2, 3, 1, 32, 32)
+    with torch.no_grad():
+        for each in (clips, clips + scene, clips.flip(2)):
+            features(each)
+    plain, with_scene, backwards = seen
+    assert difference(with_scene[:, :48], plain[:, :48]) < 1e-4
+    assert difference(with_scene[:, 48:], plain[:, 48:]) > 0.1
+    assert difference(backwards[:, :48], plain[:, :48]) > 0.1
+
+
 # ------------------------------------------------------------------------------------------- quick where not trained
 
 

@@ -1,9 +1,9 @@
 """`yowo_lite`: a small YOWO whose 2D branch knows ImageNet, for two CPU cores.
 
 EfficientNet-Lite0 over the key frame, enlarged twice, read at strides 16 and 32 and, where it starts from weights,
-frozen; a narrow 3D branch over the clip, dropped whole for some clips, since with few labelled videos motion is learnt
-by heart; channel fusion with attention, and heads as in `yowo_nano`. Made for clips of 8 frames at 112 x 112 (a 7 x 7
-grid).
+frozen; a narrow 3D branch over what changes from frame to frame, dropped whole for some clips, since with few labelled
+videos scenes and motion are learnt by heart; channel fusion with attention, and heads as in `yowo_nano`. Made for clips
+of 8 frames at 112 x 112 (a 7 x 7 grid).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -116,5 +117,7 @@ class LiteFeatures(nn.Module):
         return motion
 
     def _seen(self, clips_bcthw: Tensor) -> Tensor:
-        seen: Tensor = self.branch_3d(clips_bcthw.contiguous(memory_format=torch.channels_last_3d)).mean(dim=2)
+        """The 3D branch over what each frame changes of the frame before it, 0 for the first one."""
+        changes_bcthw = F.pad(clips_bcthw.diff(dim=2), (0, 0, 0, 0, 1, 0))
+        seen: Tensor = self.branch_3d(changes_bcthw.contiguous(memory_format=torch.channels_last_3d)).mean(dim=2)
         return seen
