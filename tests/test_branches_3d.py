@@ -245,7 +245,7 @@ def test_weights_of_another_branch_are_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         detector = backbone.build(DatasetFacts("made_up", ("a",), ANCHORS), frame_head=False)
     with pytest.raises(
-        WeightsError, match=r"resnet-50-kinetics\.pth: .*unexpected .*shape_mismatch \(layer1\.0\.conv1"
+        WeightsError, match=r"resnet-50-kinetics\.pth, part 3d: .*unexpected .*shape_mismatch \(layer1\.0\.conv1"
     ):
         backbone.load_pretrained(detector, {"3d": kinetics_file(tmp_path, "resnet50")})
 

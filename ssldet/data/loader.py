@@ -242,12 +242,8 @@ def _as_it_is(drawn: Any) -> Any:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """A fork server: it imports torch once, and holds no threads and no GPU, which must not be forked."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+    """Fresh processes: threads and a GPU must not be forked, and a fork server may let signals through to its own."""
+    return multiprocessing.get_context("spawn")
 
 
 def _begin_work(number: int) -> None:
