@@ -178,7 +178,10 @@ class BatchLoader:
                 self._replace(dead, error)
 
     def _dead(self) -> list[BaseProcess]:
-        wait([process.sentinel for process in self._processes], timeout=SECONDS_OF_DYING)
+        ending = wait([process.sentinel for process in self._processes], timeout=SECONDS_OF_DYING)
+        for process in self._processes:
+            if process.sentinel in ending:  # which it is a moment before the process has an exit code
+                process.join(SECONDS_OF_DYING)
         return [process for process in self._processes if process.exitcode is not None]
 
     def _replace(self, dead: Sequence[BaseProcess], error: Exception) -> None:
@@ -255,7 +258,7 @@ def _begin_work(number: int) -> None:
 def _end_with_parent() -> None:
     """End this worker when its training is gone, however that ended.
 
-    torch would look whether the fork server is there, which stays as long as it has workers.
+    torch looks for that too, but not while a batch is made, and only every five seconds.
     """
     if parent := multiprocessing.parent_process():
         parent.join()
