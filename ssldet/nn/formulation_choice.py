@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ssldet.nn.convolution import Conv3d
 from ssldet.nn.formulations import formulations_of
+from ssldet.util.devices import tensors_in, wait_for
 
 Layout = Literal["as it is", "contiguous", "channels last"]
 """Of the weights of all 3D convolutions, which maps then follow."""
@@ -173,7 +174,7 @@ def _seconds_of_network(network: nn.Module, clips_bcthw: Tensor, backward: bool)
         out = network(clips_bcthw)
         if backward:
             network.zero_grad(set_to_none=True)
-            total = sum(tensor.float().sum() for tensor in _tensors(out) if tensor.requires_grad)
+            total = sum(tensor.float().sum() for tensor in tensors_in(out) if tensor.requires_grad)
             if isinstance(total, Tensor):
                 total.backward()
 
@@ -183,30 +184,16 @@ def _seconds_of_network(network: nn.Module, clips_bcthw: Tensor, backward: bool)
     return seconds
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a network gives: one, or fields of predictions."""
-    if isinstance(output, Tensor):
-        yield output
-    elif is_dataclass(output):
-        for field in fields(output):
-            yield from _tensors(getattr(output, field.name))
-
-
 def _seconds(once: Callable[[], None], device: torch.device, backward: bool, bound: float = float("inf")) -> float:
     """Of the quickest call; where the first one takes longer than a bound, of that one."""
     taken = []
     with torch.set_grad_enabled(backward):
         for _ in range(REPEATS + 1):
-            _wait(device)
+            wait_for(device)
             began = time.perf_counter()
             once()
-            _wait(device)
+            wait_for(device)
             taken.append(time.perf_counter() - began)
             if taken[0] > bound:
                 return taken[0]
     return min(taken[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ssldet.training.memory import free_memory
+from ssldet.util.devices import wait_for
 
 OPTIONS = ("channels_last", "compile", "fused_optimizer")
 """In the order in which they are tried."""
@@ -153,16 +154,11 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     began = time.perf_counter()
     call()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def lay_channels_last(network: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssldet.contracts import Batch, DatasetFacts, Detector, Needs, Targets
 from ssldet.nn.batch_norm import statistics_kept
 from ssldet.training.objectives import supervised_group_terms, unlabelled_group_terms
+from ssldet.util.devices import tensors_in
 
 SPARE = 0.05
 """Share of the device's memory that a part must leave: for what other steps need beyond the one that was tried."""
@@ -80,7 +79,7 @@ def rehearse(student: Detector, batch: Batch, groups: int, needs: Needs, *, rese
 
 def size_in_bytes(value: Any) -> int:
     """The memory of the tensors in dataclasses within one another."""
-    return sum(tensor.nbytes for tensor in _tensors(value))
+    return sum(tensor.nbytes for tensor in tensors_in(value))
 
 
 def nothing_in(clips: int, facts: DatasetFacts, device: torch.device) -> Targets:
@@ -95,11 +94,3 @@ def nothing_in(clips: int, facts: DatasetFacts, device: torch.device) -> Targets
         frame_labels_b=torch.zeros(shape, dtype=torch.float32 if facts.multilabel else torch.int64, device=device),
         frame_mask_b=counts,
     )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ssldet.errors import ConfigError
 from ssldet.training.loop import StepReport, Training
+from ssldet.util.devices import wait_for
 from ssldet.util.files import replacing
 from ssldet.util.sections import SectionClock, measured, observed, section
 
@@ -106,14 +108,10 @@ class _Profiler:
             case 0:
                 self.stack.enter_context(_networks_as_sections(self.training))
                 self._measuring = ExitStack()
-                self.clock = self._measuring.enter_context(measured(self._synchronize))
+                self.clock = self._measuring.enter_context(measured(partial(wait_for, self.training.device)))
             case self.steps:
                 self._measuring.close()
                 self.stack.enter_context(_traced(self.trace, self.training.device))
-
-    def _synchronize(self) -> None:
-        if self.training.device.type == "cuda":
-            torch.cuda.synchronize(self.training.device)
 
 
 @contextmanager
