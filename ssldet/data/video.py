@@ -30,6 +30,9 @@ from ssldet.contracts import VideoSource
 from ssldet.data.orientation import STORED, Orientation, orientation_of
 from ssldet.errors import DecodeError
 
+TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""How PyAV reads tags: in old .avi files these are not UTF-8, of which it takes care itself from version 19 on."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedVideo:
@@ -327,8 +330,8 @@ def _decode(file: Path, num_frames: int, rate: float | None = None) -> Iterator[
 @contextmanager
 def _open_container(file: Path) -> Iterator[tuple[Any, Any]]:
     try:
-        # names of tags in old .avi files are not UTF-8; and a file must not make ffmpeg fetch others
-        container = av.open(str(file), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        # a file must not make ffmpeg fetch others
+        container = av.open(str(file), **TAGS, options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"{file}: cannot be opened as a video: {error.strerror}") from error
     with container:
