@@ -18,7 +18,7 @@ from ssldet.contracts import Backbone, DatasetFacts, Detector
 from ssldet.detector.detector import GridDetector, GridOptions
 from ssldet.detector.weights import load_parts, read_weights
 from ssldet.errors import WeightsError
-from ssldet.nn import CFAM, Conv3d, FrameHead
+from ssldet.nn import CFAM, BatchNorm3d, Conv3d, FrameHead
 from ssldet.nn.frame_head import FramePool
 
 PRETRAINED = {"synthetic": {"features": "yowo_nano-synthetic.safetensors"}}
@@ -168,7 +168,7 @@ def _layer_3d(
 ) -> nn.Sequential:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     convolution = Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, BatchNorm3d(outputs), nn.ReLU(inplace=True))
 
 
 def _layer_2d(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

@@ -12,9 +12,11 @@ from .freezing import FrozenParts as FrozenParts
 from .freezing import frozen_layers as frozen_layers
 from .fusion import CFAM as CFAM
 from .fusion import ChannelAttention as ChannelAttention
+from .normalisation import BatchNorm3d as BatchNorm3d
 
 __all__ = [
     "CFAM",
+    "BatchNorm3d",
     "ChannelAttention",
     "ChosenFormulations",
     "Conv3d",

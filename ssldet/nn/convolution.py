@@ -1,4 +1,6 @@
-"""3D convolutions whose half-precision gradients can be trusted on the CPU, and that can be computed in other ways."""
+"""3D convolutions whose half-precision gradients can be trusted on the CPU, and that can be computed in other ways;
+and how a library's network gets our layers.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssldet.nn.formulations import formulations_of
+from ssldet.nn.normalisation import BatchNorm3d
 
 
 class Conv3d(nn.Conv3d):
@@ -29,11 +32,13 @@ class Conv3d(nn.Conv3d):
             return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)
 
 
-def trust_gradients(network: nn.Module) -> None:
-    """Let the 3D convolutions of a library's network compute as `Conv3d` does; weights and names stay."""
+def take_own_layers(network: nn.Module) -> None:
+    """Let the 3D layers of a library's network compute as `Conv3d` and `BatchNorm3d` do; weights and names stay."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.__class__ = Conv3d
+        elif type(module) is nn.BatchNorm3d:
+            module.__class__ = BatchNorm3d
 
 
 def _half(x: Tensor) -> bool:

@@ -22,8 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ssldet.nn.normalisation import BatchNorm3d
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ class FoldedBatchNorm:
 
 
 @torch.no_grad()
-def fold_batch_norm(network: nn.Module, call: Callable[[], object]) -> FoldedBatchNorm:
+def fold_batch_norm(
+    network: nn.Module, call: Callable[[], object], finish: Callable[[nn.Module], nn.Module] = lambda layer: layer
+) -> FoldedBatchNorm:
     """Fold every batch normalisation that takes the whole output of a convolution of 1 to 3 dimensions, once a call.
 
     The folded layers are those of the network's weights now; make them anew when these have changed.
@@ -68,11 +72,12 @@ def fold_batch_norm(network: nn.Module, call: Callable[[], object]) -> FoldedBat
     Args:
         network: in evaluation mode.
         call: computes with the network as it will be used, such as `lambda: network(clips)`.
+        finish: what is put in the place of each folded convolution, which it gets: another one that computes the same.
     """
     pairs = _pairs_in(network, call)
     replacements: dict[nn.Module, nn.Module] = {}
     for convolution, normalisation in pairs:
-        replacements[convolution] = _fused(convolution, normalisation)
+        replacements[convolution] = finish(_fused(convolution, normalisation))
         replacements[normalisation] = _what_follows(normalisation)
     return FoldedBatchNorm(network, replacements)
 

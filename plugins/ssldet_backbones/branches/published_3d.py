@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ssldet.detector.weights import read_weights
-from ssldet.nn import Conv3d
+from ssldet.nn import BatchNorm3d, Conv3d
 from ssldet_backbones.branches.branch import Branch, BranchKind
 
 DATASETS = ("ucf24", "jhmdb", "ava")
@@ -24,13 +24,13 @@ Stride = int | tuple[int, int, int]
 
 def conv_bn(
     inputs: int, outputs: int, kernel: int = 1, *, stride: Stride = 1, groups: int = 1
-) -> tuple[Conv3d, nn.BatchNorm3d]:
+) -> tuple[Conv3d, BatchNorm3d]:
     """A convolution that keeps the size but for its stride, and its normalisation; `kernel` is odd."""
     convolution = Conv3d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return convolution, nn.BatchNorm3d(outputs)
+    return convolution, BatchNorm3d(outputs)
 
 
-def depthwise_bn(channels: int, *, stride: Stride = 1) -> tuple[Conv3d, nn.BatchNorm3d]:
+def depthwise_bn(channels: int, *, stride: Stride = 1) -> tuple[Conv3d, BatchNorm3d]:
     """The same with one 3x3x3 filter a channel."""
     return conv_bn(channels, channels, 3, stride=stride, groups=channels)
 

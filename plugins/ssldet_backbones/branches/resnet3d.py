@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssldet.nn import Conv3d
+from ssldet.nn import BatchNorm3d, Conv3d
 from ssldet.nn.overlap import convolve_runs, runs_of, shares_frames
 from ssldet_backbones.branches.branch import Branch, BranchKind
 from ssldet_backbones.branches.published_3d import DATASETS, conv_bn, draw_weights, read_kinetics
@@ -35,7 +35,7 @@ class ResNet3D(Branch):
         super().__init__()
         self.channels = 8 * outputs
         self.conv1 = Conv3d(3, 64, 7, (1, 2, 2), 3, bias=False)
-        self.bn1 = nn.BatchNorm3d(64)
+        self.bn1 = BatchNorm3d(64)
         self.maxpool = nn.MaxPool3d(3, 2, 1)
         self.layer1 = _stage(block, 64, outputs, blocks[0], stride=1)
         self.layer2 = _stage(block, outputs, 2 * outputs, blocks[1], stride=2)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssldet.nn.convolution import trust_gradients
+from ssldet.nn.convolution import take_own_layers
 from ssldet_backbones.branches.branch import Branch, BranchKind, Standardise
 from ssldet_backbones.branches.published_3d import DATASETS, read_kinetics
 
@@ -82,7 +82,7 @@ class LibraryBranch(Branch):
         for name, module in parts.items():
             self.add_module(name, module)
         self._stages = stages
-        trust_gradients(self)
+        take_own_layers(self)
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         x: Tensor = self.standardise(F.avg_pool3d(clips_bcthw, (1, 2, 2)) if self.halved else clips_bcthw)
