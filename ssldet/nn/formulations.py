@@ -20,6 +20,9 @@ Compute = Callable[[nn.Conv3d, Tensor], Tensor]
 BLOCKS = (8, 16, 32, 64, 128)
 """Input channels of a block of merged groups that are tried."""
 
+ALIGNED = 8
+"""Numbers of channels that are multiples of it take the quick kernels, in half precision at least."""
+
 
 def formulations_of(layer: nn.Conv3d) -> Mapping[str, Compute]:
     """The formulations that fit a layer, by name, beside torch's own."""
@@ -64,11 +67,19 @@ def over_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
 
 
 def over_stacked_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    """One 2D convolution of frames that have those around them as further channels."""
-    kernel, pad = layer.kernel_size[0], _padding(layer)[0]
-    around = F.pad(x, (0, 0, 0, 0, pad, pad)).unfold(2, kernel, layer.stride[0])  # (b, c, t, h, w, taps)
-    stacked = around.permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
-    return _conv2d(layer, stacked, layer.weight.flatten(1, 2), layer.bias)
+    """One 2D convolution of frames that have those around them as further channels.
+
+    Taps of zeros are added until the channels are a multiple of `ALIGNED`.
+    """
+    kernel, pad, each = layer.kernel_size[0], _padding(layer)[0], layer.in_channels // layer.groups
+    more = next(more for more in range(ALIGNED) if each * (kernel + more) % ALIGNED == 0)
+    around = F.pad(x, (0, 0, 0, 0, pad, pad + more)).unfold(2, kernel + more, layer.stride[0])  # (b, c, t, h, w, taps)
+    weight = F.pad(layer.weight, (0, 0, 0, 0, 0, more)).flatten(1, 2)
+    if _is_last(layer):
+        stacked = around.permute(0, 2, 3, 4, 1, 5).flatten(4).permute(0, 4, 1, 2, 3)
+    else:
+        stacked = around.permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
+    return _conv2d(layer, stacked, weight, layer.bias)
 
 
 def in_blocks(layer: nn.Conv3d, x: Tensor, *, merged: int) -> Tensor:
@@ -78,7 +89,7 @@ def in_blocks(layer: nn.Conv3d, x: Tensor, *, merged: int) -> Tensor:
     own = layer.weight.view(groups, merged, outputs // layer.groups, inputs, *kernel)
     diagonal = torch.eye(merged, dtype=own.dtype, device=own.device)
     blocks = torch.einsum("gmoithw,mn->gmonithw", own, diagonal).reshape(outputs, merged * inputs, *kernel)
-    if layer.weight.is_contiguous(memory_format=torch.channels_last_3d):
+    if _is_last(layer):
         blocks = blocks.contiguous(memory_format=torch.channels_last_3d)
     return F.conv3d(x, blocks, layer.bias, layer.stride, layer.padding, layer.dilation, groups)
 
@@ -89,10 +100,14 @@ def _padding(layer: nn.Conv3d) -> tuple[int, ...]:
     return layer.padding
 
 
+def _is_last(layer: nn.Conv3d) -> bool:
+    """Whether the layer computes channels last, which its weight decides."""
+    return layer.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def _conv2d(layer: nn.Conv3d, x_bcthw: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Every frame by itself, with the layer's stride and padding in space."""
-    last = x_bcthw.is_contiguous(memory_format=torch.channels_last_3d)
-    form = torch.channels_last if last else torch.contiguous_format
+    """Every frame by itself, with the layer's stride and padding in space, and in its layout."""
+    form = torch.channels_last if _is_last(layer) else torch.contiguous_format
     frames = x_bcthw.transpose(1, 2).flatten(0, 1).contiguous(memory_format=form)
     space = (layer.stride[1:], _padding(layer)[1:], layer.dilation[1:])
     out = F.conv2d(frames, weight.contiguous(memory_format=form), bias, *space, layer.groups)
