@@ -30,10 +30,14 @@ def consecutive_clips(runs: Sequence[int]) -> Iterator[None]:
 
 
 def runs_of(clips_bcthw: Tensor) -> tuple[int, ...]:
-    """The lengths of a batch's runs, where there are longer ones than 1 and no gradient is wanted; else nothing."""
+    """The lengths of a batch's runs, where there are longer ones than 1 and no gradient is wanted; else nothing.
+
+    Nothing for a network that is being compiled, either: compiled code is that of any batch of its shape.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return ()
     runs = _runs.get()
-    worth_it = not torch.is_grad_enabled() and sum(runs) == len(clips_bcthw) and any(run > 1 for run in runs)
-    return runs if worth_it else ()
+    return runs if sum(runs) == len(clips_bcthw) and any(run > 1 for run in runs) else ()
 
 
 def shares_frames(convolution: nn.Conv3d, frames: int) -> bool:
