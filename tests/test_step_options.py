@@ -24,7 +24,7 @@ from ssldet.nn.recomputing import blocks, recompute_blocks
 from ssldet.runs.first_stage import UNREAD
 from ssldet.runs.planning import plan
 from ssldet.training import acceleration
-from ssldet.training.acceleration import Accelerator, choose
+from ssldet.training.acceleration import Accelerator, choose, compiled_parts
 from ssldet.training.loop import Training, takes_one_forward
 from ssldet_strategies.dual_guidance import DualGuidance
 from ssldet_strategies.supervised import Supervised
@@ -62,6 +62,12 @@ def trained(name: str, micro_batch: int = 2, *, dropout: float = 0.25, **train: 
     strategy = STRATEGIES[name]()
     student = detector(strategy.needs.frame_head, dropout)
     return grouped(strategy, micro_batch, student=student, train=train)
+
+
+def is_compiled(network: nn.Module) -> bool:
+    parts = {part._compiled_call_impl is not None for part in compiled_parts(network)}
+    assert len(parts) == 1
+    return parts.pop()
 
 
 def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
@@ -218,6 +224,18 @@ def test_what_is_quicker_is_taken_where_it_was_not_said(asked: dict[str, str], t
     assert choose(asked, None) == {name for name, state in asked.items() if state == "on"}
 
 
+def test_compilation_is_tried_in_long_training_alone() -> None:
+    tried = []
+
+    def measure(options: frozenset[str]) -> float:
+        tried.append("compile" in options)
+        return 0.5 if "compile" in options else 2.0
+
+    assert "compile" not in choose({}, measure, steps=800) and not any(tried)
+    assert "compile" in choose({}, measure, steps=1000)
+    assert "compile" in choose({"compile": "on"}, measure, steps=800)
+
+
 def test_a_gpu_is_measured_once_in_rehearsed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a made-up clock: weights that lie channels last take half the time, and memory refuses compilation."""
     run, rehearsed = trained("dual_guidance", 4), []
@@ -229,7 +247,7 @@ def test_a_gpu_is_measured_once_in_rehearsed_steps(monkeypatch: pytest.MonkeyPat
 
     def rehearsal(groups: int) -> None:
         rehearsed.append(groups)
-        if run.student._compiled_call_impl is not None:
+        if is_compiled(run.student):
             raise torch.OutOfMemoryError("made up")
         run._rehearse(groups)
 
@@ -237,10 +255,10 @@ def test_a_gpu_is_measured_once_in_rehearsed_steps(monkeypatch: pytest.MonkeyPat
     weights = [torch.clone(parameter) for parameter in run.student.parameters()]
     accelerator = Accelerator({"fused_optimizer": "off"}, torch.device("cuda"), run.notices.append)
     for _ in range(2):
-        assert accelerator.choose(run.student, run.optimizer, rehearsal, 2, 4) == 2
+        assert accelerator.choose(run.student, run.optimizer, rehearsal, 2, 4, 10**6) == 2
     assert accelerator.taken == {"channels_last"} and rehearsed == [2, 2, 1]
     assert accelerator.as_record()["seconds"]["none"] == 2.0 * 4 / 2 + 2.0
-    assert weight.is_contiguous() and run.student._compiled_call_impl is None  # until it is applied
+    assert weight.is_contiguous() and not is_compiled(run.student)  # until it is applied
     assert all(torch.equal(*pair) for pair in zip(weights, run.student.parameters(), strict=True))
 
 
@@ -249,7 +267,7 @@ def test_a_cpu_computes_as_ever_unless_it_is_told_otherwise() -> None:
     run._accelerate()
     assert run.accelerator.taken == frozenset() and run._rehearsed is None
     assert_same_bits(after_steps(run), after_steps(trained("dual_guidance")))
-    assert run.strategy.teacher.network._compiled_call_impl is None  # type: ignore[attr-defined]
+    assert not is_compiled(run.strategy.teacher.network)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("option", ["channels_last", "fused_optimizer"])
@@ -279,7 +297,7 @@ def test_compiled_networks_compute_what_they_do_without() -> None:
     for what, value in expected.items():
         torch.testing.assert_close(left[what], value, rtol=1e-3, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
     teacher = run.strategy.teacher.network  # type: ignore[attr-defined]
-    assert run.student._compiled_call_impl is not None and teacher._compiled_call_impl is not None
+    assert is_compiled(run.student) and is_compiled(teacher)
     assert list(run.student.state_dict()) == list(teacher.state_dict()) == list(plain.student.state_dict())
 
 

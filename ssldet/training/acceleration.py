@@ -4,7 +4,7 @@ None of it is part of a run: numbers move by rounding alone. Each is "on", "off"
 on a GPU is on where a few rehearsed steps take less time with it.
 
 channels_last     weights of convolutions lie channels last, and maps follow them; off leaves the layout as it is
-compile           torch.compile of the call of student and teacher, one group of clips at once; names of entries stay
+compile           torch.compile of the blocks of student and teacher, one group of clips at once; names of entries stay
 fused_optimizer   one kernel moves all weights
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ssldet.nn.recomputing import blocks
 from ssldet.training.memory import free_memory
 from ssldet.util.devices import wait_for
 
@@ -30,8 +31,14 @@ OPTIONS = ("channels_last", "compile", "fused_optimizer")
 WORTH = 0.97
 """An option must take less than this share of the time that the step takes without it."""
 
+LONG = 1800.0
+"""Seconds of training from which on it is found out whether compiled code is quicker."""
+
 WARM_UP, REPEATS = 2, 3
 """Calls before the first that is timed; timed calls, of which the quickest counts."""
+
+KINDS_OF_BLOCKS = 64
+"""How often the compiler may take up the code of a block anew, for another shape, another mode or other layers."""
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -39,12 +46,13 @@ Measure = Callable[[frozenset[str]], float]
 """Options -> seconds of a step with them."""
 
 
-def choose(asked: Mapping[str, str], measure: Measure | None) -> frozenset[str]:
+def choose(asked: Mapping[str, str], measure: Measure | None, steps: float = math.inf) -> frozenset[str]:
     """The options that are on.
 
     Args:
         asked: "auto", "on" or "off" by option; "auto" where it is not named.
         measure: decides what is "auto", one option after another; None: that is off.
+        steps: what is left to train. Compilation takes minutes, and is tried where that lasts longer than `LONG`.
     """
     taken = frozenset(name for name in OPTIONS if asked.get(name) == "on")
     undecided = [name for name in OPTIONS if asked.get(name, "auto") == "auto"]
@@ -52,6 +60,8 @@ def choose(asked: Mapping[str, str], measure: Measure | None) -> frozenset[str]:
         return taken
     seconds = measure(taken)
     for name in undecided:
+        if name == "compile" and steps * seconds < LONG:
+            continue
         if (tried := measure(taken | {name})) < WORTH * seconds:
             taken, seconds = taken | {name}, tried
     return taken
@@ -76,7 +86,13 @@ class Accelerator:
         self.seconds: dict[str, float] = {}
 
     def choose(
-        self, student: nn.Module, optimizer: Optimizer, rehearsal: Callable[[int], None], at_once: int, groups: int
+        self,
+        student: nn.Module,
+        optimizer: Optimizer,
+        rehearsal: Callable[[int], None],
+        at_once: int,
+        groups: int,
+        steps: int,
     ) -> int:
         """Choose, once; returns how many groups are computed at once from here on.
 
@@ -84,10 +100,11 @@ class Accelerator:
             rehearsal: computes so many groups, forwards and backwards, without a trace.
             at_once: groups that would be computed at once.
             groups: of a step.
+            steps: what is left to train.
         """
         if self.taken is None:
             measure = partial(self._measured, student, optimizer, rehearsal, at_once, groups)
-            self.taken = choose(self.asked, measure if self.device.type == "cuda" else None)
+            self.taken = choose(self.asked, measure if self.device.type == "cuda" else None, steps)
             if "compile" in self.taken and self._attempt(student, self.taken, partial(rehearsal, 1)) is None:
                 self.taken -= {"compile"}
         return 1 if "compile" in self.taken else at_once
@@ -99,8 +116,8 @@ class Accelerator:
         for network in networks:
             if "channels_last" in self.taken:
                 lay_channels_last(network)
-            if "compile" in self.taken and network._compiled_call_impl is None:
-                network.compile(dynamic=False)
+            if "compile" in self.taken:
+                compile_blocks(network)
         fuse(optimizer, "fused_optimizer" in self.taken)
 
     def as_record(self) -> dict[str, Any]:
@@ -131,7 +148,7 @@ class Accelerator:
                 return seconds_of(call, self.device)
         except torch.OutOfMemoryError:
             return None
-        except _compiler_errors() as error:
+        except Exception as error:  # of a compiler all are possible, those of wrong code that it made too
             if "compile" not in options:
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -169,6 +186,24 @@ def lay_channels_last(network: nn.Module) -> list[tuple[nn.Parameter, torch.Tens
     return before
 
 
+def compile_blocks(network: nn.Module) -> None:
+    """Let each block of a network be called through the compiler; what is compiled already stays so.
+
+    Blocks of a kind share their code, so that a deep network compiles in a small part of the time that it takes whole.
+    """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS_OF_BLOCKS)
+    for block in compiled_parts(network):
+        if block._compiled_call_impl is None:
+            block.compile(dynamic=False)
+
+
+def compiled_parts(network: nn.Module) -> list[nn.Module]:
+    """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), or all of it where it has none."""
+    return list(blocks(network)) or [network]
+
+
 def fuse(optimizer: Optimizer, fused: bool) -> None:
     """Let one kernel move all weights, or not; moments lie as the weights do, and counters where the kernel is."""
     for group in optimizer.param_groups:
@@ -199,18 +234,11 @@ def rehearsed_optimizer(optimizer: Optimizer) -> Optimizer:
 def _for_a_while(network: nn.Module, options: frozenset[str]) -> Iterator[None]:
     before = lay_channels_last(network) if "channels_last" in options else []
     if "compile" in options:
-        network.compile(dynamic=False)
+        compile_blocks(network)
     try:
         yield
     finally:
-        network._compiled_call_impl = None
+        for block in compiled_parts(network):
+            block._compiled_call_impl = None
         for weight, values in before:
             weight.data = values
-
-
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    """What torch.compile raises where it cannot compile: no compiler, or a network that it does not know."""
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
-
-    return (TorchDynamoException, InductorError, InvalidCxxCompiler)

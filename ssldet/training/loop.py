@@ -302,7 +302,12 @@ class Training:
     def _accelerate(self) -> None:
         """Choose how a step is computed here, once, and let all networks that there are compute so."""
         self.groups_at_once = self.accelerator.choose(
-            self.student, self.optimizer, self._rehearse, self.groups_at_once, self.options.groups
+            self.student,
+            self.optimizer,
+            self._rehearse,
+            self.groups_at_once,
+            self.options.groups,
+            self.steps - self.counts.step,
         )
         self._rehearsed = None
         networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
