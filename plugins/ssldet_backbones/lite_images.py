@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ssldet.nn import FoldedBatchNorm, FrozenParts, fold_batch_norm
@@ -12,8 +13,8 @@ from ssldet_backbones.branches.timm_images import TimmFeatures
 ZOOM = 2
 """The key frame is enlarged so many times; small persons are seen better so."""
 
-CHUNK = 2
-"""Frames at a time where nothing is trained: their activations stay in the cache of a CPU core, 1.9 times as fast."""
+CHUNK = 4
+"""Frames at a time where nothing is trained: their activations stay in the cache of a CPU core."""
 
 
 class LiteImages(FrozenParts):
@@ -61,7 +62,8 @@ class Folded:
         """The folded layers, made anew where an entry of the network has changed in place or was replaced."""
         made_of = tuple((entry.data_ptr(), entry._version) for entry in (*network.parameters(), *network.buffers()))
         if self._folded is None or made_of != self._made_of:
-            self._folded, self._made_of = fold_batch_norm(network, lambda: network(images_bchw)), made_of
+            folded = fold_batch_norm(network, lambda: network(images_bchw), finish=quickened)
+            self._folded, self._made_of = folded, made_of
         return self._folded
 
     def __deepcopy__(self, memo: object) -> Folded:
@@ -69,3 +71,54 @@ class Folded:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_folded": None, "_made_of": ()}
+
+
+def quickened(convolution: nn.Module) -> nn.Module:
+    """A layer of EfficientNet-Lite0 in a form that takes less time on one CPU core: the same sums, and no copies.
+
+    For a few images and one thread torch lays maps out anew before and after each 1x1 convolution, and timm makes a
+    padded copy of a map wherever the padding has two unequal sides.
+    """
+    if isinstance(convolution, Conv2dSame) and convolution.dilation == (1, 1):
+        return SamePadding(convolution)
+    if isinstance(convolution, nn.Conv2d) and convolution.kernel_size == convolution.stride == (1, 1):
+        return Pointwise(convolution) if convolution.groups == 1 and convolution.padding == (0, 0) else convolution
+    return convolution
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution of maps that lie channels last, as a product of matrices."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight_oi, self.bias = convolution.weight.flatten(1), convolution.bias
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return F.linear(x_bchw.permute(0, 2, 3, 1), self.weight_oi, self.bias).permute(0, 3, 1, 2)
+
+
+class SamePadding(nn.Module):
+    """A convolution with TensorFlow's padding, which has one more row and column behind than before a map.
+
+    The kernel gets a row and a column of zeros in front instead, and both sides the larger padding.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        grown = F.pad(convolution.weight, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("grown", grown, persistent=False)
+
+    grown: Tensor
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        layer = self.convolution
+        padding = {
+            (-(-length // stride) - 1) * stride + kernel - length
+            for length, stride, kernel in zip(x_bchw.shape[2:], layer.stride, layer.kernel_size, strict=True)
+        }
+        odd = len(padding) == 1 and min(padding) > 0 and min(padding) % 2 == 1
+        if not odd:
+            same: Tensor = layer(x_bchw)
+            return same
+        return F.conv2d(x_bchw, self.grown, layer.bias, layer.stride, (padding.pop() + 1) // 2, 1, layer.groups)
