@@ -54,6 +54,16 @@ def test_a_formulation_gives_the_numbers_and_gradients_of_torch(name: str, way: 
         layer.formulation = None
 
 
+@pytest.mark.parametrize("way", ["frames", "stacked"])
+def test_the_result_lies_as_the_layer_does(way: str) -> None:
+    layer = copy.deepcopy(LAYERS["first"]).to(memory_format=torch.channels_last_3d)
+    layer.formulation = way
+    for form in FORMATS.values():
+        assert layer(torch.rand(2, 3, 8, 6, 7).contiguous(memory_format=form)).is_contiguous(
+            memory_format=torch.channels_last_3d
+        )
+
+
 def test_the_layers_of_resnext_have_all_of_them() -> None:
     ways = {way for name in ("grouped", "pointwise") for way in formulations_of(LAYERS[name])}
     assert {"matmul", "frames", "stacked", "blocks of 8", "blocks of 64"} <= ways

@@ -12,6 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 from helpers import QUICK
 from safetensors.torch import save_file
+from timm.layers import Conv2dSame
+from torch import nn
 
 import ssldet
 from ssldet import plugins
@@ -22,7 +24,7 @@ from ssldet.detector.detector import GridDetector
 from ssldet.detector.weights import read_weights
 from ssldet.errors import ConfigError, WeightsError
 from ssldet_backbones import lite_weights
-from ssldet_backbones.lite_images import LiteImages
+from ssldet_backbones.lite_images import LiteImages, Pointwise, quickened
 from ssldet_backbones.yowo_lite import LiteOptions, YOWOLite
 
 FACTS = DatasetFacts("made_up", ("sit", "stand", "walk"), ((0.9, 3.1), (1.7, 4.0), (1.8, 5.6), (3.1, 5.8), (4.9, 6.3)))
@@ -143,6 +145,23 @@ def test_folded_batch_normalisation_computes_the_same(pretrained: GridDetector) 
         plain = images.network.eval()(frames)
         for quick, slow in zip(images._without_training(frames), plain, strict=True):
             assert difference(quick, slow) < 2e-5
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 2, 8), (5, 2, 8), (3, 2, 7), (3, 1, 8), (3, 2, (8, 7))])
+def test_padding_within_the_kernel_is_that_of_tensorflow(kernel: int, stride: int, size: int | tuple[int, int]) -> None:
+    layer = Conv2dSame(4, 4, kernel, stride, groups=4, bias=True).requires_grad_(False)
+    x = torch.rand(2, 4, *(size if isinstance(size, tuple) else (size, size)))
+    torch.testing.assert_close(quickened(layer)(x), layer(x))
+
+
+def test_a_convolution_of_single_pixels_is_a_product() -> None:
+    layer = nn.Conv2d(4, 6, 1).requires_grad_(False)
+    x = torch.rand(2, 4, 5, 3).contiguous(memory_format=torch.channels_last)
+    quick = quickened(layer)(x)
+    torch.testing.assert_close(quick, layer(x))
+    assert isinstance(quickened(layer), Pointwise) and quick.is_contiguous(memory_format=torch.channels_last)
+    others = (nn.Conv2d(4, 6, 1, stride=2), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(4, 6, 1, padding=1))
+    assert [quickened(other) for other in others] == list(others)
 
 
 def test_changed_weights_are_folded_anew(pretrained: GridDetector) -> None:

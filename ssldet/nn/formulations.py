@@ -69,10 +69,11 @@ def over_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
 def over_stacked_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """One 2D convolution of frames that have those around them as further channels.
 
-    Taps of zeros are added until the channels are a multiple of `ALIGNED`.
+    Where there is one group, taps of zeros are added until the channels are a multiple of `ALIGNED`.
     """
-    kernel, pad, each = layer.kernel_size[0], _padding(layer)[0], layer.in_channels // layer.groups
-    more = next(more for more in range(ALIGNED) if each * (kernel + more) % ALIGNED == 0)
+    kernel, pad = layer.kernel_size[0], _padding(layer)[0]
+    aligned = (more for more in range(ALIGNED) if layer.in_channels * (kernel + more) % ALIGNED == 0)
+    more = next(aligned) if layer.groups == 1 else 0
     around = F.pad(x, (0, 0, 0, 0, pad, pad + more)).unfold(2, kernel + more, layer.stride[0])  # (b, c, t, h, w, taps)
     weight = F.pad(layer.weight, (0, 0, 0, 0, 0, more)).flatten(1, 2)
     if _is_last(layer):
