@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ssldet.data.batches import BatchSource, ClipOptions, ClipReader
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.loader import BatchKeys, BatchLoader, batch_source
 from ssldet.data.sampling import Sampling, key_frames
+from ssldet.data.stored_frames import DEFAULT_QUALITY, PackedForm
 from ssldet.data.targets import TruthTable
 from ssldet.data.video import read_frames
 from ssldet.data.views import ViewOptions, WindowGeometry, draw_geometry, normalised
@@ -131,10 +133,12 @@ def written_pictures(dataset: Dataset, videos: Sequence[Video], folder: Path) ->
 
 
 def stores(dataset: Dataset, videos: Sequence[Video], folder: Path) -> dict[str, FrameStore]:
-    """The forms of the frame store by name, filled. A packed one is put here."""
-    raw = FrameStore(dataset, CLIP.size, folder / "raw")
-    raw.prepare(videos)
-    return {"raw store": raw}
+    """The forms of the frame store by name, filled."""
+    forms = {"raw store": None, "packed store": PackedForm(CLIP.size, DEFAULT_QUALITY, offsets=tuple(range(-15, 1)))}
+    filled = {name: FrameStore(dataset, CLIP.size, folder / "stores", form) for name, form in forms.items()}
+    for store in filled.values():
+        store.prepare(videos)
+    return filled
 
 
 def seconds_a_clip(way: Callable[[], int], repeats: int = 3) -> dict[str, float]:
@@ -160,10 +164,7 @@ def measure_ways(dataset: Dataset, videos: Sequence[Video], folder: Path) -> Non
         "folders of JPEGs": lambda: from_sources(
             [(VideoSource(images=tuple(pictures[video.id])), video.num_frames) for video in videos]
         ),
-        **{
-            name: lambda store=store: from_store(store, clips)
-            for name, store in stores(dataset, videos, folder).items()
-        },
+        **{name: partial(from_store, store, clips) for name, store in stores(dataset, videos, folder).items()},
     }
     loops = seconds_a_clip(lambda: from_pictures(pictures, clips))
     for name, way in ways.items():
@@ -184,7 +185,8 @@ def record_waiting(name: str, waited: Sequence[float], steps: Sequence[float]) -
 
 def measure_sleep(dataset: Dataset, videos: Sequence[Video], folder: Path, steps: int) -> None:
     source = sleeping_source(dataset, videos, stores(dataset, videos, folder)["raw store"])
-    waited, lengths = [], []
+    waited: list[float] = []
+    lengths: list[float] = []
     with batch_source(source, BatchKeys(range(steps + WARM_UP), 1, 0), 1) as loader:
         assert isinstance(loader, BatchLoader)
         for step in range(steps + WARM_UP):

@@ -148,7 +148,7 @@ def detected(
     found: list[VideoDetections] = []
 
     def once() -> None:
-        videos = [Video("made", len(frames), SIZE, SIZE, ("class 0",))]
+        videos = [Video("made", len(frames), SIZE, SIZE, (0,))]
         keys = np.arange(len(frames))
         runs = detect_videos(detector, videos, lambda _: keys, reader, options, device=device, share=share)
         found[:] = [rows for _, rows in runs]
@@ -175,7 +175,7 @@ def _columns(rows: VideoDetections) -> np.ndarray:
 
 def yowo(device: torch.device) -> Detector:
     torch.manual_seed(0)
-    return ssldet.build_detector("yowo", dataset=FACTS, frame_head=False, dropout=0.0).to(device)  # type: ignore[attr-defined]
+    return ssldet.build_detector("yowo", dataset=FACTS, frame_head=False, dropout=0.0).to(device)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ Cell = tuple[int, int, int]
 
 
 def by_suite(grid: Tensor, targets: Targets, facts: DatasetFacts) -> tuple[float, Tensor]:
-    total = region_loss(grid, targets, facts=facts, stride=STRIDE, options=OPTIONS)["total"]
+    total = region_loss(grid, targets, facts=facts, anchors=facts.anchors, stride=STRIDE, options=OPTIONS)["total"]
     (gradient,) = torch.autograd.grad(total, grid)
     return total.item(), gradient
 

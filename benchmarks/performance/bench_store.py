@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from common import HERE, PAGE, Timer, machine
+from common import HERE, Timer, machine, put_into_page
 from safetensors.torch import load_file
 
 from ssldet.config import Machine, RunConfig
@@ -36,13 +36,11 @@ from ssldet.evaluation.scoring import score
 from ssldet.runs import layout
 from ssldet.runs.listing import headline_places
 from ssldet.runs.record import Record
-from ssldet.util.files import write_json, write_text
+from ssldet.util.files import write_json
 
 FILE = HERE / "store.json"
 CLIPS = {112: {"frames": 8, "stride": 2, "size": 112}, 224: {"frames": 16, "stride": 1, "size": 224}}
 REPEATS = 3
-BEGIN, END = "<!-- store: begin -->", "<!-- store: end -->"
-"""Around the table of docs/performance.md that this script writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +188,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Put the table between its marks into the page for readers."""
     text = table(rows)
     print(text)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    put_into_page("store", text)
 
 
 @click.command()

@@ -18,7 +18,7 @@ from ssldet.util.files import write_json, write_text
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 PAGE = HERE.parents[1] / "docs" / "performance.md"
-"""The page for readers: what stands in it above the table is kept, the table is the same."""
+"""The page for readers, with the same table."""
 
 INTRODUCTION = """\
 # Measured speed
@@ -92,9 +92,16 @@ def record(name: str, figures: dict[str, Any]) -> None:
     write_json(RESULTS, results)
     rows = "".join(_row(key, found) for key, found in results.items())
     write_text(README, INTRODUCTION + rows)
-    heading = INTRODUCTION[INTRODUCTION.index("| benchmark") :]
-    write_text(PAGE, PAGE.read_text().split("| benchmark")[0] + heading + rows)
+    put_into_page("figures", INTRODUCTION[INTRODUCTION.index("| benchmark") :] + rows)
     print(json.dumps(results[name], indent=2))
+
+
+def put_into_page(name: str, table: str) -> None:
+    """Put a table between its marks in the page for readers; all else there stays."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = PAGE.read_text().split(begin)
+    _, after = rest.split(end)
+    write_text(PAGE, f"{before}{begin}\n\n{table}\n{end}{after}")
 
 
 def _row(name: str, found: dict[str, Any]) -> str:
