@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -190,14 +190,20 @@ def _move(moments: _Moments) -> None:
         ):
             in_order_nc = torch.stack(of_calls, dim=1).flatten(0, 1)
             kept, weight_n = _weights(layer, len(in_order_nc))
-            running.mul_(kept).addmv_(in_order_nc.T, in_order_nc.new_tensor(weight_n))
+            running.mul_(kept).addmv_(in_order_nc.T, _on_device(weight_n, running.dtype, running.device))
 
 
-def _weights(layer: _BatchNorm, n: int) -> tuple[float, list[float]]:
+@lru_cache(maxsize=64)
+def _on_device(weight_n: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same weights for every layer, sent once: each sending waits for a GPU."""
+    return torch.tensor(weight_n, dtype=dtype, device=device)
+
+
+def _weights(layer: _BatchNorm, n: int) -> tuple[float, tuple[float, ...]]:
     """What running statistics keep of themselves after `n` batches, and what they take of each."""
     if layer.momentum is None:
         assert layer.num_batches_tracked is not None
         seen = int(layer.num_batches_tracked)
-        return (seen - n) / seen, [1 / seen] * n
+        return (seen - n) / seen, (1 / seen,) * n
     keep = 1 - layer.momentum
-    return keep**n, [layer.momentum * keep ** (n - 1 - i) for i in range(n)]
+    return keep**n, tuple(layer.momentum * keep ** (n - 1 - i) for i in range(n))

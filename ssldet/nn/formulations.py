@@ -74,6 +74,8 @@ def over_stacked_frames(layer: nn.Conv3d, x: Tensor) -> Tensor:
     kernel, pad = layer.kernel_size[0], _padding(layer)[0]
     aligned = (more for more in range(ALIGNED) if layer.in_channels * (kernel + more) % ALIGNED == 0)
     more = next(aligned) if layer.groups == 1 else 0
+    if torch.is_autocast_enabled(x.device.type):  # before the frames are copied, not after
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     around = F.pad(x, (0, 0, 0, 0, pad, pad + more)).unfold(2, kernel + more, layer.stride[0])  # (b, c, t, h, w, taps)
     weight = F.pad(layer.weight, (0, 0, 0, 0, 0, more)).flatten(1, 2)
     if _is_last(layer):
