@@ -103,13 +103,13 @@ class SamePadding(nn.Module):
     The kernel gets a row and a column of zeros in front instead, and both sides the larger padding.
     """
 
+    grown: Tensor
+
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
         grown = F.pad(convolution.weight, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
         self.register_buffer("grown", grown, persistent=False)
-
-    grown: Tensor
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         layer = self.convolution
