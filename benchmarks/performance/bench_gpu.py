@@ -3,7 +3,7 @@
     python benchmarks/performance/bench_gpu.py --json FILE [--data-root UCF24 [--videos LIST]] [--seconds 240]
 
 needs the card and installed packages, no network; without --data-root made-up videos in UCF24's layout are trained on,
-whose frames take as many bytes as real ones. The strategy is dual guidance, the network YOWO with 3D ResNeXt-101 and
+with grain. The strategy is dual guidance, the network YOWO with 3D ResNeXt-101 and
 random weights, the settings those of the preset `paper` but for what each part names.
 
 plain        float32, eager, one group of clips at once; the loop's own thread reads raw frames and makes the views clip
@@ -52,7 +52,9 @@ UCF24 = {"first_stage_steps": 5580, "second_stage_steps": 22321, "test_frames": 
 """Of `ssldet run --strategy dual_guidance --dataset ucf24 --ratio 0.1 --preset paper --dry-run`."""
 
 GRAIN = 9.0
-"""Noise on made-up frames, of 255 levels; with it a stored frame takes about 20 KB, as UCF24's do."""
+"""Noise on made-up frames, of 255 levels, so that stored frames are no smaller than real ones."""
+
+PARTS = {"plain", "suite", "inference"}
 
 
 @dataclass(slots=True)
@@ -254,6 +256,10 @@ def main() -> None:
     parser.add_argument("--parts", default="plain,suite,inference", help="what is measured, beside the card's ceilings")
     asked = parser.parse_args()
     parts = set(asked.parts.split(","))
+    if unknown := parts - PARTS:
+        parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; choose of {', '.join(sorted(PARTS))}")
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here; --device cpu --small tries the script without one")
     device, report = torch.device(asked.device), Report(asked.json)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     report.add("machine", machine() | gpu)
