@@ -1,0 +1,333 @@
+"""Strategies with a memory, a mirror or a module of their own: their equations by hand, and their contract."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssldet.contracts import Cells, Decoded, Progress, Strategy
+from ssldet.errors import TrainingError
+from ssldet.testing import MULTI_LABEL, SINGLE_LABEL, TINY_INFO, TINY_PROGRESS, StrategyContract, tiny_batch
+from ssldet.testing import tiny_detector as tiny_student
+from ssldet.training.teachers import TeacherStudent
+from ssldet_strategies.cell_maps import cells_of, mirrored
+from ssldet_strategies.consistency import Consistency, consistency_loss, foreground, js_divergence
+from ssldet_strategies.flexmatch import FlexMatch, class_thresholds, clip_classes
+from ssldet_strategies.softmatch import SoftMatch, align, soft_weights
+
+
+class TestConsistency(StrategyContract):
+    plugin = Consistency
+
+
+class TestFlexMatch(StrategyContract):
+    plugin = FlexMatch
+
+
+class TestSoftMatch(StrategyContract):
+    plugin = SoftMatch
+
+
+def started(kind: type[Any], state: str = "confident", **options: Any) -> tuple[Any, Any]:
+    """A strategy that has started, and its student."""
+    strategy = kind(kind.Config(**options))
+    student = tiny_student(SINGLE_LABEL, frame_head=strategy.needs.frame_head, state=state)  # type: ignore[arg-type]
+    strategy.start(student, TINY_INFO)
+    return strategy, student
+
+
+def terms_of(strategy: Strategy, student: Any, progress: Progress = TINY_PROGRESS, seed: int = 0) -> dict[str, Tensor]:
+    batch = tiny_batch(student.facts, strategy.needs, seed=seed)
+    return strategy.losses(batch, student, progress).terms
+
+
+def gradient_of(term: Tensor, student: Any) -> float:
+    student.zero_grad()
+    term.backward(retain_graph=True)
+    return sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None)
+
+
+# --------------------------------------------------------------------------------------------- consistency
+
+
+def cells(confidence: list[float], classes: list[list[float]], boxes: list[list[float]]) -> Cells:
+    """Two cells side by side of one clip, 32 pixels wide: probabilities of objectness and of classes, boxes."""
+    logits = torch.logit(torch.tensor([confidence]))
+    return Cells(logits, torch.tensor([classes]).log(), torch.tensor([boxes]), ((1, 1, 2),))
+
+
+HALVES = [[0.0, 8, 16, 24], [16.0, 8, 32, 24]]
+
+
+def test_a_mirrored_clips_cells_stand_where_the_clips_do() -> None:
+    """Two anchors on 1 x 3 cells: the order along x turns, anchors stay apart, and boxes turn about the middle."""
+    boxes = torch.arange(24.0).view(1, 6, 4)
+    some = Cells(torch.arange(6.0)[None], torch.arange(12.0).view(1, 6, 2), boxes, ((2, 1, 3),))
+    turned = mirrored(some, 100)
+    assert turned.confidence_bn.tolist() == [[2, 1, 0, 5, 4, 3]]
+    assert turned.classes_bnk[0, 0].tolist() == [4, 5]
+    assert turned.boxes_bn4[0, 0].tolist() == [100 - 10, 9, 100 - 8, 11]
+    again = mirrored(turned, 100)
+    assert torch.equal(again.boxes_bn4, boxes) and torch.equal(again.confidence_bn, some.confidence_bn)
+
+
+def test_mirroring_keeps_levels_apart() -> None:
+    some = Cells(torch.arange(6.0)[None], torch.zeros(1, 6, 1), torch.zeros(1, 6, 4), ((1, 2, 2), (1, 1, 2)))
+    assert mirrored(some, 8).confidence_bn.tolist() == [[1, 0, 3, 2, 5, 4]]
+
+
+def test_the_js_divergence_by_hand() -> None:
+    """p = (1, 0), q = (1/2, 1/2), middle (3/4, 1/4)."""
+    p, q = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
+    expected = 0.5 * math.log(4 / 3) + 0.5 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    assert js_divergence(p, q).item() == pytest.approx(expected, abs=1e-6)
+    assert js_divergence(q, p).item() == pytest.approx(expected, abs=1e-6)
+    assert js_divergence(p, p).item() == 0
+
+
+def test_the_consistency_loss_by_hand() -> None:
+    """Cell 0 is compared: objectness 0.8 and 0.4, one class; centres 2 of 16 pixels apart, twice the width.
+
+    p = (0.8, 0, 0.2), p' = (0.4, 0, 0.6), and 1/4 ((2/16)^2 + 0 + (log 2)^2 + 0). Cell 1 is background.
+    """
+    clip = cells([0.8, 0.1], [[1, 1e-9], [1, 1e-9]], HALVES)
+    mirror = cells([0.4, 0.9], [[1, 1e-9], [1, 1e-9]], [[-6.0, 8, 26, 24], HALVES[1]])
+    middle = (0.6, 0.4)
+    js = sum(0.5 * p * math.log(p / m) for pair in ((0.8, 0.2), (0.4, 0.6)) for p, m in zip(pair, middle, strict=True))
+    boxes = ((2 / 16) ** 2 + math.log(2) ** 2) / 4
+    loss = consistency_loss(clip, mirror, SINGLE_LABEL, 32, None)
+    assert loss.item() == pytest.approx(js + boxes, rel=1e-5)
+    assert consistency_loss(clip, mirror, SINGLE_LABEL, 32, 0.85).item() == 0
+
+
+def test_background_cells_of_the_clip_are_left_out() -> None:
+    """0.6 x 0.5 = 0.3 < 0.4 is background as published, and above a threshold of 0.5; 0.6 x 0.7 = 0.42 is not."""
+    some = cells([0.6, 0.6], [[0.5, 0.3, 0.2], [0.7, 0.2, 0.1]], HALVES)
+    assert foreground(some, SINGLE_LABEL, None).tolist() == [[False, True]]
+    assert foreground(some, SINGLE_LABEL, 0.5).tolist() == [[True, True]]
+    assert foreground(some, SINGLE_LABEL, 0.7).tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize(("step", "expected"), [(7, math.exp(-5 * 0.5**2)), (9, 1), (14, math.exp(-12.5 * 0.5**2))])
+def test_consistency_ramps_up_and_down_once(step: int, expected: float) -> None:
+    """Ten steps from 5 to 15: up over four of them, whose middle is 7, down over two."""
+    progress = Progress(step, steps=15, burn_in=5, epoch=0.0)
+    strategy, student = started(Consistency, ramp_up=0.4, ramp_down=0.2)
+    assert strategy.ramp(progress) == pytest.approx(expected)
+    flat, _ = started(Consistency, ramp_up=0.0, ramp_down=0.0, consistency_weight=3.0)
+    ramped, full = terms_of(strategy, student, progress), terms_of(flat, student, progress)
+    for name in ("consistency", "consistency_u"):
+        assert ramped[name].item() == pytest.approx(full[name].item() * expected / 3, rel=1e-4), name
+    assert ramped["box"].item() == pytest.approx(full["box"].item(), rel=1e-5)
+
+
+def test_consistency_compares_a_clip_with_its_mirror_image() -> None:
+    """A network whose filters are symmetric, and whose centres are those of their cells, agrees with its mirror."""
+    strategy, student = started(Consistency, "random", o_th=0.0)
+    assert terms_of(strategy, student)["consistency_u"].item() > 0
+    with torch.no_grad():
+        for conv in [m for m in student.features.modules() if isinstance(m, torch.nn.Conv2d)]:
+            conv.weight.copy_((conv.weight + conv.weight.flip(3)) / 2)
+        student.box_head.weight.view(3, 8, 12)[:, 0] = 0
+        student.box_head.bias.view(3, 8)[:, 0] = 0
+    assert terms_of(strategy, student)["consistency_u"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_consistency_says_why_it_needs_cells() -> None:
+    _, student = started(Consistency)
+    student.cells = lambda predictions: None
+    with pytest.raises(TrainingError, match=r"consistency compares cells .* GridDetector has none"):
+        cells_of(student, student(torch.rand(1, 3, 4, 32, 32)), "consistency")
+
+
+# ----------------------------------------------------------------------------------------------- flexmatch
+
+
+def test_thresholds_of_classes_by_hand() -> None:
+    """Ten clips: four were last predicted class 0, two class 1, four never. sigma = (4, 2, 0), unused 4.
+
+    beta = (1, 1/2, 0), tau_c = 0.9 (1, (1/2) / (3/2), 0).
+    """
+    last = torch.tensor([0, 0, 0, 0, 1, 1, -1, -1, -1, -1])
+    torch.testing.assert_close(class_thresholds(0.9, last, 3), torch.tensor([0.9, 0.3, 0.0]))
+    more = torch.cat([last, torch.full((4,), -1)])  # eight unused: beta = (1/2, 1/4, 0)
+    torch.testing.assert_close(class_thresholds(0.9, more, 3), 0.9 * torch.tensor([1 / 3, 1 / 7, 0.0]))
+    torch.testing.assert_close(class_thresholds(0.9, more, 3, warmup=False), torch.tensor([0.9, 0.3, 0.0]))
+    assert class_thresholds(0.9, torch.full((5,), -1), 3, warmup=False).tolist() == [0, 0, 0]
+
+
+def test_a_clip_is_predicted_what_its_best_box_is() -> None:
+    scores = torch.tensor([[[0.8, 0.2], [0.1, 0.9]], [[0.6, 0.4], [0.3, 0.7]]])
+    found = clip_classes(Decoded(torch.zeros(2, 2, 4), torch.tensor([[0.9, 0.5], [0.5, 0.9]]), scores))
+    torch.testing.assert_close(found[0], torch.tensor([0.72, 0.63]))
+    assert found[1].tolist() == [0, 1]
+
+
+def test_the_memory_holds_the_last_sure_class_of_each_clip() -> None:
+    strategy, student = started(FlexMatch, tau=0.5)
+    strategy._seen = [
+        (torch.tensor([3, 7]), torch.tensor([0.6, 0.4]), torch.tensor([2, 1])),
+        (torch.tensor([5]), torch.tensor([0.9]), torch.tensor([1])),
+    ]
+    strategy.after_step(student, TINY_PROGRESS)
+    assert {i: int(c) for i, c in enumerate(strategy.last_class_n) if c >= 0} == {3: 2, 5: 1}
+    strategy._seen = [(torch.tensor([3, 5]), torch.tensor([0.7, 0.2]), torch.tensor([0, 0]))]
+    strategy.after_step(student, TINY_PROGRESS)
+    assert (int(strategy.last_class_n[3]), int(strategy.last_class_n[5])) == (0, 1)  # an unsure one leaves it
+    assert strategy._seen == []
+
+
+def test_a_step_fills_the_memory_by_the_index_of_its_clips() -> None:
+    """The tiny network is sure of class 0 in every clip; its clips have indices 0 to 3 of sixteen."""
+    strategy, student = started(FlexMatch)
+    terms_of(strategy, student)
+    assert (strategy.last_class_n < 0).all()  # what a step saw counts from the next one on
+    strategy.after_step(student, TINY_PROGRESS)
+    assert strategy.last_class_n.tolist() == [0] * 4 + [-1] * 12
+    torch.testing.assert_close(strategy.thresholds(), torch.tensor([0.95 * (4 / 12) / (2 - 4 / 12), 0, 0]))
+
+
+def test_a_step_that_was_forgotten_left_nothing_in_the_memory() -> None:
+    strategy, student = started(FlexMatch)
+    terms_of(strategy, student)
+    strategy.forget_step()
+    strategy.after_step(student, TINY_PROGRESS)
+    assert (strategy.last_class_n < 0).all()
+
+
+def test_boxes_need_the_threshold_of_their_class() -> None:
+    strategy, student = started(FlexMatch, tau=1.0, o_th=0.5)
+    batch = tiny_batch(SINGLE_LABEL, strategy.needs)
+
+    def boxes() -> int:
+        labels = strategy.losses(batch, student, TINY_PROGRESS).pseudo_labels
+        return len(labels.targets.clip_n)
+
+    assert boxes() > 0
+    strategy.last_class_n.fill_(0)  # class 0 is the best learnt: its threshold is tau
+    assert boxes() == 0
+    strategy.last_class_n[:8] = 1  # as many clips of class 1, and no fewer of class 0
+    assert boxes() == 0
+    strategy.last_class_n[:12] = 1  # 4 against 12: beta 1/3, threshold 1/5
+    assert boxes() > 0
+
+
+def test_no_box_below_the_bound_is_taken_however_low_the_thresholds() -> None:
+    strategy, student = started(FlexMatch, o_th=0.9999)
+    labels = strategy.losses(tiny_batch(SINGLE_LABEL, strategy.needs), student, TINY_PROGRESS).pseudo_labels
+    assert len(labels.targets.clip_n) == 0
+
+
+# ----------------------------------------------------------------------------------------------- softmatch
+
+
+def test_weights_fall_as_a_gaussian_below_the_mean() -> None:
+    """mu 0.6, sigma^2 0.04, n 2: exp(-0.2^2 * 4 / 0.08) at 0.4."""
+    weights = soft_weights(torch.tensor([0.9, 0.6, 0.4]), torch.tensor(0.6), torch.tensor(0.04), 2.0)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 1.0, math.exp(-2)]))
+    certain = soft_weights(torch.tensor([0.6, 0.4]), torch.tensor(0.6), torch.tensor(0.0), 2.0)
+    assert certain.tolist() == [1, 0]
+
+
+def test_alignment_divides_by_how_often_a_class_is_predicted() -> None:
+    """(0.6, 0.4) against means (0.75, 0.25): (0.8, 1.6) / 2.4."""
+    aligned = align(torch.tensor([[0.6, 0.4]]), torch.tensor([0.75, 0.25]))
+    torch.testing.assert_close(aligned, torch.tensor([[1 / 3, 2 / 3]]))
+
+
+def test_the_averages_of_a_step_by_hand() -> None:
+    """Two parts of a step, confidences 0.2 and 0.4, 0.9; decay 0.5, no warm-up; they begin at 1/3 and 1."""
+    strategy, student = started(SoftMatch, statistics_decay=0.5, statistics_warmup=False)
+    first, second = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.2, 0.8, 0.0], [0.5, 0.0, 0.5]])
+    strategy._seen = [(torch.tensor([0.2]), first), (torch.tensor([0.4, 0.9]), second)]
+    strategy.after_step(student, TINY_PROGRESS)
+    assert strategy.mean.item() == pytest.approx(0.5 / 3 + 0.5 * 0.5)
+    assert strategy.variance.item() == pytest.approx(0.5 + 0.5 * (0.09 + 0.01 + 0.16) / 2)
+    torch.testing.assert_close(strategy.class_mean_k, torch.tensor([0.5 / 3 + 0.2, 0.5 / 3 + 0.175, 0.5 / 3 + 0.125]))
+
+
+def test_young_averages_follow_quickly() -> None:
+    strategy, student = started(SoftMatch)
+    strategy._seen = [(torch.tensor([0.9, 0.9]), torch.tensor([[1.0, 0, 0]] * 2))]
+    strategy.after_step(student, TINY_PROGRESS)
+    assert strategy.mean.item() == pytest.approx(0.1 / 3 + 0.9 * 0.9)  # the decay of the first update is 1/10
+    assert (strategy.updates, strategy._seen) == (1, [])
+
+
+def test_a_doubtful_box_teaches_less() -> None:
+    """Every box of the tiny network has about the same confidence: a mean that lies s above it, sigma^2 = 4 s^2."""
+    strategy, student = started(SoftMatch, alignment=False)
+    batch = tiny_batch(SINGLE_LABEL, strategy.needs)
+    full = strategy.losses(batch, student, TINY_PROGRESS)
+    assert full.pseudo_labels.targets.weights_n3.min() > 0.99
+    strategy.mean.fill_(1.2)
+    strategy.variance.fill_(0.16)
+    less = strategy.losses(batch, student, TINY_PROGRESS).pseudo_labels.targets
+    confidence = 0.9975 * 1.0  # sigmoid(6) x about 1
+    expected = math.exp(-((1.2 - confidence) ** 2) * 4 / 0.32)
+    assert less.weights_n3.shape == (len(less.clip_n), 3)
+    assert less.weights_n3.mean().item() == pytest.approx(expected, abs=0.03)
+    strategy.variance.fill_(1e-6)
+    gone = strategy.losses(batch, student, TINY_PROGRESS).terms
+    assert gone["box_u"].item() < full.terms["box_u"].item()
+
+
+def test_multilabel_data_have_no_alignment() -> None:
+    strategy = SoftMatch(SoftMatch.Config())
+    strategy.start(tiny_student(MULTI_LABEL, frame_head=False), TINY_INFO)
+    strategy.class_mean_k.copy_(torch.tensor([0.9, 0.05, 0.05]))
+    scores = torch.tensor([[0.5, 0.9, 0.1]])
+    assert torch.equal(strategy.aligned(scores), scores)
+
+
+# ------------------------------------------------------------------------------------------------- all of them
+
+MEMORIES: dict[str, tuple[type[TeacherStudent], str]] = {
+    "flexmatch": (FlexMatch, "last_class_n"),
+    "softmatch": (SoftMatch, "class_mean_k"),
+}
+"""Strategies that remember, and an entry of what they remember."""
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_what_is_remembered_is_state(name: str) -> None:
+    kind, entry = MEMORIES[name]
+    strategy, student = started(kind)
+    before = strategy.state_dict()[entry].clone()
+    terms_of(strategy, student)
+    strategy.after_step(student, TINY_PROGRESS)
+    state = {key: tensor.clone() for key, tensor in strategy.state_dict().items()}
+    assert not torch.equal(state[entry], before)
+    other, _ = started(kind)
+    other.load_state_dict(state)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_pseudo_labels_teach_the_student(name: str) -> None:
+    strategy, student = started(MEMORIES[name][0])
+    terms = terms_of(strategy, student)
+    assert terms["box_u"].item() > 0 and gradient_of(terms["box_u"], student) > 0
+
+
+def test_consistency_teaches_by_both_kinds_of_clips() -> None:
+    strategy, student = started(Consistency, "random", o_th=0.0)
+    terms = terms_of(strategy, student)
+    for name in ("consistency", "consistency_u"):
+        assert terms[name].item() > 0 and gradient_of(terms[name], student) > 0, name
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_the_ramp_is_applied_once(name: str) -> None:
+    """Half way up: exp(-5 / 4), not its square, and never to labelled clips."""
+    kind = MEMORIES[name][0]
+    progress = Progress(step=4, steps=6, burn_in=2, epoch=0.0)
+    strategy, student = started(kind, unlabelled_weight=3.0, unlabelled_ramp=1.0)
+    plain, _ = started(kind)
+    ramped, full = terms_of(strategy, student, progress), terms_of(plain, student, progress)
+    assert ramped["box_u"].item() == pytest.approx(3 * math.exp(-5 / 4) * full["box_u"].item(), rel=1e-4)
+    assert ramped["box"].item() == pytest.approx(full["box"].item(), rel=1e-5)
