@@ -81,3 +81,36 @@ def test_a_run_does_not_wait_for_a_training_step_to_be_measured(
     monkeypatch.setattr("ssldet.runs.estimate._seconds_of_a_step", lambda *asked: pytest.fail("a step is measured"))
     monkeypatch.setattr("ssldet.runs.estimate._seconds_per_clip", lambda *asked: 1.0)
     assert estimate(planned, quick=True).seconds == seconds_by_phase(planned, Pace(forward=1.0, step=3.0))
+
+
+def packed(tmp_path: Path, *assignments: str, **flags: object) -> Plan:
+    asked = {"strategy": "dual_guidance", "dataset": "synthetic", "ratio": 0.3, "device": "cpu", "results": tmp_path}
+    return plan(resolve({**asked, **flags}, preset="smoke", assignments=[*SETS, *assignments]))
+
+
+def test_frames_that_are_stored_as_jpegs_take_their_time(tmp_path: Path) -> None:
+    """Made once, read in training and, where clips overlap, hardly more than once each in detection."""
+    planned = packed(tmp_path, "clip.jpeg_quality=90", "train.burn_in=0.5")
+    raw, jpegs = (seconds_by_phase(planned, Pace(1.0, 1.0, read, pack)) for read, pack in ((0, 0), (0.5, 2.0)))
+    clips, half = clips_per_step(planned), planned.steps / 2
+    assert jpegs["decode"] - raw["decode"] == pytest.approx(
+        2.0 * sum(video.num_frames for video in planned.used) / planned.config.machine.workers
+    )
+    assert jpegs["first_stage"] - raw["first_stage"] == pytest.approx(half * clips["first"] * 4 * 0.5)
+    assert jpegs["train"] - raw["train"] == pytest.approx(half * clips["second"] * 4 * 0.5)
+    assert 0.5 * raw["detect"] < jpegs["detect"] - raw["detect"] < 4 * 0.5 * raw["detect"]
+
+
+def test_workers_read_while_the_network_computes(tmp_path: Path) -> None:
+    alone, helped = (packed(tmp_path, loader_workers=workers) for workers in (0, 2))
+    slow, quick = Pace(1.0, 1.0, read=1.0), Pace(1.0, 1.0, read=0.01)
+    bare = seconds_by_phase(alone, Pace(1.0, 1.0))["first_stage"]
+    assert seconds_by_phase(alone, quick)["first_stage"] == pytest.approx(1.04 * bare)
+    assert seconds_by_phase(helped, quick)["first_stage"] == pytest.approx(bare)
+    assert seconds_by_phase(helped, slow)["first_stage"] == pytest.approx(4 / 2 * bare)
+
+
+def test_what_a_jpeg_takes_is_measured_where_frames_are_packed(tmp_path: Path) -> None:
+    assert pace(packed(tmp_path)).read == pace(packed(tmp_path)).pack == 0
+    measured = pace(packed(tmp_path, "clip.jpeg_quality=90"))
+    assert 0 < measured.read < 0.05 and 0 < measured.pack < 0.05

@@ -272,7 +272,7 @@ class PackedFrames:
         jpeg = self._jpeg(self.index_n[row])
         if zlib.crc32(jpeg) != self.index_n[row]["crc"]:
             raise self._damage(int(self.index_n[row]["frame"]))
-        return _decode_jpeg(jpeg)
+        return decode_jpeg(jpeg)
 
     def _damage(self, frame: int) -> DataError:
         """What is said of a damaged file. It is removed where that can be, so that it is made anew."""
@@ -311,7 +311,7 @@ def _write_jpegs(stream: BinaryIO, spans: Iterator[Span], wanted: np.ndarray, qu
         decoded = span.known
         first, end = np.searchsorted(wanted, (span.first, span.end))
         if first < end:
-            jpeg = _encode_jpeg(span.pixels(), quality)
+            jpeg = encode_jpeg(span.pixels(), quality)
             offset, crc = stream.tell(), zlib.crc32(jpeg)
             stream.write(jpeg)
             rows += [(int(frame), offset, len(jpeg), crc) for frame in wanted[first:end]]
@@ -323,14 +323,14 @@ def _write_tail(stream: BinaryIO, index_n: np.ndarray, header: dict[str, Any]) -
     stream.write(index + text + TAIL.pack(len(index), len(text), zlib.crc32(index + text), MAGIC))
 
 
-def _encode_jpeg(pixels_hwc: np.ndarray, quality: int) -> bytes:
+def encode_jpeg(pixels_hwc: np.ndarray, quality: int) -> bytes:
     """Colours stay at full resolution: at the same error that takes less room than a higher quality without it."""
     buffer = BytesIO()
     Image.fromarray(pixels_hwc).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
-def _decode_jpeg(jpeg: bytes) -> np.ndarray:
+def decode_jpeg(jpeg: bytes) -> np.ndarray:
     """(h, w, 3) uint8. torchvision takes a fifth less time for the same bits, and is about to lose its decoder."""
     with Image.open(BytesIO(jpeg), formats=("JPEG",)) as image:
         return np.asarray(image)

@@ -1,5 +1,5 @@
 """What a run will take, measured on the device it will run on: a forward pass and a training step are timed, with views
-and the optimiser, on frames that are made up; the rest follows.
+and the optimiser, on frames that are made up, and where frames are stored as JPEGs also these; the rest follows.
 
 On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere wall time.
 """
@@ -14,12 +14,14 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ssldet.config import Experiment
 from ssldet.contracts import Detector
-from ssldet.data.batches import ClipReader
+from ssldet.data.batches import ClipOptions, ClipReader
 from ssldet.data.frame_store import FrameStore
 from ssldet.data.sampling import sampled_frames
+from ssldet.data.stored_frames import decode_jpeg, encode_jpeg
 from ssldet.runs.planning import Plan, build_student
 from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Training
@@ -29,6 +31,9 @@ STEP_SECONDS = 2.0
 
 BACKWARD = 2.0
 """How much longer than its forward pass a backward pass is taken to last where none is measured."""
+
+GRAIN = 14
+"""Cells along each side of a made-up frame: as JPEG it takes what frames of videos do (`bytes_per_pixel`)."""
 
 LABELLED_VIDEOS = 8
 """Of so many the annotation is read."""
@@ -63,10 +68,19 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds of one clip: through the network without gradients, and as a part of a training step."""
+    """What was measured, in seconds.
+
+    Attributes:
+        forward: of a clip through the network without gradients.
+        step: of a clip as a part of a training step, its view included, but for the reading of its frames.
+        read: of reading a stored frame; 0 where frames are mapped into memory as they are.
+        pack: of making the JPEG of a frame, likewise.
+    """
 
     forward: float
     step: float
+    read: float = 0.0
+    pack: float = 0.0
 
 
 def estimate(plan: Plan, *, quick: bool = False) -> Estimate:
@@ -98,22 +112,62 @@ def _pace(student: Detector, plan: Plan, quick: bool = False) -> Pace:
     with _threads(plan.config.machine.threads):
         forward = _seconds_per_clip(student, plan)
         step = forward * (1 + BACKWARD) if quick else _seconds_of_a_step(student, plan, forward)
-        return Pace(forward, step)
+        return Pace(forward, step, *_seconds_per_jpeg(plan.config.experiment.clip))
 
 
 def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
     """What the phases of a run take."""
-    options, step = plan.config.experiment.train, clips_per_step(plan)
-    store = FrameStore.for_clips(plan.dataset, plan.config.experiment.clip)
+    options, clips = plan.config.experiment.train, clips_per_step(plan)
     first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
-    missing = store.missing(plan.used)
-    tested = sum(len(sampled_frames(plan.dataset.facts, video)) for video in plan.evaluated)
+    teacher = clips["teacher"] * measured.forward
     return {
-        "decode": sum(v.num_frames for v in missing) / DECODED_FRAMES_PER_SECOND / plan.config.machine.workers,
-        "first_stage": first * step["first"] * measured.step,
-        "train": second * (step["second"] * measured.step + step["teacher"] * measured.forward),
-        "detect": tested * measured.forward,
+        "decode": _decode_seconds(plan, measured),
+        "first_stage": first * _step_seconds(plan, clips["first"], clips["first"] * measured.step, measured),
+        "train": second * _step_seconds(plan, clips["second"], clips["second"] * measured.step + teacher, measured),
+        "detect": _detect_seconds(plan, measured),
     }
+
+
+def _decode_seconds(plan: Plan, measured: Pace) -> float:
+    store = FrameStore.for_clips(plan.dataset, plan.config.experiment.clip)
+    missing = store.missing(plan.used)
+    decoding = sum(video.num_frames for video in missing) / DECODED_FRAMES_PER_SECOND
+    packing = sum(len(store.form.wanted(video)) for video in missing) * measured.pack
+    return (decoding + packing) / plan.config.machine.workers
+
+
+def _step_seconds(plan: Plan, clips: float, computing: float, measured: Pace) -> float:
+    """Of a step that computes for so long; workers read the clips of later steps meanwhile."""
+    workers, reading = plan.config.machine.loader_workers, clips * plan.config.experiment.clip.frames * measured.read
+    return max(computing, reading / workers) if workers else computing + reading
+
+
+def _detect_seconds(plan: Plan, measured: Pace) -> float:
+    """Every key frame of the videos that are scored; a batch of clips of one video reads each of its frames once."""
+    clip, batch = plan.config.experiment.clip, plan.config.experiment.detect.batch
+    step, reach = plan.dataset.facts.numbering.step, 1 - int(clip.offsets[0])
+    frames = min(clip.frames, step + reach / batch)
+    tested = sum(len(sampled_frames(plan.dataset.facts, video)) for video in plan.evaluated)
+    return tested * (measured.forward + frames * measured.read)
+
+
+def _seconds_per_jpeg(clip: ClipOptions) -> tuple[float, float]:
+    """Seconds of reading and of making a stored frame, which is made up and about as many bytes as those of videos."""
+    if (quality := clip.jpeg_quality) is None:
+        return 0.0, 0.0
+    coarse_hwc = np.random.default_rng(0).integers(0, 256, (GRAIN, GRAIN, 3), np.uint8)
+    frame_hwc = np.asarray(Image.fromarray(coarse_hwc).resize((clip.size, clip.size), Image.Resampling.BICUBIC))
+    jpeg = encode_jpeg(frame_hwc, quality)
+    return _quickest(lambda: decode_jpeg(jpeg)), _quickest(lambda: encode_jpeg(frame_hwc, quality))
+
+
+def _quickest(call: Callable[[], object], repeats: int = 10) -> float:
+    seconds = []
+    for _ in range(repeats):
+        began = time.thread_time()
+        call()
+        seconds.append(time.thread_time() - began)
+    return min(seconds)
 
 
 def clips_per_step(plan: Plan) -> dict[str, float]:
