@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from ssldet import plugins
 from ssldet.contracts import Backbone, DatasetFacts, Options, Strategy
@@ -525,10 +526,20 @@ def _checked(kind: str, plugin: type[Any], options: Mapping[str, Any]) -> Option
     return config
 
 
+def default_options(kind: type[Options]) -> dict[str, Any]:
+    """The default of every option as plain data, of those too that are no part of the settings where they do nothing.
+
+    Raises:
+        ValidationError: an option has no default.
+    """
+    defaults = kind()
+    return {name: to_jsonable_python(getattr(defaults, name)) for name in kind.model_fields}
+
+
 def non_default_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of a plugin's options those that differ from their defaults; all where these are not known."""
     try:
-        defaults = plugins.load(kind, name).Config().model_dump(mode="json")
+        defaults = default_options(plugins.load(kind, name).Config)
     except (UnknownName, PluginError, ValidationError):
         return dict(options)
     return {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}

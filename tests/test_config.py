@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from ssldet import plugins
-from ssldet.config import REVISION, Experiment, TrainOptions, presets, resolve, spelled_out
+from ssldet.config import (
+    REVISION,
+    Experiment,
+    TrainOptions,
+    non_default_options,
+    presets,
+    resolve,
+    spelled_out,
+)
 from ssldet.errors import ConfigError, UnknownName
 from ssldet.report.run_selection import differing
 
@@ -185,6 +193,23 @@ def test_an_experiment_from_before_an_option_existed_has_its_default() -> None:
     assert spelled_out(before).identity() == now.identity()
     unknown = now.model_copy(update={"strategy": "nobody_has_it"})
     assert spelled_out(unknown) == unknown
+
+
+def test_guidance_that_is_off_leaves_a_run_its_name() -> None:
+    """The settings of Mean Teacher are those that it had before guidance was an option; smoke proposes f_th."""
+    asked = {**NEEDED, "strategy": "mean_teacher"}
+    plain = resolve(asked, preset="smoke").experiment
+    before = {
+        **{"o_th": 0.1, "confidence": "objectness", "nms_iou": 0.4, "min_visible": 0.25, "evaluate": "student"},
+        **{"unlabelled_weight": 1.0, "unlabelled_ramp": 0.0, "ema_decay": 0.9, "ema_warmup": True},
+    }
+    assert plain.strategy_options == before
+    spelled = ["strategy.guidance=false", "strategy.frame_head=false", "strategy.delta=1"]
+    assert resolve(asked, preset="smoke", assignments=spelled).experiment == plain
+    guided = resolve(asked, preset="smoke", assignments=["strategy.guidance=true"]).experiment
+    assert guided.strategy_options["f_th"] == 0.1
+    changed = non_default_options("strategy", "mean_teacher", guided.strategy_options)
+    assert changed == {"o_th": 0.1, "ema_decay": 0.9, "guidance": True, "f_th": 0.1}
 
 
 def test_a_configuration_names_the_revision_that_computes_it(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from ssldet.detector.heads import FrameHead
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.errors import TrainingError
 from ssldet.testing.tiny import TINY_INFO
+from ssldet.training.guidance import FrameLabelOptions, GuidanceOptions, agreeing_boxes, frames_above
 from ssldet.training.objectives import temporal_term
 from ssldet.training.pseudo_labels import candidate_boxes, carry_to_strong, confident_boxes
 from ssldet.training.teachers import Teacher, TeacherStudent
-from ssldet_strategies.dual_guidance import DualGuidance, _guide, _guide_multilabel
+from ssldet_strategies.dual_guidance import DualGuidance
 from ssldet_strategies.fixmatch import FixMatch
 from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.supervised import Supervised
@@ -47,10 +48,14 @@ def gradients(student: GridDetector, term: Tensor) -> float:
 
 
 ALL_TERMS = {"box", "frame", "temporal", "box_u", "frame_u", "temporal_u"}
+FRAME_TERMS = {"box", "frame", "box_u", "frame_u"}
 
 SEMI_SUPERVISED: dict[str, tuple[type[TeacherStudent], dict[str, Any], set[str]]] = {
     "mean_teacher": (MeanTeacher, {"o_th": 0.0}, {"box", "box_u"}),
     "fixmatch": (FixMatch, {"o_th": 0.0}, {"box", "box_u"}),
+    "mean_teacher_with_frame_head": (MeanTeacher, {"o_th": 0.0, "frame_head": True, "f_th": 0.0}, FRAME_TERMS),
+    "mean_teacher_with_guidance": (MeanTeacher, {"o_th": 0.0, "guidance": True, "f_th": 0.0}, FRAME_TERMS),
+    "fixmatch_with_guidance": (FixMatch, {"o_th": 0.0, "guidance": True, "f_th": 0.0}, FRAME_TERMS),
     "ema": (DualGuidance, {**EASY, "teacher": "ema"}, ALL_TERMS),
     "shared": (DualGuidance, {**EASY, "teacher": "shared"}, ALL_TERMS),
     "frozen": (DualGuidance, {**EASY, "teacher": "frozen"}, ALL_TERMS),
@@ -108,8 +113,7 @@ def test_no_gradient_through_the_weak_view_or_into_the_teacher(name: str) -> Non
 
 @pytest.mark.parametrize("name", SEMI_SUPERVISED)
 def test_frozen_parts_stay_bit_identical(name: str) -> None:
-    strategy = SEMI_SUPERVISED[name][0]
-    student = tiny_detector(frame_head=strategy is DualGuidance).train()
+    student = tiny_detector(frame_head="frame_u" in SEMI_SUPERVISED[name][2]).train()
     student.features.requires_grad_(False).eval()
     before = {key: tensor.clone() for key, tensor in student.features.state_dict().items()}
     head = student.box_head.weight.detach().clone()
@@ -189,6 +193,12 @@ def candidates(rows: list[tuple[int, int]], classes: int = 3) -> BoxRecords:
     return BoxRecords(torch.tensor([clip for clip, _ in rows]), boxes, torch.full((len(rows),), 0.9), scores)
 
 
+def _guide(found: BoxRecords, probabilities: Tensor, f_th: float, **options: Any) -> Targets:
+    """The candidates that agree with their frames, and the frames, as pseudo-labels."""
+    frames = frames_above(probabilities, "mask_unsure" in options, FrameLabelOptions(f_th=f_th, **options))
+    return agreeing_boxes(found[frames.allow(found)], frames)
+
+
 def decoded(boxes: list[list[float]], confidence: list[float], classes: list[float]) -> Decoded:
     """Boxes of one clip, their confidence and the probability of their best class."""
     scores = torch.zeros(1, len(boxes), 3)
@@ -237,7 +247,7 @@ def test_thresholds_are_strict() -> None:
 def test_multilabel_guidance() -> None:
     probabilities = torch.tensor([[0.9, 0.85, 0.1], [0.2, 0.2, 0.2]])
     found = candidates([(0, 0), (0, 2), (1, 0)])
-    targets = _guide_multilabel(found, probabilities, 0.8, mask_unsure=False)
+    targets = _guide(found, probabilities, 0.8, mask_unsure=False)
     assert targets.clip_n.tolist() == [0]
     assert targets.labels_nk.tolist() == [[1, 0, 0]]
     assert targets.frame_labels_b.tolist() == [[1, 1, 0], [0, 0, 0]]
@@ -250,7 +260,7 @@ def test_classes_that_the_teacher_is_unsure_of_count_neither_way() -> None:
     probabilities = torch.tensor([[0.9, 0.85, 0.5, 0.1], [0.5, 0.6, 0.7, 0.05]])
     found = candidates([(0, 0), (0, 2), (1, 0)], classes=4)
     found.scores_nk[0] = torch.tensor([0.9, 0.3, 0.8, 0.7])
-    targets = _guide_multilabel(found, probabilities, 0.8, mask_unsure=True)
+    targets = _guide(found, probabilities, 0.8, mask_unsure=True)
     assert targets.clip_n.tolist() == [0]
     assert targets.labels_nk.tolist() == [[1, 0, 0, 0]]  # class 1 is the frame's, and the box denies it
     assert targets.label_mask_nk is not None and targets.frame_label_mask_bk is not None
@@ -353,6 +363,62 @@ def test_the_temporal_term_is_weighted_in_both_stages() -> None:
     framed = Supervised(Supervised.Config(frame_head=True, temporal_weight=3.0))
     alone = framed.losses(batch(), tiny_detector().train(), PROGRESS).terms
     assert float(alone["temporal"].detach()) == pytest.approx(3 * float(plain["temporal"]))
+
+
+# ---------------------------------------------------------------------------------- guidance as a component
+
+
+@pytest.mark.parametrize("kind", [MeanTeacher, FixMatch])
+def test_guidance_is_the_papers_without_the_temporal_term(kind: type[TeacherStudent]) -> None:
+    """Of one network the same boxes and frames are taken as by Dual Guidance, and the terms are the same to the bit."""
+    teacher = "ema" if kind is MeanTeacher else "shared"
+    options = {"o_th": 0.0, "f_th": 0.3}
+    whole = losses(tiny_detector().train(), temporal=False, teacher=teacher, **options)
+    strategy, student = kind(kind.Config(guidance=True, **options)), tiny_detector().train()
+    strategy.start(student, TINY_INFO)
+    part = strategy.losses(batch(), student, PROGRESS)
+    assert strategy.needs == DualGuidance(DualGuidance.Config(temporal=False)).needs
+    assert part.pseudo_labels and whole.pseudo_labels and len(part.pseudo_labels.targets.clip_n) > 0
+    assert part.pseudo_labels.candidates == whole.pseudo_labels.candidates > len(part.pseudo_labels.targets.clip_n)
+    assert {name: term.item() for name, term in part.terms.items()} == {
+        name: term.item() for name, term in whole.terms.items()
+    }
+
+
+@pytest.mark.parametrize("facts", [FACTS, MULTILABEL])
+def test_the_frame_head_alone_labels_frames_and_drops_no_candidate(facts: DatasetFacts) -> None:
+    kept, frames = {}, {}
+    clips = batch()
+    if facts.multilabel:
+        clips.labelled.targets.frame_labels_b = torch.zeros(len(clips.labelled.clips_bcthw), facts.num_classes)
+    for name, options in {"plain": {}, "framed": {"frame_head": True}, "guided": {"guidance": True}}.items():
+        strategy = MeanTeacher(MeanTeacher.Config(o_th=0.0, f_th=0.5 if facts.multilabel else 0.3, **options))
+        student = tiny_detector(facts, frame_head=True).train()
+        strategy.start(student, TINY_INFO)
+        found = strategy.losses(clips, student, PROGRESS).pseudo_labels
+        assert found is not None
+        kept[name] = {tuple(box) for box in found.targets.boxes_n4.tolist()}
+        frames[name] = found.targets.frame_labels_b.tolist(), found.targets.frame_mask_b.tolist()
+    assert kept["framed"] == kept["plain"] > kept["guided"]
+    assert frames["framed"] == frames["guided"] != frames["plain"]
+
+
+def test_options_of_a_frame_head_that_is_not_there_do_nothing_and_name_no_run() -> None:
+    plain = MeanTeacher.Config().model_dump()
+    assert not plain.keys() & GuidanceOptions.model_fields.keys()
+    assert MeanTeacher.Config(f_th=0.1).model_dump() == plain  # which the smoke preset proposes
+    assert MeanTeacher.Config(guidance=True).model_dump() == plain | {
+        "guidance": True,
+        "frame_head": False,
+        "f_th": 0.8,
+        "beta": 1.0,
+        "delta": 1.0,
+        "mask_unsure": True,
+    }
+    with pytest.raises(ValueError, match="beta, mask_unsure do nothing without guidance=true or frame_head=true"):
+        MeanTeacher.Config(beta=0.5, mask_unsure=False)
+    with pytest.raises(ValueError, match="trains the frame head already"):
+        MeanTeacher.Config(guidance=True, frame_head=True)
 
 
 # ---------------------------------------------------------------------------------------------- teachers

@@ -67,6 +67,15 @@ def test_values_that_the_preset_has_are_no_further_trials(tmp_path: Path) -> Non
     assert shown == {name: [{"train.lr": own}, {"train.lr": 0.002}] for name in ("supervised", "dual_guidance")}
 
 
+def test_an_option_that_does_nothing_has_its_default_in_a_trial(tmp_path: Path) -> None:
+    tries = ("strategy.guidance=false,true", "strategy.f_th=0.5", "supervised:train.lr=0.001")
+    trials = settings_of(plan_tuning(request(tmp_path, tries, strategies=("mean_teacher",))))["mean_teacher"]
+    assert trials == [
+        {"strategy.guidance": False, "strategy.f_th": 0.8},
+        {"strategy.guidance": True, "strategy.f_th": 0.5},
+    ]
+
+
 def test_unequal_numbers_of_trials_are_refused_before_anything_is_planned(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"supervised 1, dual_guidance 3 .*--try supervised:train\.lr=") as caught:
         plan_tuning(request(tmp_path, ("strategy.o_th=0.15,0.2",)))

@@ -26,7 +26,7 @@ from ssldet.benchmark.tuned_settings import (
     ValidationPart,
     as_assignments,
 )
-from ssldet.config import PLUGIN_KINDS, Experiment, RunConfig, resolve
+from ssldet.config import PLUGIN_KINDS, Experiment, RunConfig, default_options, resolve
 from ssldet.contracts import DatasetFacts
 from ssldet.errors import ConfigError, RequestError, TrainingError, UnknownName
 from ssldet.evaluation.results import column_titles, is_threshold
@@ -320,6 +320,8 @@ def _value(experiment: Experiment, key: str) -> Any:
     """What an experiment has at a dotted key."""
     head, *rest = key.split(".")
     value: Any = experiment.model_dump(mode="json")[f"{head}_options" if head in PLUGIN_KINDS else head]
+    if head in PLUGIN_KINDS:  # an option that does nothing is no part of the settings
+        value = default_options(plugins.load(head, getattr(experiment, head)).Config) | value
     for part in rest:
         if not isinstance(value, Mapping) or part not in value:
             raise ConfigError(f"--try {key}: the experiment has no such setting")

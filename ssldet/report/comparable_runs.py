@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ssldet import plugins
+from ssldet.config import default_options
 from ssldet.contracts import Matches, Strategy
 from ssldet.errors import RequestError, SsldetError, UnknownName
 from ssldet.evaluation.per_video import PerVideo
@@ -154,7 +155,7 @@ def _defaults(strategy: str) -> Mapping[str, Any]:
     """Its options' defaults; none where it is not installed."""
     try:
         kind: type[Strategy] = plugins.load("strategy", strategy)
-        return kind.Config().model_dump(mode="json")
+        return default_options(kind.Config)
     except (SsldetError, ValidationError):  # the latter of options without default
         return {}
 

@@ -1,4 +1,10 @@
 from .assembly import assemble_training as assemble_training
+from .guidance import FrameLabelOptions as FrameLabelOptions
+from .guidance import FrameLabels as FrameLabels
+from .guidance import GuidanceOptions as GuidanceOptions
+from .guidance import accepted_frames as accepted_frames
+from .guidance import agreeing_boxes as agreeing_boxes
+from .guidance import guided_boxes as guided_boxes
 from .loop import Training as Training
 from .loop import build_optimizer as build_optimizer
 from .objectives import TemporalOptions as TemporalOptions
@@ -25,12 +31,17 @@ from .teachers import TeacherStudent as TeacherStudent
 __all__ = [
     "AverageOptions",
     "CandidateOptions",
+    "FrameLabelOptions",
+    "FrameLabels",
+    "GuidanceOptions",
     "StepProfile",
     "Teacher",
     "TeacherOptions",
     "TeacherStudent",
     "TemporalOptions",
     "Training",
+    "accepted_frames",
+    "agreeing_boxes",
     "assemble_training",
     "box_targets",
     "build_optimizer",
@@ -40,6 +51,7 @@ __all__ = [
     "forward_groups",
     "forward_pair",
     "frame_probabilities",
+    "guided_boxes",
     "profile_steps",
     "supervised_group_terms",
     "supervised_terms",
