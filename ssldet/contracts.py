@@ -569,7 +569,7 @@ class UnlabelledBatch:
         weak_bcthw, strong_bcthw: the views.
         geometry: carries boxes and maps from weak to strong.
         index_b: int64 from 0, the same number whenever the same clip is drawn, and nothing more: for memories.
-        following: the strong view's partners, as in LabelledBatch.
+        following: the strong view's partners, as in LabelledBatch; None unless `Needs.temporal` or `weak_following`.
         weak_following: the weak view of these partners; None unless `Needs.weak_following`.
     """
 
@@ -675,7 +675,8 @@ class Needs:
         extra_labelled: after the first stage the labelled batch grows by as many clips, and partners, as
             `unlabelled` would take; the clips that every strategy sees stay among its rows.
         labelled_weak: labelled clips come in the weak view too.
-        weak_following: the partners of unlabelled clips come in the weak view too; goes with `temporal`.
+        weak_following: the partners of unlabelled clips come in both views, with `temporal` or without: then unlabelled
+            clips have partners, labelled ones have none, and the core computes no L_tmp.
         beta, delta: weights of L_frame on labelled (Eq. 6) and on unlabelled clips (L_u).
         temporal_weight: weight of L_tmp.
         temporal_reduction: of L_tmp over classes; "auto" is "sum" on single-label and "mean" on multi-label data.
@@ -692,6 +693,11 @@ class Needs:
     delta: float = 1.0
     temporal_weight: float = 1.0
     temporal_reduction: TemporalReduction = "auto"
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether unlabelled clips come with partners."""
+        return self.temporal or self.weak_following
 
 
 class Strategy(ABC):

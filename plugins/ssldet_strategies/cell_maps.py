@@ -2,18 +2,20 @@
 
 cells_of(detector, predictions, strategy)   the cells, or why there are none
 mirrored(cells, size)                       what the cells of the mirrored clip would be
-confidence_maps(cells)                      objectness as one map a level
+objectness_maps(cells)                      one class-agnostic map a level
+centre_maps(targets, like, size)            what such a map should show
+difference(after, before), distance(a, b)   between the maps of all levels
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
-from ssldet.contracts import Cells, Detector, Predictions
+from ssldet.contracts import Cells, Detector, Predictions, Targets
 from ssldet.errors import TrainingError
 
 
@@ -45,10 +47,51 @@ def mirrored(cells: Cells, size: int) -> Cells:
     return Cells(cells.confidence_bn[:, order_n], cells.classes_bnk[:, order_n], boxes_bn4, cells.shapes)
 
 
-def confidence_maps(cells: Cells) -> list[Tensor]:
-    """The objectness logits as maps, (b, anchors, height, width) of each level."""
-    parts = cells.confidence_bn.split([prod(shape) for shape in cells.shapes], dim=1)
-    return [part.reshape(len(part), *shape) for part, shape in zip(parts, cells.shapes, strict=True)]
+def objectness_maps(cells: Cells) -> list[Tensor]:
+    """The highest objectness of the anchors of each place, (b, 1, height, width) in [0, 1] for each level."""
+    return [level.sigmoid().amax(dim=1, keepdim=True) for level in confidence_levels(cells.confidence_bn, cells.shapes)]
+
+
+def confidence_levels(confidence_bn: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """A value of every cell as maps, (b, anchors, height, width) for each level."""
+    parts = confidence_bn.split([prod(shape) for shape in shapes], dim=1)
+    return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def centre_maps(targets: Targets, like_b1hw: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What an objectness map of clips should show, and where that is known.
+
+    Args:
+        targets: boxes in pixels of a view of `size` pixels.
+        like_b1hw: a map of these clips.
+
+    Returns:
+        (b, 1, h, w) float: 1 where the centre of a box lies; and the same shape bool: everywhere but in the rest of
+        boxes, and in clips whose box loss does not count.
+    """
+    height, width = like_b1hw.shape[2:]
+    to_cells = like_b1hw.new_tensor([width, height, width, height]) / size
+    x1, y1, x2, y2 = (targets.boxes_n4.to(like_b1hw) * to_cells).unbind(1)
+    column, row = (torch.arange(count, device=like_b1hw.device) for count in (width, height))
+    across_nw = (column + 1 > x1[:, None]) & (column < x2[:, None])
+    down_nh = (row + 1 > y1[:, None]) & (row < y2[:, None])
+    inside_bhw = torch.zeros_like(like_b1hw[:, 0], dtype=torch.int32)
+    inside_bhw.index_add_(0, targets.clip_n, (down_nh[:, :, None] & across_nw[:, None]).int())
+    centre_b1hw = torch.zeros_like(like_b1hw)
+    at_x, at_y = (((low + high) / 2).long() for low, high in ((x1, x2), (y1, y2)))
+    centre_b1hw[targets.clip_n, 0, at_y.clamp(0, height - 1), at_x.clamp(0, width - 1)] = 1
+    known_bhw = (inside_bhw == 0) | (centre_b1hw[:, 0] > 0)
+    return centre_b1hw, (known_bhw & targets.box_mask_b[:, None, None])[:, None]
+
+
+def difference(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
+    """after - before, for the clips that have a map after."""
+    return [late - early[: len(late)] for late, early in zip(after, before, strict=True)]
+
+
+def distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The mean over all places of all levels of the squared difference."""
+    return torch.cat([(a - b).square().flatten() for a, b in zip(maps, others, strict=True)]).mean()
 
 
 def cell_sides(cells: Cells, size: int) -> Tensor:

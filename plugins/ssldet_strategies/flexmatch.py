@@ -34,7 +34,7 @@ from ssldet.contracts import (
     StepLosses,
     TrainingInfo,
 )
-from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
 NEVER = -1
@@ -44,8 +44,8 @@ NEVER = -1
 class FlexMatch(TeacherStudent):
     """L_bou on labelled clips, and on unlabelled ones against weak boxes above the threshold of their class."""
 
-    class Config(TeacherOptions):
-        """Options of `flexmatch`, beside those of every teacher."""
+    class Config(TeacherOptions, GuidanceOptions):
+        """Options of `flexmatch`, beside those of every teacher and of guidance."""
 
         tau: float = Field(0.95, ge=0, le=1)
         """The threshold of a class that is learnt as well as the best one."""
@@ -63,7 +63,7 @@ class FlexMatch(TeacherStudent):
 
     @property
     def needs(self) -> Needs:
-        return Needs()
+        return self.config.needs()
 
     def build_teacher(self, student: Detector) -> Teacher:
         return Teacher(student, "shared")
@@ -87,7 +87,7 @@ class FlexMatch(TeacherStudent):
         candidates = self.candidates(predictions)
         threshold_n = self.thresholds()[candidates.scores_nk.argmax(dim=1)]
         passed = candidates[candidates.confidence_n > threshold_n]
-        return confident_boxes(passed, len(predictions), network.facts)
+        return guided_boxes(passed, predictions, network.facts, self.config)[1]
 
     def thresholds(self) -> Tensor:
         """tau_c (k,) as the memory stands."""

@@ -26,15 +26,15 @@ from pydantic import Field
 from torch import Tensor
 
 from ssldet.contracts import Detector, Needs, Predictions, Progress, PseudoLabels, TrainingInfo
-from ssldet.training.pseudo_labels import confident_boxes
+from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.teachers import Teacher, TeacherOptions, TeacherStudent
 
 
 class SoftMatch(TeacherStudent):
     """L_bou on labelled clips, and on unlabelled ones against the student's weak boxes, weighed by their confidence."""
 
-    class Config(TeacherOptions):
-        """Options of `softmatch`, beside those of every teacher."""
+    class Config(TeacherOptions, GuidanceOptions):
+        """Options of `softmatch`, beside those of every teacher and of guidance."""
 
         n_sigma: float = Field(2.0, gt=0)
         """n: the weight falls as a Gaussian of deviation sigma / n below mu."""
@@ -53,7 +53,7 @@ class SoftMatch(TeacherStudent):
 
     @property
     def needs(self) -> Needs:
-        return Needs()
+        return self.config.needs()
 
     def build_teacher(self, student: Detector) -> Teacher:
         return Teacher(student, "shared")
@@ -75,8 +75,8 @@ class SoftMatch(TeacherStudent):
         candidates = self.candidates(predictions)
         objectness_n = candidates.confidence_n / candidates.scores_nk.amax(dim=1).clamp_min(1e-12)
         weight_n = self.weights(objectness_n * self.aligned(candidates.scores_nk).amax(dim=1))
-        labels = confident_boxes(candidates, len(predictions), network.facts)
-        labels.targets.weights_n3 = weight_n[:, None].repeat(1, 3)
+        rows, labels = guided_boxes(candidates, predictions, network.facts, self.config)
+        labels.targets.weights_n3 = weight_n[rows, None].repeat(1, 3)
         return labels
 
     def weights(self, confidence_n: Tensor) -> Tensor:

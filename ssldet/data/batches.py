@@ -259,7 +259,7 @@ class BatchSource:
         return DrawnLabelled(
             clips=self._drawn_clips(weak, geometry, shows_weak=self.needs.labelled_weak),
             targets=in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible),
-            following=self._following(self.labelled, rows, geometry),
+            following=self._following(self.labelled, rows, geometry, needed=self.needs.temporal),
             colours_b3=colours,
         )
 
@@ -285,7 +285,9 @@ class BatchSource:
         return DrawnUnlabelled(
             clips=self._drawn_clips(weak, geometry, shows_weak=True),
             index_b=torch.from_numpy(rows),
-            following=self._following(table, rows, geometry, shows_weak=self.needs.weak_following),
+            following=self._following(
+                table, rows, geometry, needed=self.needs.has_partners, shows_weak=self.needs.weak_following
+            ),
             photometry=photometry,
             refs=ClipRefs(tuple(videos), tuple(frames)),
         )
@@ -333,11 +335,11 @@ class BatchSource:
         return order.at(part.step * count, count)[rows], geometry.part(rows)
 
     def _following(
-        self, table: KeyFrames, rows: np.ndarray, geometry: WindowGeometry, *, shows_weak: bool = False
+        self, table: KeyFrames, rows: np.ndarray, geometry: WindowGeometry, *, needed: bool, shows_weak: bool = False
     ) -> DrawnClips | None:
         """Partners of the first `pair_share` of the rows, in the same draw of the view."""
         share = self.sampling.pair_share
-        if not self.needs.temporal or share == 0:
+        if not needed or share == 0:
             return None
         pairs = max(1, round(len(rows) * share))  # a small part of a step must not lose the temporal term
         rows = rows[:pairs]

@@ -174,11 +174,12 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
     """Clips with gradients in a step of the first and of the second stage, and clips of the teacher."""
     options, needs = plan.config.experiment.train, plan.needs
     paired = 1 + (options.pair_share if needs.temporal else 0)
+    paired_u = 1 + (options.pair_share if needs.has_partners else 0)
     unlabelled = options.unlabelled if needs.unlabelled else 0
     extra = options.unlabelled if needs.extra_labelled else 0
     return {
         "first": options.batch * paired,
-        "second": (options.batch + unlabelled + extra) * paired,
+        "second": (options.batch + extra) * paired + unlabelled * paired_u,
         "teacher": unlabelled,
     }
 

@@ -159,14 +159,18 @@ class StrategyContract(ConfiguredContract):
     # ---------------------------------------------------------------------------------------------- its gradients
 
     def test_gradients_reach_the_student(self) -> None:
-        """Every term that is not 0 reaches through the whole student, to its clips, when there are pseudo-labels."""
+        """Every term that is not 0 reaches through the whole student, to its clips, when there are pseudo-labels.
+
+        One that trains a module of the strategy's own reaches that module at least.
+        """
         for case in self.cases("confident"):
             batch = case.batch()
             shown = _student_clips(batch)
             for clips in shown:
                 clips.requires_grad_()
+            trained = [p for module in case.strategy.trained_modules().values() for p in module.parameters()]
             for name, term in case.losses(batch).terms.items():
-                reached = term.requires_grad and _reaches(term, shown)
+                reached = term.requires_grad and _reaches(term, [*shown, *trained])
                 assert reached or term.item() == 0, f"term {name!r} is {term.item():.3g} and reaches none of the clips"
             case.advance()
             _check_gradients(case.student, "with pseudo-labels")
@@ -328,9 +332,9 @@ def _student_clips(batch: Batch) -> list[Tensor]:
     return [view for view in views if view is not None]
 
 
-def _reaches(term: Tensor, clips: list[Tensor]) -> bool:
-    """Whether a term depends on any of the clips, and so on every layer in between."""
-    found = torch.autograd.grad(term, clips, retain_graph=True, allow_unused=True)
+def _reaches(term: Tensor, leaves: list[Tensor]) -> bool:
+    """Whether a term depends on any of these: on clips, and so on every layer in between, or on parameters."""
+    found = torch.autograd.grad(term, leaves, retain_graph=True, allow_unused=True)
     return any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 

@@ -143,7 +143,8 @@ def tiny_batch(facts: DatasetFacts, needs: Needs, *, clips: int = 4, boxes: bool
     """
     generator = torch.Generator().manual_seed(seed)
     own = clips * (2 if needs.extra_labelled else 1)
-    labelled = LabelledBatch(_clips(own, generator), tiny_targets(facts, own, boxes), _partners(own, needs, generator))
+    clips_bcthw, following = _clips(own, generator), _partners(own, needs.temporal, generator)
+    labelled = LabelledBatch(clips_bcthw, tiny_targets(facts, own, boxes), following)
     if needs.labelled_weak:
         labelled.weak_bcthw = _clips(own, generator)
     if not needs.unlabelled:
@@ -156,8 +157,8 @@ def tiny_batch(facts: DatasetFacts, needs: Needs, *, clips: int = 4, boxes: bool
         strong_bcthw=_clips(clips, generator),
         geometry=geometry,
         index_b=torch.arange(clips),
-        following=_partners(clips, needs, generator),
-        weak_following=_partners(clips, needs, generator) if needs.weak_following else None,
+        following=_partners(clips, needs.has_partners, generator),
+        weak_following=_partners(clips, needs.weak_following, generator),
     )
     return Batch(labelled, sealed, generator)
 
@@ -180,5 +181,5 @@ def _clips(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, 3, FRAMES, SIZE, SIZE, generator=generator)
 
 
-def _partners(count: int, needs: Needs, generator: torch.Generator) -> Tensor | None:
-    return _clips(count, generator) if needs.temporal else None
+def _partners(count: int, needed: bool, generator: torch.Generator) -> Tensor | None:
+    return _clips(count, generator) if needed else None
