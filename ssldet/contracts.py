@@ -1,11 +1,12 @@
 """The contracts: what a plugin implements, and the records that pass between the core and plugins.
 
-There are four kinds of plugin, found through entry points of the same name:
+There are five kinds of plugin, found through entry points of the same name:
 
     ssldet.datasets     Dataset     who does what, where and when; where the frames lie
     ssldet.backbones    Backbone    how a Detector is built: clips -> boxes with confidence and class scores
     ssldet.strategies   Strategy    which losses a step has, on labelled and on unlabelled clips
     ssldet.metrics      Metric      detections + truth -> numbers, under a named protocol
+    ssldet.executors    Executor    where the tasks of a grid are carried out
 
 Shape letters: b clips, t frames of a clip, h w pixels, n boxes, k classes, a anchors, c channels.
 Boxes are xyxy float32 in pixels of the view (or video) they belong to. Frames count from 0 in arrays and
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ssldet.errors import ConfigError, PluginError, UnknownName, WeightsError
+from ssldet.errors import ConfigError, PluginError, RequestError, UnknownName, WeightsError
 
 if TYPE_CHECKING:  # the command line reads this page without paying for torch
     from torch import Generator, Tensor, device, nn
@@ -944,3 +945,168 @@ class Metric(ABC):
         Comparisons of runs draw test videos again from it. A run keeps it for every metric that gives it.
         """
         return None
+
+
+# -------------------------------------------------------------------------------------------- executors
+
+TaskKind = Literal["pretraining", "first stage", "run"]
+"""What a task of a grid is: a run that makes initial weights, a first stage that runs share, or a run of a cell."""
+
+TaskState = Literal["done", "to run", "queued", "running", "failed", "blocked"]
+"""Where a task stands; "queued": it was handed to a batch system and has not begun."""
+
+
+class GridTask(Protocol):
+    """One piece of work of a grid, as an executor sees it: `ssldet.benchmark.tasks.attempt` does it, in any process.
+
+    Attributes:
+        kind: what it is; `key` names it within the grid and, for one results folder, for good.
+        needs: keys of the tasks that must be done before.
+        state: where it stands, `reason` why; the grid alone changes them.
+        run_id, folder: of the run or first stage, once they are known.
+        seconds: estimate of what it takes; `progress`: share of it that is done, 0-1.
+        title: what is done and on what, in one line.
+    """
+
+    kind: TaskKind
+    key: str
+    needs: tuple[str, ...]
+    state: TaskState
+    reason: str
+    run_id: str
+    folder: Path | None
+    seconds: float
+    progress: float
+
+    @property
+    def title(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task is: `done` of `total` `unit` of a phase; `note` is what its reporter adds, losses say."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a task ended; `details`: a traceback, where the error is no message for users.
+
+    "interrupted": it left a checkpoint and can begin again at once. "blocked": it was never begun, and `reason` says
+    what stands in its way.
+    """
+
+    state: Literal["done", "failed", "interrupted", "blocked"]
+    reason: str = ""
+    details: str = ""
+
+
+class GridCallback:
+    """Is called while an executor runs a grid. This one does nothing; the command line draws bars.
+
+    The grid has taken in what happened by then. Workers count from 0: places at which a task is under way.
+    """
+
+    def began(self, worker: int, task: GridTask) -> None:
+        """A worker has taken up a task."""
+
+    def progressed(self, worker: int, task: GridTask, progress: TaskProgress) -> None:
+        """The task is so far; called a few times a second at most."""
+
+    def ended(self, worker: int, task: GridTask, result: TaskResult) -> None:
+        """The task has ended."""
+
+    def tick(self) -> None:
+        """Called about twice a second."""
+
+    def stop(self) -> bool:
+        """Whether the executor should begin nothing more; what is under way leaves checkpoints or goes on elsewhere."""
+        return False
+
+
+class TaskGrid(Protocol):
+    """The tasks of a grid, in the order in which they are best done; an executor tells it what becomes of each.
+
+    Attributes:
+        results: the results folder, which whatever carries out a task must see under the same path.
+        tasks: all of them by key; more can appear when one is done.
+    """
+
+    @property
+    def results(self) -> Path: ...
+
+    @property
+    def tasks(self) -> Mapping[str, GridTask]: ...
+
+    def ready(self) -> Iterable[GridTask]:
+        """Tasks that can begin: to run, and all that they need is done."""
+
+    def queued(self, task: GridTask, reason: str = "") -> None:
+        """A batch system has the task, and waits for what `reason` says."""
+
+    def began(self, task: GridTask) -> None:
+        """The task is under way."""
+
+    def progressed(self, task: GridTask, progress: TaskProgress) -> None:
+        """The task is so far."""
+
+    def ended(self, task: GridTask, result: TaskResult) -> None:
+        """The task has ended; what needs it can begin, or is blocked."""
+
+
+class Executor(ABC):
+    """Where the tasks of a grid are carried out: on this machine, through a batch system.
+
+    Attributes:
+        outlives: whether tasks go on without the process that handed them out: Ctrl-C then leaves them alone, and
+            `submit`, `attach` and `cancel` are there.
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    Config: ClassVar[type[Options]] = Options
+    outlives: ClassVar[bool] = False
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    def check(self) -> None:
+        """Called before anything is handed out.
+
+        Raises:
+            RequestError: nothing can be carried out here: what to install, or what does not answer.
+        """
+
+    def cores(self) -> int | None:
+        """CPU cores that a task gets, None for a share of this machine's: how many threads its run takes by default."""
+        return None
+
+    @abstractmethod
+    def run(self, grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
+        """Carry out all tasks that can be, and wait for them.
+
+        A task that fails is told to the grid, and the rest goes on. Nothing is begun twice: what an earlier command
+        handed out is waited for.
+
+        Args:
+            jobs: tasks at a time, for executors without a queue of their own.
+            callback: hears how it goes, and says when to stop.
+
+        Returns:
+            Whether it came to its end; False where the callback asked to stop. The same call goes on from there.
+        """
+
+    def submit(self, grid: TaskGrid) -> int:
+        """Hand out all tasks that are to run, and return; gives how many. Raises RequestError where none can be."""
+        raise RequestError(f"{type(self).__name__} carries tasks out only while the command runs; leave out --detach")
+
+    def attach(self, grid: TaskGrid) -> None:
+        """Tell the grid where the tasks stand that earlier commands handed out."""
+
+    def cancel(self, grid: TaskGrid) -> int:
+        """End what earlier commands handed out; gives how many tasks that were. Raises RequestError."""
+        raise RequestError(f"{type(self).__name__} leaves nothing behind that could be cancelled; Ctrl-C stops it")

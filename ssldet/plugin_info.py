@@ -95,7 +95,9 @@ def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, 
         "description": text,
         "sources": sources(f"{around}\n{text}"),
     }
-    content |= {"dataset": _of_dataset, "metric": _of_metric}.get(plugin.kind, _of_configured)(found)
+    content |= {"dataset": _of_dataset, "metric": _of_metric, "executor": _of_executor}.get(
+        plugin.kind, _of_configured
+    )(found)
     return content | (_tables(found, measure=measure) if plugin.kind == "backbone" else {})
 
 
@@ -182,3 +184,8 @@ def _of_dataset(found: type[Any]) -> dict[str, Any]:
 
 def _of_metric(found: type[Any]) -> dict[str, Any]:
     return {"protocols": list(found.protocols), "columns": dict(found.columns)}
+
+
+def _of_executor(found: type[Any]) -> dict[str, Any]:
+    tasks = "go on without the command" if found.outlives else "end with the command"
+    return {"tasks": tasks, "options": _options(found.Config)}

@@ -36,6 +36,7 @@ GROUPS = {
     "backbone": "ssldet.backbones",
     "strategy": "ssldet.strategies",
     "metric": "ssldet.metrics",
+    "executor": "ssldet.executors",
 }
 """Kind of plugin -> its entry-point group."""
 
@@ -225,7 +226,7 @@ def answer_check() -> None:
 
 def _import_core(kind: str) -> None:
     """Import the large requirements of the core, which the program waits for before any plugin of a kind."""
-    trains = kind in ("strategy", "backbone")
+    trains = kind in ("strategy", "backbone", "executor")
     for name in ("torch", "torchvision.ops", "timm") if trains else ("numba", "ssldet.contracts"):
         importlib.import_module(name)
 

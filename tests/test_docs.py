@@ -64,6 +64,8 @@ LONG = {
     "ssldet run --strategy supervised --dataset jhmdb --ratio 0.3 --val-fraction 0.3333 --eval-on val "
     "--preset lite --data-root data": "campaign",
     "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2": "campaign",
+    "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --executor slurm "
+    "--set executor.gpus=1 --set executor.hours=12": "campaign",
 }
 """What trains -> its tier: "acceptance" runs it as it is written, "campaign" takes hours and is only planned there."""
 

@@ -33,6 +33,15 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> No
     assert said == ["stopping"] and signal.getsignal(number) is before
 
 
+def test_a_patient_block_is_not_ended_by_a_second_signal() -> None:
+    """Batch systems send several and mean one."""
+    said: list[str] = []
+    with graceful_interrupts(lambda: said.append("stopping"), impatient=False) as asked:
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert asked() and said == ["stopping"] and asked.exit_code == 128 + signal.SIGUSR2
+
+
 def test_the_handlers_are_put_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(ValueError, match="damaged"), graceful_interrupts(lambda: None):

@@ -2,7 +2,7 @@
 
 plan_grid(request)    opens data, finds what is done, blocked and to run
 Grid.ready()          tasks that can begin now
-Grid.began(task), Grid.progressed(task, ...), Grid.ended(task, ...)
+Grid.queued(task), Grid.began(task), Grid.progressed(task, ...), Grid.ended(task, ...)
                       what an executor tells: nobody else changes the state of a task
 
 A cell that starts from weights which another task of the grid makes has no run id before they are made; it is planned
@@ -15,14 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssldet import plugins
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings, run_config
 from ssldet.benchmark.spec import Cell, Row, TableSpec
-from ssldet.benchmark.tasks import Task, TaskProgress, TaskResult
+from ssldet.benchmark.tasks import Task
 from ssldet.config import RunConfig, presets, resolve
+from ssldet.contracts import GridTask, TaskProgress, TaskResult, TaskState
 from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
 from ssldet.runs.estimate import Pace, pace, seconds_by_phase
@@ -32,6 +33,11 @@ from ssldet.runs.record import Record
 from ssldet.runs.rescoring import what_is_lost
 from ssldet.util.files import content_hash
 from ssldet.util.settings import read_assignment
+
+OPEN: tuple[TaskState, ...] = ("to run", "queued", "running")
+"""States of what is not at its end."""
+
+_IN_WORDS = {"failed": "failed", "blocked": "is blocked"}
 
 FILTERS = ("approach", "strategy", "dataset", "ratio", "pretrained", "split", "seed")
 
@@ -91,6 +97,11 @@ class Grid:
     _decoded: set[str] = field(default_factory=set)
     _first_steps: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def results(self) -> Path:
+        """The folder that its runs are written to."""
+        return Path(self.request.settings.machine.get("results") or layout.RESULTS)
+
     def ready(self) -> Iterator[Task]:
         """Tasks that can begin: to run, and all that they need is done."""
         for task in self.tasks.values():
@@ -103,12 +114,12 @@ class Grid:
 
     def seconds_left(self) -> float:
         """Estimated seconds of all that is to run, one after another."""
-        open_tasks = (task for task in self.tasks.values() if task.state in ("to run", "running"))
+        open_tasks = (task for task in self.tasks.values() if task.state in OPEN)
         return sum(task.seconds * (1 - task.progress) for task in open_tasks)
 
     def count_open(self) -> int:
-        """The number of tasks that are to run or running."""
-        return sum(task.state in ("to run", "running") for task in self.tasks.values())
+        """The number of tasks that are to run, queued or running."""
+        return sum(task.state in OPEN for task in self.tasks.values())
 
     def is_done(self) -> bool:
         """Whether every task is done."""
@@ -122,42 +133,46 @@ class Grid:
             "tasks": [task.as_json() for task in self.tasks.values()],
         }
 
-    def began(self, task: Task) -> None:
+    def queued(self, task: GridTask, reason: str = "") -> None:
+        """Mark a task as handed to a batch system, which waits for what `reason` says."""
+        task.state, task.reason = "queued", reason
+
+    def began(self, task: GridTask) -> None:
         """Mark a task as running."""
         task.state = "running"
 
-    def progressed(self, task: Task, progress: TaskProgress) -> None:
+    def progressed(self, task: GridTask, progress: TaskProgress) -> None:
         """Note how far a task is by its training, which takes nearly all of the time."""
         if progress.phase == "train":
             first = self._first_steps.setdefault(task.key, progress.done)  # a shared first stage lies behind it
             task.progress = (progress.done - first) / max(1, progress.total - first)
 
-    def ended(self, task: Task, result: TaskResult) -> None:
+    def ended(self, task: GridTask, result: TaskResult) -> None:
         """Take in how a task ended: one that was interrupted is to run again."""
         if result.state == "done":
             self.finished(task)
-        elif result.state == "failed":
-            self.failed(task, result.reason)
-        else:
+        elif result.state == "interrupted":
             self.requeue(task)
+        else:
+            self.failed(task, result.reason, result.state)
 
-    def requeue(self, task: Task) -> None:
+    def requeue(self, task: GridTask) -> None:
         """Mark a task as to run, which goes on from what it left."""
         task.state = "to run"
 
-    def finished(self, task: Task) -> None:
+    def finished(self, task: GridTask) -> None:
         """Mark a task as done; plan further what waited for weights that it made."""
         task.state, task.reason = "done", ""
         if task.kind == "pretraining":
             for waiting in [other for other in self.cells() if task.key in other.needs and not other.run_id]:
                 self._plan(waiting)
 
-    def failed(self, task: Task, reason: str) -> None:
-        """Mark a task as failed, and what needs it as blocked."""
-        task.state, task.reason = "failed", reason
+    def failed(self, task: GridTask, reason: str, state: Literal["failed", "blocked"] = "failed") -> None:
+        """Mark a task as failed, or as blocked before it began, and what needs it as blocked."""
+        task.state, task.reason = state, reason
         for other in self.tasks.values():
-            if task.key in other.needs and other.state == "to run":
-                other.state, other.reason = "blocked", f"{task.title} failed: {reason}"
+            if task.key in other.needs and other.state in ("to run", "queued"):
+                other.state, other.reason = "blocked", f"{task.title} {_IN_WORDS[state]}: {reason}"
 
     def add(self, wanted: _Wanted) -> None:
         """Take in one cell, with the tasks that it needs."""

@@ -1,26 +1,34 @@
 """The tasks of a grid: what each one is, how it is run in whatever process it lands in, and what is told of it.
 
 run_task(task, ...)    do it, or what is left of it
-GridCallback           hears what the tasks do: TaskProgress, TaskResult
+attempt(task, ...)     the same, with what came of it as a TaskResult
+ProgressReporter       tells now and then how a task goes
 """
 
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from time import monotonic
+from typing import Any, get_args
 
 from ssldet.config import RunConfig
+from ssldet.contracts import GridCallback, GridTask, TaskKind, TaskProgress, TaskResult, TaskState
+from ssldet.errors import SsldetError
 from ssldet.runs import layout
 from ssldet.runs.planning import DatasetCache, Plan, plan
-from ssldet.runs.runner import Reporter, execute, train_first_stage
+from ssldet.runs.runner import Interrupted, Reporter, execute, train_first_stage
+from ssldet.training.loop import StepReport
 from ssldet.util.files import replacing
 
-Kind = Literal["pretraining", "first stage", "run"]
-State = Literal["done", "to run", "running", "failed", "blocked"]
-STATES: tuple[State, ...] = get_args(State)
+__all__ = ["STATES", "GridCallback", "ProgressReporter", "Task", "TaskProgress", "TaskResult", "attempt", "run_task"]
+
+STATES: tuple[TaskState, ...] = get_args(TaskState)
+
+SECONDS_BETWEEN_MESSAGES = 0.3
 
 LOCK_TIMEOUT_SECONDS = 120.0
 """How long a task waits for a process that still does the same run: one that outlived a killed grid, say."""
@@ -44,14 +52,14 @@ class Task:
         files: of a pretraining, the weights files that it makes.
     """
 
-    kind: Kind
+    kind: TaskKind
     key: str
     name: str
     config: RunConfig | None = None
     needs: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     cell: Mapping[str, Any] = field(default_factory=dict)
-    state: State = "to run"
+    state: TaskState = "to run"
     reason: str = ""
     run_id: str = ""
     folder: Path | None = None
@@ -84,49 +92,6 @@ class Task:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class TaskProgress:
-    """How far a task is: `done` of `total` `unit` of a phase; `note` is what its reporter adds, losses say."""
-
-    phase: str
-    done: int
-    total: int
-    unit: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """How a task ended; `details`: a traceback, where the error is no message for users."""
-
-    state: Literal["done", "failed", "interrupted"]
-    reason: str = ""
-    details: str = ""
-
-
-class GridCallback:
-    """Is called while an executor runs a grid. This one does nothing; the command line draws bars.
-
-    The grid has taken in what happened by then. Workers count from 0.
-    """
-
-    def began(self, worker: int, task: Task) -> None:
-        """A worker has taken up a task."""
-
-    def progressed(self, worker: int, task: Task, progress: TaskProgress) -> None:
-        """The task is so far; called a few times a second."""
-
-    def ended(self, worker: int, task: Task, result: TaskResult) -> None:
-        """The task has ended."""
-
-    def tick(self) -> None:
-        """Called about twice a second."""
-
-    def stop(self) -> bool:
-        """Whether the executor should begin nothing more and let what is under way leave checkpoints."""
-        return False
-
-
 def start(cell: Mapping[str, Any]) -> str:
     """Where a cell's weights come from, in a word."""
     return "pretrained" if cell["pretrained"] else "scratch"
@@ -142,6 +107,48 @@ def run_task(task: Task, reporter: Reporter, datasets: DatasetCache) -> None:
     execute(planned, reporter, lock_timeout=LOCK_TIMEOUT_SECONDS)
     for file in task.files:
         _keep_weights(planned, file)
+
+
+def attempt(task: GridTask, reporter: Reporter, datasets: DatasetCache) -> TaskResult:
+    """Do a task of a grid, or what is left of it, and say what came of it; no error of it ends the process."""
+    assert isinstance(task, Task)
+    try:
+        run_task(task, reporter, datasets)
+    except Interrupted:
+        return TaskResult("interrupted")
+    except SsldetError as error:
+        return TaskResult("failed", str(error))
+    except Exception as error:  # a defect of a plugin or of ours: the rest of the grid goes on
+        return TaskResult("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    return TaskResult("done")
+
+
+class ProgressReporter(Reporter):
+    """Tells how a task goes, every `seconds` at most: a subclass says to whom, in `send`."""
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_MESSAGES) -> None:
+        self.seconds = seconds
+        self._phase: tuple[str, int, str] = ("", 0, "")
+        self._last = 0.0
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        self._phase, self._last = (name, total, unit), 0.0
+        self.advance(0)
+
+    def advance(self, done: int, note: str = "") -> None:
+        now = monotonic()
+        if now - self._last < self.seconds:
+            return
+        self._last = now
+        name, total, unit = self._phase
+        self.send(TaskProgress(name, done, total, unit, note))
+
+    def step(self, report: StepReport) -> None:
+        losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+        self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
+
+    def send(self, progress: TaskProgress) -> None:
+        """The task is so far."""
 
 
 def _keep_weights(planned: Plan, file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,6 +30,7 @@ from ssldet.cli.output import next_step, results_words
 if TYPE_CHECKING:
     from ssldet.benchmark.grid import Grid, GridRequest
     from ssldet.benchmark.spec import TableSpec
+    from ssldet.contracts import Executor
 
 TABLES = "2,3,4,5,6"
 
@@ -59,40 +60,114 @@ TABLES = "2,3,4,5,6"
 @data_root
 @results_folder
 @several_runs
+@plugin_option(
+    "executor",
+    "--executor",
+    "Where runs are carried out; its options: --set executor.KEY=VALUE.",
+    default="local",
+    show_default=True,
+)
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
+@click.option("--detach", is_flag=True, help="Hand runs out and return, where the executor has a queue of its own.")
+@click.option("--status", is_flag=True, help="Show where the runs stand, from the results folder and the queue.")
+@click.option("--cancel", is_flag=True, help="End what the executor's queue has of this grid; what is done stays.")
 @json_flag
-def command(jobs: int, dry_run: bool, as_json: bool, **asked: Any) -> None:
+def command(jobs: int, as_json: bool, **asked: Any) -> None:
     """Plan the distinct cells of the paper's tables, or of --dataset, and run what is left of them.
 
     First stages are trained once for all runs that share them. Cells whose data, weights or plugin are missing are
     blocked, with the reason; what fails is noted and the rest goes on. The same command again does what is left.
 
+    With --executor slurm every run is a job, and the command waits for them: Ctrl-C leaves them in the queue, and the
+    same command waits again, from any machine that sees the results folder.
+
     Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 128 + its number after a signal
     (130 after Ctrl-C).
     """
-    from ssldet.benchmark.executors.local import run_grid
+    from ssldet.benchmark.executors.choice import make_executor, split_assignments
     from ssldet.benchmark.grid import plan_grid
-    from ssldet.cli.grid_view import GridView, show_plan
-    from ssldet.util.interrupts import graceful_interrupts
 
-    request = _request(jobs, **asked)
+    mode = _mode(asked)
+    for_executor, asked["assignments"] = split_assignments(asked["assignments"])
+    executor = make_executor(asked["executor"], for_executor)
+    if mode != "dry_run":
+        executor.check()
+    request = _request(jobs, executor.cores(), **asked)
     grid = plan_grid(request, _progress)
-    if dry_run:
-        if as_json:
-            click.echo(_as_json(grid, jobs))
-        else:
-            show_plan(grid, jobs)
-            next_step("the same command without --dry-run")
+    if mode:
+        _show(grid, jobs, as_json, _DO[mode](executor, grid))
         return
     _warn_of_long_grid(grid, jobs)
-    with graceful_interrupts(_say_that_it_stops) as stopping, GridView(grid, jobs, stopping) as view:
-        whole = run_grid(grid, jobs=jobs, callback=view)
+    whole, exit_code = _run(grid, jobs, executor)
     if as_json:
         click.echo(_as_json(grid, jobs))
     else:
+        from ssldet.cli.grid_view import show_plan
+
         show_plan(grid, jobs, finished=True)
         next_step(_table_command(request, asked) if asked["dataset"] else _paper_tables(grid, asked))
-    sys.exit(_exit_code(grid) if whole else stopping.exit_code)
+    sys.exit(_exit_code(grid) if whole else exit_code)
+
+
+def _mode(asked: Mapping[str, Any]) -> str:
+    """What is done instead of running the grid; "" where nothing is asked for. Raises RequestError."""
+    from ssldet.errors import RequestError
+
+    modes = [name for name in _DO if asked[name]]
+    if len(modes) > 1:
+        words = " and ".join(f"--{name.replace('_', '-')}" for name in modes)
+        raise RequestError(f"{words} ask for different things; give one of them")
+    return modes[0] if modes else ""
+
+
+def _dry_run(executor: Executor, grid: Grid) -> str:
+    return "the same command without --dry-run"
+
+
+def _detach(executor: Executor, grid: Grid) -> str:
+    count = executor.submit(grid)
+    click.echo(f"handed out {count} tasks", err=True)
+    return "the same command with --status shows where they stand, without --detach waits for them"
+
+
+def _status(executor: Executor, grid: Grid) -> str:
+    executor.attach(grid)
+    return "the same command without --status runs what is left, and waits"
+
+
+def _cancel(executor: Executor, grid: Grid) -> str:
+    click.echo(f"cancelled {executor.cancel(grid)} tasks", err=True)
+    return "the same command without --cancel runs what is left"
+
+
+_DO: Mapping[str, Callable[[Executor, Grid], str]] = {
+    "dry_run": _dry_run,
+    "detach": _detach,
+    "status": _status,
+    "cancel": _cancel,
+}
+"""Option -> what it does instead of running the grid; gives what comes next."""
+
+
+def _show(grid: Grid, jobs: int, as_json: bool, following: str) -> None:
+    """Where the tasks stand, and what comes next."""
+    from ssldet.cli.grid_view import show_plan
+
+    if as_json:
+        click.echo(_as_json(grid, jobs))
+    else:
+        show_plan(grid, jobs)
+        next_step(following)
+
+
+def _run(grid: Grid, jobs: int, executor: Executor) -> tuple[bool, int]:
+    """Carry a grid out. Gives whether it came to its end, and the exit code where it did not."""
+    from ssldet.cli.grid_view import GridView
+    from ssldet.util.interrupts import graceful_interrupts
+
+    announce = _say_that_they_go_on if executor.outlives else _say_that_it_stops
+    with graceful_interrupts(announce) as stopping, GridView(grid, jobs, stopping) as view:
+        return executor.run(grid, jobs=jobs, callback=view), stopping.exit_code
 
 
 def _table_command(request: GridRequest, asked: Mapping[str, Any]) -> str:
@@ -129,7 +204,7 @@ def _exit_code(grid: Grid) -> int:
     return 0 if grid.is_done() else 1
 
 
-def _request(jobs: int, **asked: Any) -> GridRequest:
+def _request(jobs: int, cores: int | None = None, **asked: Any) -> GridRequest:
     from ssldet.benchmark.cells import Settings, parse_dataset_map
     from ssldet.benchmark.grid import GridRequest
     from ssldet.benchmark.tuned_settings import read_tuned
@@ -145,7 +220,7 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
             assignments=fixed_settings(asked["assignments"], asked["backbone"], asked["eval_on"]),
             videos=asked["videos"],
             tuned=tuned,
-            **machine_settings(jobs, asked),
+            **machine_settings(jobs, asked, cores),
         ),
         seeds=read_numbers("--seeds", asked["seeds"], least=0),
         splits=read_numbers("--splits", asked["splits"], least=1),
@@ -155,12 +230,16 @@ def _request(jobs: int, **asked: Any) -> GridRequest:
     )
 
 
-def machine_settings(jobs: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`machine` and `threads` of the settings of a grid of `jobs` runs at a time, out of a verb's options."""
+def machine_settings(jobs: int, asked: Mapping[str, Any], cores: int | None = None) -> dict[str, Any]:
+    """`machine` and `threads` of the settings of a grid of `jobs` runs at a time, out of a verb's options.
+
+    Args:
+        cores: of a run; None means a share of this machine's.
+    """
     import os
 
     names = ("data_root", "results", "weights_root", "download", "device", "skip_damaged", "threads", "loader_workers")
-    cores = max(1, (os.cpu_count() or 1) // jobs)
+    cores = cores or max(1, (os.cpu_count() or 1) // jobs)
     machine = {**{name: asked[name] for name in names}, "workers": asked["threads"] or cores}
     given = {name: value for name, value in machine.items() if value is not None}
     return {"machine": given, "threads": _threads_of_environment() or cores}
@@ -242,6 +321,14 @@ def _progress(done: int, total: int) -> None:
 
 def _as_json(grid: Grid, jobs: int) -> str:
     return json.dumps(grid.as_json(jobs), indent=2)
+
+
+def _say_that_they_go_on() -> None:
+    click.echo(
+        "leaving: what was handed out goes on; the same command waits for it again, with --status shows it, with "
+        "--cancel ends it",
+        err=True,
+    )
 
 
 def _say_that_it_stops() -> None:

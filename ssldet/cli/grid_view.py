@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ssldet.benchmark.grid import Grid
-from ssldet.benchmark.tasks import STATES, GridCallback, State, Task, TaskProgress, TaskResult, start
+from ssldet.benchmark.tasks import STATES, Task, start
 from ssldet.cli.run import duration, time_needed
+from ssldet.contracts import GridCallback, GridTask, TaskProgress, TaskResult, TaskState
 from ssldet.runs.planning import choose_device
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -52,19 +53,19 @@ class GridView(GridCallback):
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
-    def began(self, worker: int, task: Task) -> None:
+    def began(self, worker: int, task: GridTask) -> None:
         if worker not in self._rows:
             self._rows[worker] = self._workers.add_task("", total=1, note="")
         self._workers.reset(self._rows[worker], description=task.title, total=1, note="begins")
 
-    def progressed(self, worker: int, task: Task, progress: TaskProgress) -> None:
+    def progressed(self, worker: int, task: GridTask, progress: TaskProgress) -> None:
         note = f"{progress.unit} ({progress.phase}) {progress.note}"
         self._workers.update(self._rows[worker], completed=progress.done, total=max(1, progress.total), note=note)
         if not self.console.is_terminal and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             self._line(f"{task.title}: {progress.phase} {progress.done}/{progress.total}; {self._left()}")
 
-    def ended(self, worker: int, task: Task, result: TaskResult) -> None:
+    def ended(self, worker: int, task: GridTask, result: TaskResult) -> None:
         self._workers.update(self._rows[worker], description="idle", completed=0, total=1, note="")
         self._line(f"{result.state}: {task.title}" + (f": {result.reason}" if result.reason else ""))
         if result.details:
@@ -129,7 +130,7 @@ def _place(task: Task) -> tuple[str, ...]:
     return c["dataset"], f"{c['ratio']:.0%}", start(c), str(c["split"]), str(c["seed"])
 
 
-def _styled(state: State) -> Text:
+def _styled(state: TaskState) -> Text:
     styles = {"done": "green", "failed": "bold red", "blocked": "yellow"}
     return Text(state, style=styles.get(state, ""))
 

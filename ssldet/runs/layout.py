@@ -4,6 +4,7 @@
 <results>/first_stages/<key>/   checkpoint.safetensors, log.jsonl, stage.json
 <results>/pretrained/<run>/     weights files, by the names that their backbone looks for
 <results>/external/<name>/      external.json, per_video.parquet: others' detections, scored
+<results>/jobs/                 of grids that a batch system carries out: see benchmark/executors/job_files.py
 <results>/profiles/<run>.json.gz  what some training steps did, for a viewer of traces
 """
 
@@ -57,7 +58,10 @@ EXTERNAL_FILES = (EXTERNAL_RECORD, PER_VIDEO)
 PROFILES = "profiles"
 """Traces of `ssldet run --profile`, one a run."""
 
-NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL, PROFILES)
+JOBS = "jobs"
+"""Which tasks of a grid a batch system has, and what its jobs left."""
+
+NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL, PROFILES, JOBS)
 """Folders of results that hold parts of several runs, or what is not ours, and no run."""
 
 RUN_FOLDER = re.compile(r".+-split\d+-seed\d+-([0-9a-f]{12})")

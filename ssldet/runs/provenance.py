@@ -45,7 +45,8 @@ def provenance() -> dict[str, Any]:
     `distributions[name]` has `version`; one installed from a source tree also `commit` (None outside git) and
     `dirty`: the tree of the distribution itself, never that of the folder the user stands in.
     """
-    offered = {plugin.distribution for kind in plugins.KINDS for plugin in plugins.available(kind)}
+    moving = [kind for kind in plugins.KINDS if kind != "executor"]  # where a run runs moves no number
+    offered = {plugin.distribution for kind in moving for plugin in plugins.available(kind)}
     return {
         "python": platform.python_version(),
         "distributions": dict(_origins(dict.fromkeys([*CORE_DISTRIBUTIONS, *sorted(offered)]))),

@@ -1,6 +1,7 @@
 from .backbones import BackboneContract as BackboneContract
 from .base import Contract as Contract
 from .datasets import DatasetContract as DatasetContract
+from .executors import ExecutorContract as ExecutorContract
 from .metrics import MetricContract as MetricContract
 from .strategies import StrategyContract as StrategyContract
 from .suite import Outcome as Outcome
@@ -23,6 +24,7 @@ __all__ = [
     "BackboneContract",
     "Contract",
     "DatasetContract",
+    "ExecutorContract",
     "MetricContract",
     "Outcome",
     "StrategyContract",

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
-from ssldet.contracts import Backbone, Dataset, Metric, Strategy
+from ssldet.contracts import Backbone, Dataset, Executor, Metric, Strategy
 from ssldet.errors import SsldetError
 from ssldet.testing.backbones import BackboneContract
 from ssldet.testing.base import Contract
 from ssldet.testing.datasets import DatasetContract
+from ssldet.testing.executors import ExecutorContract
 from ssldet.testing.metrics import MetricContract
 from ssldet.testing.strategies import StrategyContract
 
@@ -37,6 +38,7 @@ CONTRACTS: dict[type[Any], type[Contract]] = {
     Backbone: BackboneContract,
     Strategy: StrategyContract,
     Metric: MetricContract,
+    Executor: ExecutorContract,
 }
 
 

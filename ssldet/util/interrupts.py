@@ -31,13 +31,14 @@ class StopRequest:
 
 
 @contextmanager
-def graceful_interrupts(announce: Callable[[], None]) -> Iterator[StopRequest]:
-    """While the block runs, a first signal of `SIGNALS` asks it to stop, a second one ends it at once.
+def graceful_interrupts(announce: Callable[[], None], *, impatient: bool = True) -> Iterator[StopRequest]:
+    """While the block runs, a first signal of `SIGNALS` asks it to stop, a second one ends it at once (`impatient`).
 
     A signal that was ignored before, as `nohup` ignores SIGHUP, stays ignored.
 
     Args:
         announce: called at the first signal, to say that the block is about to stop.
+        impatient: whether a second signal ends the block; batch systems send several, and mean one.
 
     Yields:
         what tells whether the block was asked to stop.
@@ -49,7 +50,9 @@ def graceful_interrupts(announce: Callable[[], None]) -> Iterator[StopRequest]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if request():
-            raise KeyboardInterrupt
+            if impatient:
+                raise KeyboardInterrupt
+            return
         request.signal = number
         announce()
 

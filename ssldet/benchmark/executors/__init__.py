@@ -1,4 +1,4 @@
-"""How the tasks of a grid are carried out. `local`: worker processes on this machine."""
+"""How the tasks of a grid are carried out. `local`: worker processes on this machine; `slurm`: jobs of a cluster."""
 
 from __future__ import annotations
 

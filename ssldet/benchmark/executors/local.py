@@ -13,27 +13,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from time import monotonic
 
 import psutil
 
-from ssldet.benchmark.grid import Grid
-from ssldet.benchmark.tasks import GridCallback, Task, TaskProgress, TaskResult, run_task
-from ssldet.errors import SsldetError
+from ssldet.benchmark.tasks import ProgressReporter, Task, attempt
+from ssldet.contracts import Executor, GridCallback, GridTask, TaskGrid, TaskProgress, TaskResult
 from ssldet.runs.planning import DatasetCache
-from ssldet.runs.runner import Interrupted, Reporter
-from ssldet.training.loop import StepReport
 from ssldet.util.allocator import keep_freed_memory
 from ssldet.util.interrupts import leave_signals_to_parent
 
-SECONDS_BETWEEN_MESSAGES = 0.3
 POLL_SECONDS = 0.5
 
 
@@ -45,11 +37,18 @@ class _Worker:
     number: int
     process: BaseProcess
     pipe: Connection
-    task: Task | None = None
+    task: GridTask | None = None
     told_to_stop: bool = False
 
 
-def run_grid(grid: Grid, *, jobs: int, callback: GridCallback) -> bool:
+class Local(Executor):
+    """Worker processes on this machine, `--jobs` at a time; they end with the command, at Ctrl-C with a checkpoint."""
+
+    def run(self, grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
+        return run_grid(grid, jobs=jobs, callback=callback)
+
+
+def run_grid(grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
     """Run all tasks of a grid that can be run, `jobs` at a time. Returns whether it came to its end.
 
     What fails is marked and the rest goes on. False: the callback asked it to stop; what was under way can be resumed.
@@ -74,7 +73,7 @@ def run_grid(grid: Grid, *, jobs: int, callback: GridCallback) -> bool:
         _dismiss(workers)
 
 
-def _hand_out(grid: Grid, workers: list[_Worker], jobs: int, callback: GridCallback) -> None:
+def _hand_out(grid: TaskGrid, workers: list[_Worker], jobs: int, callback: GridCallback) -> None:
     """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`."""
     for task in list(grid.ready()):
         worker = _idle_worker(workers, jobs)
@@ -110,7 +109,7 @@ def _start(number: int) -> _Worker:
     return _Worker(number, process, ours)
 
 
-def _listen(grid: Grid, worker: _Worker, callback: GridCallback) -> bool:
+def _listen(grid: TaskGrid, worker: _Worker, callback: GridCallback) -> bool:
     """Take in one message of a busy worker. False: it has died."""
     task = worker.task
     assert task is not None
@@ -167,30 +166,13 @@ def _terminate_with_children(process: BaseProcess) -> None:
 # -------------------------------------------------------------------------------------------- the worker's side
 
 
-class _PipeReporter(Reporter):
+class _PipeReporter(ProgressReporter):
     """Tells the grid how a task goes, a few times a second."""
 
     def __init__(self, pipe: Connection) -> None:
+        super().__init__()
         self.pipe = pipe
         self.stopping = False
-        self._phase: tuple[str, int, str] = ("", 0, "")
-        self._last = 0.0
-
-    def phase(self, name: str, total: int, unit: str) -> None:
-        self._phase, self._last = (name, total, unit), 0.0
-        self.advance(0)
-
-    def advance(self, done: int, note: str = "") -> None:
-        now = monotonic()
-        if now - self._last < SECONDS_BETWEEN_MESSAGES:
-            return
-        self._last = now
-        name, total, unit = self._phase
-        self._send(TaskProgress(name, done, total, unit, note))
-
-    def step(self, report: StepReport) -> None:
-        losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
-        self.advance(report.step, f"{losses}  {report.clips_per_second:.0f} clips/s")
 
     def stop(self) -> bool:
         """Whether the grid said so, or is gone: the pipe then ends, as nobody else holds its other end."""
@@ -201,7 +183,7 @@ class _PipeReporter(Reporter):
                 self.stopping = True
         return self.stopping
 
-    def _send(self, progress: TaskProgress) -> None:
+    def send(self, progress: TaskProgress) -> None:
         try:
             self.pipe.send(progress)
         except OSError:  # nobody is there to hear it
@@ -225,20 +207,8 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             return
         if not isinstance(task, Task):  # told to stop between two tasks
             continue
-        result = _result(partial(run_task, task, _PipeReporter(pipe), datasets))
+        result = attempt(task, _PipeReporter(pipe), datasets)
         try:
             pipe.send(result)
         except OSError:
             return
-
-
-def _result(work: Callable[[], None]) -> TaskResult:
-    try:
-        work()
-    except Interrupted:
-        return TaskResult("interrupted")
-    except SsldetError as error:
-        return TaskResult("failed", str(error))
-    except Exception as error:  # a defect of a plugin or of ours: the rest of the grid goes on
-        return TaskResult("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-    return TaskResult("done")

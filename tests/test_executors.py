@@ -1,0 +1,465 @@
+"""Executors: chosen by name with typed options, refused with a remedy, and what the slurm one makes of the queue.
+
+The queue is played here, by what Slurm's commands would say; tests/test_slurm.py has a real one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from test_grid import Listener, command, numbers, small
+
+from ssldet.benchmark.executors import make_executor, slurm, slurm_job, slurm_queue
+from ssldet.benchmark.executors.job_files import Job, JobFiles
+from ssldet.benchmark.executors.local import Local, run_grid
+from ssldet.benchmark.executors.slurm import GridJobs, Slurm
+from ssldet.benchmark.executors.slurm_job import SlurmTask, TaskFailed
+from ssldet.benchmark.executors.slurm_queue import QueueState
+from ssldet.benchmark.grid import Grid
+from ssldet.benchmark.tasks import TaskProgress, TaskResult
+from ssldet.cli import main
+from ssldet.errors import ConfigError, RequestError, UnknownName
+from ssldet.runs import layout
+
+has_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason='needs submitit: pip install "ssldet[slurm]"'
+)
+
+# ---------------------------------------------------------------------------------------- choice and refusals
+
+
+def test_an_executor_is_made_by_name_with_typed_options() -> None:
+    made = make_executor("slurm", ["executor.partition=gpu", "executor.gpus=1", "executor.hours=12"])
+    assert isinstance(made, Slurm)
+    assert (made.config.partition, made.config.gpus, made.config.hours) == ("gpu", 1, 12)
+    assert isinstance(make_executor("local"), Local)
+
+
+def test_unknown_executors_and_options_are_named_with_what_was_meant() -> None:
+    with pytest.raises(UnknownName, match=r"unknown executor 'slrum'; did you mean 'slurm'"):
+        make_executor("slrum")
+    with pytest.raises(
+        ConfigError, match=r"'executor.partitoin' of executor 'slurm'; did you mean 'executor.partition'"
+    ):
+        make_executor("slurm", ["executor.partitoin=gpu"])
+    with pytest.raises(ConfigError, match=r"executor.memory: string should match"):
+        make_executor("slurm", ["executor.memory=much"])
+    with pytest.raises(ConfigError, match=r"unknown option 'executor.gpus' of executor 'local'"):
+        make_executor("local", ["executor.gpus=1"])
+
+
+def invoke(results: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, command(results, "--tables", "6", "--only", "ratio=0.1", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--executor", "slrum"], "did you mean 'slurm'"),
+        (["--executor", "slurm", "--set", "executor.gpu=1"], "did you mean 'executor.gpus'"),
+        (["--detach"], "leave out --detach"),
+        (["--cancel"], "Ctrl-C stops it"),
+        (["--detach", "--status"], "--detach and --status ask for different things"),
+    ],
+)
+def test_bad_requests_exit_2_and_leave_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = invoke(tmp_path / "r", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "") and said in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_is_not_installed_is_said_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: None)
+    absent = invoke(tmp_path / "r", "--executor", "slurm")
+    assert absent.exit_code == 2 and 'pip install "ssldet[slurm]"' in absent.stderr
+    monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: "here")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    elsewhere = invoke(tmp_path / "r", "--executor", "slurm")
+    assert elsewhere.exit_code == 2 and "no sbatch here" in elsewhere.stderr and "--executor local" in elsewhere.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def commands_of_slurm(folder: Path, **scripts: str) -> None:
+    """Programs of Slurm's names that do what the scripts say."""
+    for name in ("sbatch", "squeue", "scancel", "sinfo", "srun"):
+        (folder / name).write_text(f"#!/bin/sh\n{scripts.get(name, '')}\n")
+        (folder / name).chmod(0o755)
+
+
+def test_what_slurms_commands_say_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sinfo = 'case "$*" in *%P*) echo "low*"; echo high;; *) echo "low|infinite"; echo "high|1-02:00:00";; esac'
+    squeue = "echo '7|PENDING|ssldet-a|(Resources)'; echo '8|RUNNING|ssldet-b|n1'; echo nonsense"
+    commands_of_slurm(tmp_path, sinfo=sinfo, squeue=squeue)
+    assert slurm_queue.partitions() == {"low": None, "high": 1560.0}
+    assert slurm_queue.default_partition() == "low"
+    assert slurm_queue.queue() == {
+        "7": QueueState("PENDING", "ssldet-a", "Resources"),
+        "8": QueueState("RUNNING", "ssldet-b", "n1"),
+    }
+    with pytest.raises(UnknownName, match="unknown partition 'hihg'; did you mean 'high'"):
+        slurm_queue.check_reachable("hihg")
+    down = "echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1"
+    commands_of_slurm(tmp_path, sinfo=down, squeue=down)
+    assert slurm_queue.queue() is None
+    with pytest.raises(RequestError, match=r"Slurm does not answer: sinfo says: .*Unable to contact"):
+        slurm_queue.check_reachable(None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("30:00", 30), ("2:30:00", 150), ("1-00:00:30", 1440.5), ("infinite", None), ("", None)]
+)
+def test_times_of_slurm_are_read(text: str, expected: float | None) -> None:
+    assert slurm_queue.minutes(text) == expected
+
+
+# -------------------------------------------------------------------------------------------- a played queue
+
+
+class Queue:
+    """Slurm, as far as the executor sees it: numbers for jobs, and what the test says of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: dict[str, QueueState] | None = {}
+        self.given: dict[str, dict[str, Any]] = {}
+        self.cancelled: list[str] = []
+        self.refuses = ""
+        monkeypatch.setattr(slurm_queue, "queue", lambda: None if self.states is None else dict(self.states))
+        monkeypatch.setattr(slurm_queue, "partitions", lambda: {"low": 45.0})
+        monkeypatch.setattr(slurm_queue, "default_partition", lambda: "low")
+        monkeypatch.setattr(slurm_queue, "cancel", self.cancelled.extend)
+        monkeypatch.setattr(slurm, "SETTLING_SECONDS", 0.0)
+        monkeypatch.setattr(GridJobs, "_sbatch", lambda jobs, task, job: self.take(jobs._parameters(task, job)))
+
+    def take(self, parameters: dict[str, Any]) -> str:
+        from submitit.core.utils import FailedJobError
+
+        if self.refuses:
+            raise FailedJobError(self.refuses)
+        number = str(100 + len(self.given))
+        self.given[number] = parameters
+        assert self.states is not None
+        self.states[number] = QueueState("PENDING", parameters["job_name"], "Priority")
+        return number
+
+    def say(self, number: str, state: str, reason: str = "n1") -> None:
+        assert self.states is not None
+        self.states[number] = QueueState(state, self.given[number]["job_name"], reason)
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    pytest.importorskip("submitit")
+    return Queue(monkeypatch)
+
+
+def states(grid: Grid) -> list[str]:
+    return [task.state for task in grid.tasks.values()]
+
+
+def jobs_of(grid: Grid, **options: Any) -> GridJobs:
+    return GridJobs(grid, Slurm.Config(**options))
+
+
+def test_first_stages_go_before_what_needs_them_and_each_task_is_a_job(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid, partition="low", gpus=2, memory="8G", account="lab", sbatch={"exclude": "n3"})
+    assert jobs.submit_open() == 4 and states(grid) == ["queued"] * 4
+    assert [given.get("dependency") for given in queue.given.values()] == [None, "afterok:100", None, "afterok:102"]
+    first = queue.given["100"]
+    assert (first["partition"], first["gpus_per_node"], first["mem"], first["account"]) == ("low", 2, "8G", "lab")
+    assert first["time"] == 45  # what the partition allows
+    assert first["additional_parameters"] == {"requeue": True, "kill-on-invalid-dep": "yes", "exclude": "n3"}
+    assert jobs.submit_open() == 0 and not jobs.are_over()
+
+
+def test_the_time_limit_is_what_is_asked_for_or_follows_from_the_estimate(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs_of(grid, hours=0.25).submit_open()
+    assert {given["time"] for given in queue.given.values()} == {15}
+    again = small(tmp_path / "other")
+    for task in again.tasks.values():
+        task.seconds = 120.0
+    jobs_of(again).submit_open()
+    assert queue.given["104"]["time"] == 34
+
+
+def test_a_grid_goes_from_the_queue_to_its_end(tmp_path: Path, queue: Queue) -> None:
+    grid, listener = small(tmp_path), Listener()
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    stage, run, *_ = grid.tasks.values()
+    queue.say("100", "RUNNING", "n7")
+    jobs.files.write_progress(stage.key, TaskProgress("train", 2, 4, "steps"))
+    jobs.look(listener)
+    assert (stage.state, stage.reason, listener.begun) == ("running", "job 100 on n7", 1)
+    assert (run.state, run.reason) == ("queued", "job 101 waits: Priority")
+    for task, job in [(task, jobs.jobs[task.key]) for task in grid.tasks.values()]:
+        jobs.files.write_result(task.key, job.id, TaskResult("done"))
+        queue.say(job.id, "COMPLETED")
+    jobs.look(listener)
+    assert jobs.are_over() and grid.is_done()
+    assert {result.state for result in listener.results.values()} == {"done"} and listener.begun == 4
+
+
+def test_a_later_command_finds_the_jobs_and_submits_none_twice(tmp_path: Path, queue: Queue) -> None:
+    jobs_of(small(tmp_path)).submit_open()
+    queue.say("100", "RUNNING")
+    again = small(tmp_path)
+    jobs = jobs_of(again)
+    jobs.attach()
+    assert states(again) == ["running", "queued", "queued", "queued"]
+    assert jobs.submit_open() == 0 and len(queue.given) == 4
+    assert jobs.cancel() == 4 and queue.cancelled == ["100", "101", "102", "103"]
+    queue.states = None
+    with pytest.raises(RequestError, match="Slurm does not answer"):
+        jobs_of(small(tmp_path)).attach()
+
+
+def test_another_job_of_the_same_number_is_not_taken_for_it(tmp_path: Path, queue: Queue) -> None:
+    """Numbers begin anew with another cluster, or another database."""
+    jobs_of(small(tmp_path)).submit_open()
+    assert queue.states is not None
+    queue.states = {number: QueueState("RUNNING", "somebody's", "n1") for number in queue.states}
+    again = small(tmp_path)
+    jobs_of(again).attach()
+    assert states(again) == ["to run"] * 4
+
+
+def test_a_job_that_is_queued_again_goes_on_by_itself(tmp_path: Path, queue: Queue) -> None:
+    grid, listener = small(tmp_path), Listener()
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    stage = next(iter(grid.tasks.values()))
+    for state, expected in (("RUNNING", "running"), ("PENDING", "queued"), ("RUNNING", "running")):
+        queue.say("100", state)
+        jobs.look(listener)
+        assert stage.state == expected
+    assert listener.results[stage.title].state == "interrupted" and listener.begun == 2
+    assert len(queue.given) == 4
+
+
+def test_a_silent_queue_changes_nothing(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    queue.states = None
+    jobs.look(Listener())
+    assert states(grid) == ["queued"] * 4 and not jobs.are_over()
+
+
+def test_a_job_that_died_is_handed_out_again_with_what_needs_it(tmp_path: Path, queue: Queue) -> None:
+    """Slurm ends the jobs that need it, as what they wait for never comes."""
+    grid, listener = small(tmp_path), Listener()
+    jobs = jobs_of(grid, retries=1)
+    jobs.submit_open()
+    stage, run, *_ = grid.tasks.values()
+    queue.say("100", "NODE_FAIL")
+    queue.say("101", "CANCELLED")
+    jobs.look(listener)
+    jobs.submit_open()
+    assert list(queue.given)[4:] == ["104", "105"] and queue.given["105"]["dependency"] == "afterok:104"
+    queue.say("104", "NODE_FAIL")
+    jobs.look(listener)
+    assert stage.state == "failed" and "its job 104 ended as NODE_FAIL, attempt 2" in stage.reason
+    assert run.state == "blocked" and stage.title in run.reason
+    jobs.look(listener)
+    assert "105" in queue.cancelled and jobs.submit_open() == 0
+
+
+def test_a_task_that_left_a_checkpoint_goes_on_however_often(tmp_path: Path, queue: Queue) -> None:
+    """Time limits shorter than a run, on a cluster that does not requeue."""
+    grid = small(tmp_path)
+    jobs = jobs_of(grid, retries=0)
+    jobs.submit_open()
+    stage = next(iter(grid.tasks.values()))
+    for _ in range(3):
+        number = jobs.jobs[stage.key].id
+        jobs.files.write_result(stage.key, number, TaskResult("interrupted"))
+        queue.say(number, "TIMEOUT")
+        jobs.look(Listener())
+        jobs.submit_open()
+        assert stage.state == "queued" and jobs.jobs[stage.key].id != number
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("CANCELLED", "its job 100 was cancelled; the same command submits it again"),
+        ("OUT_OF_MEMORY", "--set executor.memory=32G"),
+        ("FAILED", "do the nodes see that folder, under the same path?"),
+    ],
+)
+def test_what_would_happen_again_is_not_tried_again(tmp_path: Path, queue: Queue, state: str, said: str) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    queue.say("100", state)
+    jobs.look(Listener())
+    stage = next(iter(grid.tasks.values()))
+    assert stage.state == "failed" and said in stage.reason
+    assert list(small(tmp_path).ready()), "the same command tries again"
+
+
+def test_a_job_that_failed_before_its_task_says_where_its_output_is(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    stage = next(iter(grid.tasks.values()))
+    folder = Path(jobs.jobs[stage.key].folder)
+    folder.mkdir(parents=True)
+    (folder / "100_0_log.out").write_text("begins\nImportError: no such thing\nsrun: error: n1: task 0\n")
+    (folder / "100_0_result.pkl").touch()
+    queue.say("100", "FAILED")
+    jobs.look(Listener())
+    assert stage.state == "failed"
+    assert "100_0_log.out" in stage.reason and stage.reason.endswith("ImportError: no such thing")
+
+
+def test_what_slurm_takes_no_job_for_is_blocked_with_its_reason(tmp_path: Path, queue: Queue) -> None:
+    queue.refuses = (
+        "Command failed\nsbatch: error: Batch job submission failed: Requested node configuration is not available"
+    )
+    grid = small(tmp_path)
+    jobs = jobs_of(grid)
+    assert jobs.submit_open() == 0 and jobs.are_over()
+    assert states(grid) == ["blocked"] * 4
+    stage, run, *_ = grid.tasks.values()
+    assert stage.reason.endswith("Batch job submission failed: Requested node configuration is not available")
+    assert run.reason.startswith(f"{stage.title} is blocked")
+    assert not list(tmp_path.glob("jobs/*.json"))
+
+
+class Leaves(Listener):
+    """Presses Ctrl-C at once."""
+
+    def stop(self) -> bool:
+        return True
+
+
+def test_leaving_keeps_the_jobs(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    executor = make_executor("slurm", ["executor.poll_seconds=0.01"])
+    assert executor.run(grid, jobs=1, callback=Leaves()) is False
+    assert queue.cancelled == [] and states(grid) == ["queued"] * 4
+    again = small(tmp_path)
+    assert executor.submit(again) == 0 and states(again) == ["queued"] * 4
+    assert executor.cancel(small(tmp_path)) == 4
+
+
+@has_submitit
+def test_the_command_shows_hands_out_and_cancels(tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slurm, "check", lambda executor: None)
+    asked = ["--only", "strategy=dual_guidance", "--executor", "slurm", "--set", "executor.cpus=3"]
+    handed = invoke(tmp_path, *asked, "--detach")
+    assert handed.exit_code == 0 and "handed out 4 tasks" in handed.stderr
+    assert queue.given["100"]["cpus_per_task"] == 3
+    queue.say("100", "RUNNING", "n7")
+    shown = json.loads(invoke(tmp_path, *asked, "--status", "--json").stdout)
+    assert [(task["state"], task["reason"]) for task in shown["tasks"]][:2] == [
+        ("running", "job 100 on n7"),
+        ("queued", "job 101 waits: Priority"),
+    ]
+    ended = invoke(tmp_path, *asked, "--cancel")
+    assert ended.exit_code == 0 and "cancelled 4 tasks" in ended.stderr and len(queue.cancelled) == 4
+
+
+# ------------------------------------------------------------------------------------------------ in a job
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+
+
+def noted(grid: Grid) -> JobFiles:
+    """The files of jobs of a grid, as its executor writes them."""
+    files = JobFiles(grid.results)
+    for task in grid.tasks.values():
+        files.write(Job(task.key, "100", "name", "folder"))
+    return files
+
+
+def first_cell(results: Path) -> Grid:
+    """A grid of one cell and its first stage."""
+    grid = small(results)
+    for key in list(grid.tasks)[2:]:
+        del grid.tasks[key]
+    return grid
+
+
+@pytest.mark.slow
+def test_tasks_in_jobs_give_what_the_local_executor_gives(tmp_path: Path, job: None) -> None:
+    grid = first_cell(tmp_path / "jobs")
+    files = noted(grid)
+    for task in grid.tasks.values():
+        SlurmTask(task, grid.results)()
+        assert files.result(Job(task.key, "100", "", "")) == TaskResult("done")
+        assert files.result(Job(task.key, "99", "", "")) is None
+    assert small(tmp_path / "jobs").cells()[0].state == "done"
+    assert run_grid(first_cell(tmp_path / "local"), jobs=1, callback=Listener())
+    assert numbers(tmp_path / "jobs") == numbers(tmp_path / "local") != {}
+    assert files.progress(task.key) is not None
+
+
+def test_a_task_that_fails_fails_its_job(tmp_path: Path, job: None) -> None:
+    grid = small(tmp_path)
+    files, task = noted(grid), grid.cells()[0]
+    assert task.folder
+    (task.folder / layout.WEIGHTS / "in the way").mkdir(parents=True)
+    with pytest.raises(TaskFailed):
+        SlurmTask(task, grid.results)()
+    result = files.result(Job(task.key, "100", "", ""))
+    assert result and result.state == "failed" and result.reason
+
+
+def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path) -> None:
+    grid = small(tmp_path)
+    with pytest.raises(RequestError, match="does not see the results folder"):
+        SlurmTask(grid.cells()[0], grid.results)()
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "expected"),
+    [
+        (signal.SIGUSR2, "RUNNING", ["scontrol requeue 100"]),
+        (signal.SIGTERM, "RUNNING", ["wait", "scontrol requeue 100"]),
+        (signal.SIGTERM, "COMPLETING", ["wait"]),  # it was cancelled
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_and_the_rest_to_slurm(
+    tmp_path: Path, job: None, monkeypatch: pytest.MonkeyPatch, number: int, state: str, expected: list[str]
+) -> None:
+    grid = small(tmp_path)
+    files, task = noted(grid), next(iter(grid.tasks.values()))
+    done: list[str] = []
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(slurm_job.time, "sleep", lambda seconds: done.append("wait"))
+    monkeypatch.setattr(slurm_job.subprocess, "run", lambda words, **options: done.append(" ".join(words)))
+    monkeypatch.setattr(slurm_job.os, "_exit", leave)
+    monkeypatch.setattr(slurm_queue, "queue", lambda: {"100": QueueState(state, "name", "n1")})
+    sent = slurm_job._FileReporter.step
+
+    def step(reporter: Any, report: Any) -> None:
+        sent(reporter, report)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)  # batch systems send several
+
+    monkeypatch.setattr(slurm_job._FileReporter, "step", step)
+    with pytest.raises(SystemExit) as left:
+        SlurmTask(task, grid.results)()
+    assert left.value.code == 128 + number and done[: len(expected)] == expected
+    assert list(tmp_path.glob("first_stages/*/checkpoint.safetensors"))
+    assert files.result(Job(task.key, "100", "", "")) == TaskResult("interrupted")
