@@ -554,12 +554,14 @@ class LabelledBatch:
         following: the clips that end one key frame later, in the same view, for the first p <= b clips (Eq. 10); None
             unless `Needs.temporal`.
         weak_bcthw: the weak view of the same clips; None unless `Needs.labelled_weak`.
+        weak_targets: what that view shows, in its pixels; None likewise. New in 2.1.
     """
 
     clips_bcthw: Tensor
     targets: Targets
     following: Tensor | None = None
     weak_bcthw: Tensor | None = None
+    weak_targets: Targets | None = None
 
 
 @dataclass(slots=True)

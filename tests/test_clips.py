@@ -179,6 +179,10 @@ def test_weak_views_come_on_request() -> None:
     assert batch.unlabelled and batch.labelled.weak_bcthw is not None and batch.unlabelled.weak_following is not None
     assert batch.labelled.weak_bcthw.shape == batch.labelled.clips_bcthw.shape
     assert not torch.equal(batch.labelled.weak_bcthw, batch.labelled.clips_bcthw)
+    assert plain.labelled.weak_targets is None and batch.labelled.weak_targets is not None
+    refs = asking.labelled.at(asking._labelled_order.at(0, len(batch.labelled.clips_bcthw)))
+    assert torch.equal(batch.labelled.weak_targets.boxes_n4, asking.table.targets(*refs).boxes_n4)
+    assert not torch.equal(batch.labelled.weak_targets.boxes_n4, batch.labelled.targets.boxes_n4)
     videos, frames = asking.unlabelled.following(batch.unlabelled.index_b.numpy())  # type: ignore[union-attr]
     expected = to_input(asking.reader.read(videos, frames), torch.device("cpu"))
     assert torch.equal(batch.unlabelled.weak_following, expected[: len(batch.unlabelled.weak_following)])
@@ -358,6 +362,9 @@ def test_a_device_makes_the_views_that_the_cpu_makes() -> None:
         assert torch.equal(one.unlabelled.weak_bcthw, other.unlabelled.weak_bcthw)
         assert torch.equal(one.unlabelled.weak_following, other.unlabelled.weak_following)  # type: ignore[arg-type]
         assert torch.equal(one.labelled.targets.boxes_n4, other.labelled.targets.boxes_n4)
+        shown, seen = one.labelled.weak_targets, other.labelled.weak_targets
+        assert shown and seen and torch.equal(shown.boxes_n4, seen.boxes_n4)
+        assert len(shown.box_mask_b) == len(one.labelled.weak_bcthw)  # type: ignore[arg-type]
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:

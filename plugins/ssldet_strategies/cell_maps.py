@@ -5,6 +5,8 @@ mirrored(cells, size)                       what the cells of the mirrored clip 
 objectness_maps(cells)                      one class-agnostic map a level
 centre_maps(targets, like, size)            what such a map should show
 difference(after, before), distance(a, b)   between the maps of all levels
+confidence_levels(values, shapes)           a value of every cell as maps
+cells_under(boxes, cells, shapes, size)     the cells below the centres of boxes
 """
 
 from __future__ import annotations
@@ -92,6 +94,26 @@ def difference(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor
 def distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """The mean over all places of all levels of the squared difference."""
     return torch.cat([(a - b).square().flatten() for a, b in zip(maps, others, strict=True)]).mean()
+
+
+def cells_under(boxes_m4: Tensor, cell_m: Tensor, shapes: tuple[tuple[int, int, int], ...], size: int) -> Tensor:
+    """The cells (m,) below the centres of boxes, each of the level and the anchor of a given cell.
+
+    Args:
+        boxes_m4: xyxy in pixels of a view of `size` pixels; a centre outside falls to the nearest cell.
+        cell_m: the cells whose level and anchor count.
+        shapes: as `Cells` has them.
+    """
+    centre_m2 = (boxes_m4[:, :2] + boxes_m4[:, 2:]) / 2 / size
+    under_m, first = torch.zeros_like(cell_m), 0
+    for anchors, height, width in shapes:
+        column_m = (centre_m2[:, 0] * width).long().clamp(0, width - 1)
+        row_m = (centre_m2[:, 1] * height).long().clamp(0, height - 1)
+        anchor_m = (cell_m - first).div(height * width, rounding_mode="floor")
+        here_m = (anchor_m >= 0) & (anchor_m < anchors)
+        under_m = torch.where(here_m, first + (anchor_m * height + row_m) * width + column_m, under_m)
+        first += anchors * height * width
+    return under_m
 
 
 def cell_sides(cells: Cells, size: int) -> Tensor:

@@ -130,6 +130,8 @@ class DrawnLabelled:
     following: DrawnClips | None
     colours_b3: Tensor | None
     """Factors of the clips' colours, which are changed on the device; None: they stay."""
+    weak_targets: Targets | None = None
+    """What the weak view shows, where a strategy needs it."""
 
 
 @dataclass(slots=True)
@@ -256,11 +258,13 @@ class BatchSource:
         if self.views.labelled_colour:
             generator = self._generator(order.stream, "colour", part.step)
             colours = draw_colours(count, self.views.labelled_colour, generator)[part.rows(count)]
+        targets = self.table.targets(videos, frames)
         return DrawnLabelled(
             clips=self._drawn_clips(weak, geometry, shows_weak=self.needs.labelled_weak),
-            targets=in_strong_view(self.table.targets(videos, frames), geometry, self.views.min_visible),
+            targets=in_strong_view(targets, geometry, self.views.min_visible),
             following=self._following(self.labelled, rows, geometry, needed=self.needs.temporal),
             colours_b3=colours,
+            weak_targets=targets if self.needs.labelled_weak else None,
         )
 
     def _labelled_batch(self, drawn: DrawnLabelled) -> LabelledBatch:
@@ -270,7 +274,8 @@ class BatchSource:
             with section("views"):
                 clips = change_colours(clips, drawn.colours_b3)
                 following = None if following is None else change_colours(following, drawn.colours_b3[: len(following)])
-        return LabelledBatch(clips, drawn.targets.to(self.device), following, weak)
+        weak_targets = None if drawn.weak_targets is None else drawn.weak_targets.to(self.device)
+        return LabelledBatch(clips, drawn.targets.to(self.device), following, weak, weak_targets)
 
     def _draw_unlabelled(self, table: KeyFrames, part: _Part) -> DrawnUnlabelled:
         assert self._unlabelled_order is not None
@@ -370,8 +375,11 @@ def concat_labelled(first: LabelledBatch, more: LabelledBatch) -> LabelledBatch:
     targets = reorder_clips(concat_targets(first.targets, more.targets), order_b)
     clips_bcthw = torch.cat((first.clips_bcthw, more.clips_bcthw))[order_b]
     following = _concat(first.following, more.following)
-    weak_bcthw = _concat(first.weak_bcthw, more.weak_bcthw)
-    return LabelledBatch(clips_bcthw, targets, following, None if weak_bcthw is None else weak_bcthw[order_b])
+    weak_bcthw, weak_targets = _concat(first.weak_bcthw, more.weak_bcthw), None
+    if first.weak_targets is not None and more.weak_targets is not None:
+        weak_targets = reorder_clips(concat_targets(first.weak_targets, more.weak_targets), order_b)
+    weak_bcthw = None if weak_bcthw is None else weak_bcthw[order_b]
+    return LabelledBatch(clips_bcthw, targets, following, weak_bcthw, weak_targets)
 
 
 def _partners_first(first: LabelledBatch, more: LabelledBatch) -> Tensor:

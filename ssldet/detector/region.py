@@ -288,7 +288,8 @@ class _Weights:
         return self._times(0, terms_m)
 
     def objectness(self, terms_m: Tensor) -> Tensor:
-        return self._times(1, terms_m)
+        """Weighted, without gradient into the weights: torch has no slope of a cross-entropy in them."""
+        return self._times(1, terms_m).detach()
 
     def classes(self, terms_m: Tensor) -> Tensor:
         """(m,) class terms, weighted; (m, k) ones also masked by class."""

@@ -146,7 +146,7 @@ def tiny_batch(facts: DatasetFacts, needs: Needs, *, clips: int = 4, boxes: bool
     clips_bcthw, following = _clips(own, generator), _partners(own, needs.temporal, generator)
     labelled = LabelledBatch(clips_bcthw, tiny_targets(facts, own, boxes), following)
     if needs.labelled_weak:
-        labelled.weak_bcthw = _clips(own, generator)
+        labelled.weak_bcthw, labelled.weak_targets = _clips(own, generator), tiny_targets(facts, own, boxes)
     if not needs.unlabelled:
         return Batch(labelled, None, generator)
     weak = _clips(clips, generator)

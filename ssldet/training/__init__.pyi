@@ -15,6 +15,7 @@ from .objectives import supervised_group_terms as supervised_group_terms
 from .objectives import supervised_terms as supervised_terms
 from .objectives import temporal_term as temporal_term
 from .objectives import unlabelled_group_terms as unlabelled_group_terms
+from .objectives import unlabelled_pair_terms as unlabelled_pair_terms
 from .objectives import unlabelled_terms as unlabelled_terms
 from .profiling import StepProfile as StepProfile
 from .profiling import profile_steps as profile_steps
@@ -22,8 +23,10 @@ from .pseudo_labels import CandidateOptions as CandidateOptions
 from .pseudo_labels import box_targets as box_targets
 from .pseudo_labels import candidate_boxes as candidate_boxes
 from .pseudo_labels import carry_to_strong as carry_to_strong
+from .pseudo_labels import chosen_boxes as chosen_boxes
 from .pseudo_labels import confident_boxes as confident_boxes
 from .teachers import AverageOptions as AverageOptions
+from .teachers import StrongView as StrongView
 from .teachers import Teacher as Teacher
 from .teachers import TeacherOptions as TeacherOptions
 from .teachers import TeacherStudent as TeacherStudent
@@ -35,6 +38,7 @@ __all__ = [
     "FrameLabels",
     "GuidanceOptions",
     "StepProfile",
+    "StrongView",
     "Teacher",
     "TeacherOptions",
     "TeacherStudent",
@@ -47,6 +51,7 @@ __all__ = [
     "build_optimizer",
     "candidate_boxes",
     "carry_to_strong",
+    "chosen_boxes",
     "confident_boxes",
     "forward_groups",
     "forward_pair",
@@ -57,5 +62,6 @@ __all__ = [
     "supervised_terms",
     "temporal_term",
     "unlabelled_group_terms",
+    "unlabelled_pair_terms",
     "unlabelled_terms",
 ]

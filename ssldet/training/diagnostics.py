@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +37,10 @@ class PseudoLabelMeter:
         self.counts: Counter[str] = Counter()
 
     def update(self, pseudo: PseudoLabels, refs: ClipRefs) -> None:
-        """Take in one batch: its pseudo-labels in the weak view, and which key frames it shows."""
+        """Take in one batch: its pseudo-labels in the weak view, and which key frames it shows.
+
+        Boxes whose class weighs nothing are no labels, and are not counted.
+        """
         truth = self.hidden.targets(refs.videos, refs.frames)
         judged = self.hidden.annotated(refs.videos, refs.frames)
         found = pseudo.targets.to(torch.device("cpu"))
@@ -51,6 +55,11 @@ class PseudoLabelMeter:
         self._count_boxes(found, truth, judged)
 
     def _count_boxes(self, found: Targets, truth: Targets, judged_b: Tensor) -> None:
+        if found.weights_n3 is not None:
+            rows = found.weights_n3[:, 2] > 0
+            found = replace(
+                found, clip_n=found.clip_n[rows], boxes_n4=found.boxes_n4[rows], labels_nk=found.labels_nk[rows]
+            )
         hit = (found.clip_n[:, None] == truth.clip_n) & (pairwise_iou(found.boxes_n4, truth.boxes_n4) >= self.min_iou)
         right = hit & ((found.labels_nk @ truth.labels_nk.T) > 0)
         self.counts["boxes"] += len(found.clip_n)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ssldet.contracts import Batch, DatasetFacts, Detector, Needs, Targets
+from ssldet.contracts import Batch, DatasetFacts, Detector, LabelledBatch, Needs, Targets
+from ssldet.data.batches import concat_labelled
 from ssldet.nn.batch_norm import statistics_kept
 from ssldet.training.objectives import supervised_group_terms, unlabelled_group_terms
 from ssldet.util.devices import tensors_in
@@ -66,7 +68,7 @@ def rehearse(student: Detector, batch: Batch, groups: int, needs: Needs, *, rese
     kept = torch.empty(reserve + (groups - 1) * size_in_bytes(batch), dtype=torch.uint8, device=device)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), statistics_kept(student):
-            terms = supervised_group_terms(student, [batch.labelled] * groups, needs)
+            terms = supervised_group_terms(student, [most_labelled(batch)] * groups, needs)
             if clips := batch.unlabelled:
                 pseudo = nothing_in(len(clips.strong_bcthw), student.facts, device)
                 views, partners = [clips.strong_bcthw] * groups, [clips.following] * groups
@@ -75,6 +77,15 @@ def rehearse(student: Detector, batch: Batch, groups: int, needs: Needs, *, rese
     finally:
         student.zero_grad(set_to_none=True)
         del kept
+
+
+def most_labelled(batch: Batch) -> LabelledBatch:
+    """The labelled clips, and their weak view too where a strategy may train on it."""
+    labelled = batch.labelled
+    if labelled.weak_bcthw is None or labelled.weak_targets is None:
+        return labelled
+    both = concat_labelled(replace(labelled, following=None), LabelledBatch(labelled.weak_bcthw, labelled.weak_targets))
+    return replace(both, following=labelled.following)
 
 
 def size_in_bytes(value: Any) -> int:

@@ -120,14 +120,20 @@ def unlabelled_group_terms(
     """`unlabelled_terms` of each of several groups, which go through the network in one call; `pairs` as there."""
     pairs = forward_groups(student, strong, following) if pairs is None else pairs
     return [
-        _unlabelled(student, pair, targets, needs, None if details is None else details[place])
+        unlabelled_pair_terms(student, pair, targets, needs, details=None if details is None else details[place])
         for place, (pair, targets) in enumerate(zip(pairs, pseudo, strict=True))
     ]
 
 
-def _unlabelled(
-    student: Detector, pair: PredictionPair, pseudo: Targets, needs: Needs, details: dict[str, Tensor] | None
+def unlabelled_pair_terms(
+    student: Detector,
+    pair: PredictionPair,
+    pseudo: Targets,
+    needs: Needs,
+    *,
+    details: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
+    """`unlabelled_terms` of clips whose predictions, and those of their partners, are there already."""
     predictions, after = pair
     parts: dict[str, Tensor] | None = None if details is None else {}
     losses = student.losses(predictions, pseudo, details=parts)

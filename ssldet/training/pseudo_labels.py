@@ -65,6 +65,22 @@ def confident_boxes(found: BoxRecords, clips: int, facts: DatasetFacts) -> Pseud
     return PseudoLabels(box_targets(found, labels_nk.float(), frame_labels_b, nowhere_b), candidates=len(found))
 
 
+def chosen_boxes(pseudo: Targets, chosen_n: Tensor) -> Targets:
+    """The pseudo-labels with some of their boxes; a clip that keeps none loses its box loss, not its frame label."""
+    rows = chosen_n.nonzero()[:, 0]
+    chosen = replace(
+        pseudo,
+        clip_n=pseudo.clip_n[rows],
+        boxes_n4=pseudo.boxes_n4[rows],
+        labels_nk=pseudo.labels_nk[rows],
+        box_mask_b=torch.zeros_like(pseudo.box_mask_b),
+        weights_n3=None if pseudo.weights_n3 is None else pseudo.weights_n3[rows],
+        label_mask_nk=None if pseudo.label_mask_nk is None else pseudo.label_mask_nk[rows],
+    )
+    chosen.box_mask_b[chosen.clip_n] = True
+    return chosen
+
+
 def carry_to_strong(pseudo: Targets, geometry: Geometry, min_visible: float) -> Targets:
     """Pseudo-labels of the weak view as targets of the strong view; see `in_strong_view`.
 

@@ -13,23 +13,36 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import Batch, Detector, Predictions, Progress, PseudoLabels, StepLosses, Strategy, TrainingInfo
+from ssldet.contracts import (
+    Batch,
+    Detector,
+    LabelledBatch,
+    Predictions,
+    Progress,
+    PseudoLabels,
+    StepLosses,
+    Strategy,
+    Targets,
+    TrainingInfo,
+)
 from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.errors import TrainingError
 from ssldet.nn.batch_norm import StatisticsSnapshot
 from ssldet.training.objectives import (
     PredictionPair,
+    forward_groups,
     forward_views,
     ramp_up,
     supervised_group_terms,
-    unlabelled_group_terms,
+    unlabelled_pair_terms,
 )
 from ssldet.training.pseudo_labels import CandidateOptions, candidate_boxes, carry_to_strong
 
@@ -145,11 +158,27 @@ class AverageOptions(TeacherOptions):
     """The decay of the average's update t, from 0, is at most (1 + t) / (10 + t)."""
 
 
+@dataclass(slots=True)
+class StrongView:
+    """What a student learns from a group of unlabelled clips.
+
+    Attributes:
+        clips_bcthw: what it is shown.
+        targets: what it should find there, in pixels of that view.
+        extras: whatever else a strategy's own terms are made of, by name.
+    """
+
+    clips_bcthw: Tensor
+    targets: Targets
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
 class TeacherStudent(Strategy):
     """A teacher labels the weak view of unlabelled clips; the student learns their strong view from these labels.
 
     A subclass says what it `needs`, which teacher it has, and how a teacher's predictions become pseudo-labels; its
-    Config derives from TeacherOptions.
+    Config derives from TeacherOptions. It may also change what is trained on (`labelled_view`, `strong_view`) and the
+    terms of unlabelled clips (`unlabelled_terms`), group by group.
 
     Attributes:
         teacher: from `start` on.
@@ -178,6 +207,42 @@ class TeacherStudent(Strategy):
         """
         return None
 
+    def weight_at(self, progress: Progress) -> float:
+        """The weight of all terms of unlabelled clips at a step: the only place where it rises."""
+        return self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
+
+    def labelled_view(self, batch: Batch) -> LabelledBatch:
+        """The labelled clips that a group trains on, and what they show: as they came, unless overridden."""
+        return batch.labelled
+
+    def strong_view(self, pseudo: PseudoLabels, predictions: Predictions, batch: Batch) -> StrongView:
+        """What the student is shown of a group's unlabelled clips, and what it should find there.
+
+        As it stands the strong view as it came, with the pseudo-labels carried there. Draws come from
+        `batch.generator`.
+
+        Args:
+            pseudo: what `pseudo_labels` gave, in the weak view.
+            predictions: the teacher's of the weak view.
+            batch: the group.
+        """
+        assert batch.unlabelled is not None
+        clips = batch.unlabelled
+        return StrongView(clips.strong_bcthw, carry_to_strong(pseudo.targets, clips.geometry, self.config.min_visible))
+
+    def unlabelled_terms(
+        self, student: Detector, pair: PredictionPair, view: StrongView, details: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms of a group's unlabelled clips before the weight of all of them; see `objectives.unlabelled_terms`.
+
+        Args:
+            student: the network.
+            pair: its predictions of the strong view, and of the partners where there are any.
+            view: what `strong_view` gave.
+            details: parts of the terms are written here, detached, for the log.
+        """
+        return unlabelled_pair_terms(student, pair, view.targets, self.needs, details=details)
+
     def start(self, student: Detector, info: TrainingInfo) -> None:
         self.teacher, self.forward_once = self.build_teacher(student), info.fused_forward
 
@@ -193,24 +258,13 @@ class TeacherStudent(Strategy):
         self.teacher.at_step(progress.step)
         predictions = self.teacher.predict_groups([group.weak_bcthw for group in groups])
         pseudo = [self.pseudo_labels(of_group) for of_group in predictions]
-        min_visible = self.config.min_visible
-        strong = [
-            carry_to_strong(labels.targets, group.geometry, min_visible)
-            for labels, group in zip(pseudo, groups, strict=True)
-        ]
+        strong = [self.strong_view(*of_group) for of_group in zip(pseudo, predictions, batches, strict=True)]
         details, parts = ([dict[str, Tensor]() for _ in batches] for _ in range(2))
-        pairs, pairs_u = self._forward_once(student, batches) if self.forward_once else (None, None)
-        labelled = [batch.labelled for batch in batches]
+        labelled, partners = [self.labelled_view(batch) for batch in batches], [group.following for group in groups]
+        pairs, pairs_u = self._forward_once(student, labelled, strong, partners) if self.forward_once else (None, None)
         terms = supervised_group_terms(student, labelled, self.needs, details=details, pairs=pairs)
-        terms_u = unlabelled_group_terms(
-            student,
-            [group.strong_bcthw for group in groups],
-            [group.following for group in groups],
-            strong,
-            self.needs,
-            details=parts,
-            pairs=pairs_u,
-        )
+        pairs_u = pairs_u or forward_groups(student, [view.clips_bcthw for view in strong], partners)
+        terms_u = [self.unlabelled_terms(student, *of_group) for of_group in zip(pairs_u, strong, parts, strict=True)]
         return [
             StepLosses(
                 terms[i] | self._weighted(terms_u[i], progress),
@@ -222,19 +276,22 @@ class TeacherStudent(Strategy):
         ]
 
     def _forward_once(
-        self, student: Detector, batches: Sequence[Batch]
+        self,
+        student: Detector,
+        labelled: Sequence[LabelledBatch],
+        strong: Sequence[StrongView],
+        partners: Sequence[Tensor | None],
     ) -> tuple[list[PredictionPair], list[PredictionPair]]:
         """Predictions of the labelled clips and of the strong views of all groups, from one call."""
         views = [
-            [(batch.labelled.clips_bcthw, batch.labelled.following), (clips.strong_bcthw, clips.following)]
-            for batch in batches
-            if (clips := batch.unlabelled)
+            [(clips.clips_bcthw, clips.following), (view.clips_bcthw, following)]
+            for clips, view, following in zip(labelled, strong, partners, strict=True)
         ]
-        labelled, unlabelled = zip(*forward_views(student, views), strict=True)
-        return list(labelled), list(unlabelled)
+        first, second = zip(*forward_views(student, views), strict=True)
+        return list(first), list(second)
 
     def _weighted(self, terms: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
-        weight = self.config.unlabelled_weight * ramp_up(progress, self.config.unlabelled_ramp)
+        weight = self.weight_at(progress)
         return terms if weight == 1 else {name: weight * term for name, term in terms.items()}
 
     def candidates(self, predictions: Predictions) -> BoxRecords:
