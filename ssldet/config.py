@@ -289,6 +289,11 @@ class Machine(Options):
     """Weights of `pretrained` that are neither there nor in a cache may be fetched from where their owner put them."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:N"; "auto" takes a GPU where there is one."""
+    devices: int = Field(1, ge=1)
+    """Processes of this machine that train together, each on a device of its own: cuda:0, cuda:1 and so on, or with
+    device "cpu" that many processes on the CPU. Their number must divide the groups of a step, and moves a run's
+    numbers by rounding alone.
+    """
     threads: int | None = Field(None, ge=1)
     """Threads of the arithmetic on the CPU; None leaves torch its own choice. Their number may move the last bits."""
     convolutions: Literal["auto", "plain", "measured"] = "auto"

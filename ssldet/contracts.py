@@ -16,7 +16,7 @@ from `FrameNumbering.first` in files. Time is in frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
@@ -628,6 +628,10 @@ class StepLosses:
     details: dict[str, Tensor] = field(default_factory=dict)
 
 
+def _rows_of_one_process(rows: Tensor) -> Tensor:
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where training stands.
@@ -637,12 +641,16 @@ class Progress:
         steps: of how many in all.
         burn_in: the step at which the semi-supervised part starts.
         epoch: in units of the schedule, from 0: `step * train.epochs / steps`.
+        gather: (n, ...) of what this process saw of a step -> the rows of all processes (`--devices`), in the order of
+            the groups; in one process what it is given. For state that follows from what `losses` saw: to be called in
+            `after_step`, where every process calls it as often; a scalar is `gather(value[None]).sum(0)`.
     """
 
     step: int
     steps: int
     burn_in: int
     epoch: float
+    gather: Callable[[Tensor], Tensor] = field(default=_rows_of_one_process, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@
     - CheckpointError: a checkpoint that is damaged or belongs to another run
     - PluginError: a plugin that is broken, duplicated or incompatible
     - TrainingError: training cannot go on (a loss that is not finite, say)
+        - LostRank: one of several processes ended, and this one cannot go on without it
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ class PluginError(SsldetError):
 
 
 class TrainingError(SsldetError):
+    pass
+
+
+class LostRank(TrainingError):
     pass
 
 

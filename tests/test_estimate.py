@@ -74,6 +74,26 @@ def test_phases_follow_from_the_pace_of_a_clip(tmp_path: Path) -> None:
     assert seconds["train"] == pytest.approx(16 * (1 - burn_in) * (10 * clips["second"] + clips["teacher"]))
 
 
+@pytest.mark.parametrize(("device", "share"), [("cuda", 0.5), ("cpu", 1.0)])
+def test_gpus_share_the_time_and_processes_on_a_cpu_add_up(tmp_path: Path, device: str, share: float) -> None:
+    planned = planned_lite(tmp_path)
+    one = seconds_by_phase(planned, Pace(1.0, 3.0))
+    planned.device = torch.device(device)
+    machine = planned.config.machine.model_copy(update={"devices": 2})
+    planned.config = planned.config.model_copy(update={"machine": machine})
+    two = seconds_by_phase(planned, Pace(1.0, 3.0))
+    shares = {phase: 1.0 if phase == "decode" else share for phase in one}
+    assert two == pytest.approx({phase: shares[phase] * seconds for phase, seconds in one.items()})
+
+
+def test_a_plan_says_how_many_processes_train(tmp_path: Path) -> None:
+    sets = [part for setting in (*SETS, "train.bn_batch=2") for part in ("--set", setting)]
+    asked = [*COMMAND, *sets, "--device", "cpu", "--devices", "2", "--results", str(tmp_path), "--dry-run"]
+    shown = CliRunner().invoke(main, asked)
+    assert shown.exit_code == 0, shown.stderr
+    assert "2 processes on cpu" in shown.stdout and not list(tmp_path.iterdir())
+
+
 def test_a_run_does_not_wait_for_a_training_step_to_be_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,11 @@ LONG_RUN_SECONDS = 6 * 3600
 @results_folder
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    help="GPUs, or with --device cpu processes, that train together.  [default: 1, or what torchrun started]",
+)
+@click.option(
     "--threads",
     type=int,
     help="CPU threads of the network.  [default: the preset's, or OMP_NUM_THREADS, or all cores]",
@@ -101,14 +106,24 @@ def command(
     if profile:
         _show_profile(planned, profile, as_json)
         return
-    if planned.record_path.exists():
+    if planned.record_path.exists() and _speaks():
         _say_that_it_is_done(planned)
     record = _execute(planned)
+    if not _speaks():
+        return
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
         show_record(record, planned.record_path)
         _say_what_is_next(planned)
+
+
+def _speaks() -> bool:
+    """Whether this is not one of several processes of torchrun, or the first of them."""
+    from ssldet.util.ranks import of_environment
+
+    place = of_environment()
+    return place is None or place.rank == 0
 
 
 def _say_what_is_next(planned: Plan) -> None:
@@ -150,7 +165,7 @@ def _execute(planned: Plan) -> Record:
     from ssldet.util.interrupts import graceful_interrupts
 
     keep_freed_memory()
-    if not planned.record_path.exists():
+    if not planned.record_path.exists() and _speaks():
         _warn_of_long_run(planned)
     with graceful_interrupts(_say_that_it_stops) as stopping, ProgressReporter(stopping) as reporter:
         try:
@@ -228,11 +243,16 @@ def _plan_lines(planned: Plan, found: Estimate, content: dict[str, Any]) -> dict
         "videos": _line(content["videos"]),
         "network": f"{experiment.backbone}, {parameters}, weights {_line(content['weights'])}",
         "steps": f"{planned.steps} of {experiment.train.batch} labelled clips, {experiment.train.precision}",
-        "device": f"{planned.device}, threads {machine.threads or 'all'}",
+        "device": f"{_devices(planned)}, threads {machine.threads or 'all'}",
         "estimate": f"{content['estimate']['time']}: {phases}",
         "space": f"{found.disk_bytes / 1e6:,.0f} MB of disk for {_stored_as(experiment.clip)}, "
         f"{found.memory_bytes / 1e6:,.0f} MB of memory for weights and their state",
     }
+
+
+def _devices(planned: Plan) -> str:
+    count = planned.config.machine.devices
+    return str(planned.device) if count == 1 else f"{count} processes on {planned.device.type}"
 
 
 def _stored_as(clip: ClipOptions) -> str:

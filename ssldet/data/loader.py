@@ -55,18 +55,26 @@ class BatchKey:
 
 @dataclass(frozen=True, slots=True)
 class BatchKeys:
-    """The batches of some steps in order, `parts` of each step, with unlabelled clips from step `burn_in` on."""
+    """The batches of some steps in order, `parts` of each step, with unlabelled clips from step `burn_in` on.
+
+    `taken`: which parts of each step are asked for; None means all.
+    """
 
     steps: range
     parts: int
     burn_in: int
+    taken: range | None = None
 
     def __len__(self) -> int:
-        return len(self.steps) * self.parts
+        return len(self.steps) * len(self._taken)
 
     def __getitem__(self, place: int) -> BatchKey:
-        step = self.steps[place // self.parts]
-        return BatchKey(step, place % self.parts, self.parts, step >= self.burn_in)
+        step, part = divmod(place, len(self._taken))
+        return BatchKey(self.steps[step], self._taken[part], self.parts, self.steps[step] >= self.burn_in)
+
+    @property
+    def _taken(self) -> range:
+        return range(self.parts) if self.taken is None else self.taken
 
 
 class Batches(Protocol):
@@ -161,8 +169,11 @@ class BatchLoader:
         """Drop what was made ahead, and go on from another batch."""
         self.close()
         burn_in = min(self.keys.burn_in, key.step) if key.unlabelled else max(self.keys.burn_in, key.step + 1)
-        self.keys = BatchKeys(range(key.step, max(self.keys.steps.stop, key.step + 1)), key.parts, burn_in)
-        self._place = key.part
+        steps, taken = range(key.step, max(self.keys.steps.stop, key.step + 1)), self.keys.taken
+        if taken is not None and (key.parts != self.keys.parts or key.part not in taken):
+            taken = None
+        self.keys = BatchKeys(steps, key.parts, burn_in, taken)
+        self._place = key.part if taken is None else taken.index(key.part)
         self._start()
 
     def _receive(self) -> DrawnBatch | SsldetError:

@@ -14,7 +14,7 @@ statistics from elsewhere, a call of `functional.batch_norm` for one, cannot be 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,6 +38,86 @@ _Moments = dict[_BatchNorm, list[_Statistics]]
 _groups: ContextVar[int] = ContextVar("groups that a call of a network has", default=1)
 
 _held: ContextVar[_Moments | None] = ContextVar("running statistics that are held back", default=None)
+
+_record: ContextVar[StatisticsRecord | None] = ContextVar("where running statistics are written down", default=None)
+
+
+class StatisticsRecord:
+    """What calls of layers would add to running statistics, in order, to be moved later: with those of other processes.
+
+    Attributes:
+        rows: of each layer, (n, c) means and variances of one batch after another.
+    """
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        layers = [layer for network in networks for layer in batch_norms(network) if layer.running_mean is not None]
+        self.rows: dict[_BatchNorm, list[_Statistics]] = {layer: [] for layer in dict.fromkeys(layers)}
+
+    @contextmanager
+    def of_part(self) -> Iterator[None]:
+        """Write down what calls in training mode would add, within `normalised_in_groups` or not; nothing moves."""
+        before = {layer: layer.__dict__.get("forward") for layer in self.rows}
+        for layer in self.rows:
+            layer.forward = partial(self._forward, layer, layer.forward)  # type: ignore[method-assign]
+        held: _Moments = defaultdict(list)
+        tokens = _held.set(held), _record.set(self)
+        try:
+            yield
+        finally:
+            _held.reset(tokens[0])
+            _record.reset(tokens[1])
+            for layer, forward in before.items():
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward  # type: ignore[method-assign]
+        for layer, calls in held.items():
+            self.rows[layer].append(_in_order(calls))
+
+    @torch.no_grad()
+    def move(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Move running statistics through all that was written down here and elsewhere.
+
+        Args:
+            gather: (n, ...) of this process -> the rows of all processes, in the order in which statistics move.
+        """
+        if not self.rows:
+            return
+        mine = {layer: _joined(layer, rows) for layer, rows in self.rows.items()}
+        counts = torch.tensor([[len(rows.mean_gc) for rows in mine.values()]])
+        flat = torch.cat([part.reshape(-1) for rows in mine.values() for part in (rows.mean_gc, rows.variance_gc)])
+        for layer, rows in self._of_all(gather(counts).tolist(), gather(flat)).items():
+            n = len(rows.mean_gc)
+            if layer.num_batches_tracked is not None:  # the calls of this process are counted already
+                layer.num_batches_tracked.add_(n - len(mine[layer].mean_gc))
+            if n:
+                _move_layer(layer, rows)
+
+    def _of_all(self, counts: list[list[int]], flat: Tensor) -> dict[_BatchNorm, _Statistics]:
+        """The rows of all processes. `counts`: how many each has of each layer; `flat`: their values."""
+        parts: dict[_BatchNorm, list[_Statistics]] = {layer: [] for layer in self.rows}
+        sizes = [
+            2 * n * layer.num_features for of_process in counts for layer, n in zip(self.rows, of_process, strict=True)
+        ]
+        values = iter(flat.split(sizes))
+        for _ in counts:
+            for layer in self.rows:
+                mean_nc, variance_nc = next(values).view(2, -1, layer.num_features)
+                parts[layer].append(_Statistics(mean_nc, variance_nc))
+        return {layer: _joined(layer, of_layer) for layer, of_layer in parts.items()}
+
+    def _forward(self, layer: _BatchNorm, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        groups = _groups.get()
+        if not layer.training:
+            return forward(x)
+        if groups > 1:
+            held = _held.get()
+            assert held is not None
+            return _in_groups(layer, forward, groups, held, x)
+        with _own_statistics(layer, 1) as statistics:
+            layer._buffers.update(running_mean=statistics.mean_gc[0], running_var=statistics.variance_gc[0])
+            output = forward(x)
+        self.rows[layer].append(statistics)
+        return output
 
 
 @contextmanager
@@ -66,9 +146,10 @@ def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
     if groups == 1:
         yield
         return
-    token, held = _groups.set(groups), _held.get()
+    token, held, record = _groups.set(groups), _held.get(), _record.get()
     moments: _Moments = defaultdict(list) if held is None else held
-    layers = [layer for layer in batch_norms(network) if layer.training]
+    noted = () if record is None else record.rows  # these look at the number of groups themselves
+    layers = [layer for layer in batch_norms(network) if layer.training and layer not in noted]
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:  # an attribute of the instance goes before the method of its class
         layer.forward = partial(_in_groups, layer, layer.forward, groups, moments)  # type: ignore[method-assign]
@@ -183,14 +264,27 @@ def _move(moments: _Moments) -> None:
     means over all batches, whose order does not matter.
     """
     for layer, calls in moments.items():
-        assert layer.running_mean is not None and layer.running_var is not None
-        for running, of_calls in (
-            (layer.running_mean, [call.mean_gc for call in calls]),
-            (layer.running_var, [call.variance_gc for call in calls]),
-        ):
-            in_order_nc = torch.stack(of_calls, dim=1).flatten(0, 1)
-            kept, weight_n = _weights(layer, len(in_order_nc))
-            running.mul_(kept).addmv_(in_order_nc.T, _on_device(weight_n, running.dtype, running.device))
+        _move_layer(layer, _in_order(calls))
+
+
+def _in_order(calls: list[_Statistics]) -> _Statistics:
+    """Those of several calls, group after group, each through all of its calls."""
+    means, variances = ([getattr(call, name) for call in calls] for name in ("mean_gc", "variance_gc"))
+    return _Statistics(torch.stack(means, dim=1).flatten(0, 1), torch.stack(variances, dim=1).flatten(0, 1))
+
+
+def _joined(layer: _BatchNorm, rows: list[_Statistics]) -> _Statistics:
+    assert layer.running_mean is not None and layer.running_var is not None
+    means = [layer.running_mean.new_zeros(0, layer.num_features), *(one.mean_gc for one in rows)]
+    variances = [layer.running_var.new_zeros(0, layer.num_features), *(one.variance_gc for one in rows)]
+    return _Statistics(torch.cat(means), torch.cat(variances))
+
+
+def _move_layer(layer: _BatchNorm, rows: _Statistics) -> None:
+    assert layer.running_mean is not None and layer.running_var is not None
+    for running, in_order_nc in ((layer.running_mean, rows.mean_gc), (layer.running_var, rows.variance_gc)):
+        kept, weight_n = _weights(layer, len(in_order_nc))
+        running.mul_(kept).addmv_(in_order_nc.T, _on_device(weight_n, running.dtype, running.device))
 
 
 @lru_cache(maxsize=64)

@@ -116,15 +116,18 @@ def _pace(student: Detector, plan: Plan, quick: bool = False) -> Pace:
 
 
 def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
-    """What the phases of a run take."""
+    """What the phases of a run take. Of several GPUs each takes its share; what processes on a CPU take adds up."""
     options, clips = plan.config.experiment.train, clips_per_step(plan)
+    share = 1 if plan.device.type == "cpu" else 1 / plan.config.machine.devices
     first, second = options.burn_in * plan.steps, (1 - options.burn_in) * plan.steps
     teacher = clips["teacher"] * measured.forward
     return {
         "decode": _decode_seconds(plan, measured),
-        "first_stage": first * _step_seconds(plan, clips["first"], clips["first"] * measured.step, measured),
-        "train": second * _step_seconds(plan, clips["second"], clips["second"] * measured.step + teacher, measured),
-        "detect": _detect_seconds(plan, measured),
+        "first_stage": share * first * _step_seconds(plan, clips["first"], clips["first"] * measured.step, measured),
+        "train": share
+        * second
+        * _step_seconds(plan, clips["second"], clips["second"] * measured.step + teacher, measured),
+        "detect": share * _detect_seconds(plan, measured),
     }
 
 

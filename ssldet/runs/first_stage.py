@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ssldet.runs.provenance import COMPARED, changed_distributions, provenance
 from ssldet.training.loop import StepReport, Training
 from ssldet.training.objectives import over_classes
 from ssldet.util.files import content_hash, write_json
+from ssldet.util.ranks import Ranks
 
 POLL_SECONDS = 0.5
 
@@ -150,22 +151,38 @@ def load_or_train(
     Returns:
         Whether the end was reached; False when `stop` asked to give up. What was trained is kept either way.
     """
-    with stage.held(stop, waiting) as ours:
+    ranks = training.ranks
+    with _held_for(ranks, stage, stop, waiting) as ours:
         if not ours:
             return False
         if stage.checkpoint.exists():
             training.resume(stage.checkpoint, run_id=stage.key)
         if training.counts.step < training.burn_in:
-            with RunLog(stage.log, keep_until=training.counts.step) as log:
-                training.log = lambda line: log.append(**line)
+            with ExitStack() as open_files:
+                if ranks.is_first:
+                    log = open_files.enter_context(RunLog(stage.log, keep_until=training.counts.step))
+                    training.log = lambda line: log.append(**line)
                 training.run(stage.checkpoint, until=training.burn_in, run_id=stage.key, on_step=on_step, stop=stop)
         if training.counts.step < training.burn_in:
             return False
-        if not stage.is_done():
+        if ranks.is_first and not stage.is_done():
             about = {
                 "key": stage.key,
                 "identity": stage.identity,
                 "provenance": {**provenance(), "plugins": stage.code},
             }
             write_json(stage.folder / layout.STAGE, about)
+        ranks.from_first(lambda: None)
         return True
+
+
+@contextmanager
+def _held_for(ranks: Ranks, stage: FirstStage, stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[bool]:
+    """The first rank holds the stage for all, and tells the others that it does."""
+
+    def wait() -> None:
+        ranks.beat()
+        waiting()
+
+    with stage.held(stop, wait) if ranks.is_first else nullcontext(True) as ours:
+        yield ranks.from_first(lambda: ours)

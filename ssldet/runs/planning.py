@@ -6,6 +6,7 @@ plan(config, datasets)    of one of many: data sets are opened and verified once
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ssldet.nn import choose_formulations, frozen_layers
 from ssldet.runs import layout
 from ssldet.training.loop import rate_scales, takes_one_forward
 from ssldet.util.files import content_hash, file_hash_once
+from ssldet.util.ranks import of_environment
 
 
 @dataclass(slots=True)
@@ -113,7 +115,8 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     experiment, machine = config.experiment, config.machine
     if problem := revision_problem(experiment.revision):
         raise ConfigError(problem)
-    device = choose_device(machine.device)
+    machine, device = on_this_machine(machine, experiment)
+    config = config.model_copy(update={"machine": machine})
     strategy, backbone = config.build_strategy(), config.build_backbone()
     _check_clip(config, backbone)
     _check_groups(config, strategy)
@@ -179,6 +182,57 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def on_this_machine(machine: Machine, experiment: Experiment) -> tuple[Machine, torch.device]:
+    """The machine's settings with the number of processes that `torchrun` started, and the device of this one.
+
+    Raises:
+        ConfigError: there is no such device, there are fewer than asked for, or they cannot share a step equally.
+    """
+    place, device = of_environment(), choose_device(machine.device)
+    if place is not None:
+        if machine.devices not in (1, place.size):
+            raise ConfigError(
+                f"--devices {machine.devices}: torchrun started {place.size} processes; leave --devices out, or run "
+                "`ssldet run` without torchrun"
+            )
+        machine = machine.model_copy(update={"devices": place.size})
+    if machine.devices == 1:
+        return machine, device
+    _check_devices(machine, device, int(os.environ.get("LOCAL_WORLD_SIZE", machine.devices)))
+    _check_shares(machine.devices, experiment)
+    return machine, rank_device(device, 0 if place is None else place.local)
+
+
+def rank_device(device: torch.device, rank: int) -> torch.device:
+    """The device of one of several processes of a machine."""
+    return device if device.type == "cpu" else torch.device(device.type, rank)
+
+
+def _check_devices(machine: Machine, device: torch.device, here: int) -> None:
+    if device.type == "cuda" and torch.device(machine.device if machine.device != "auto" else "cuda").index is not None:
+        raise ConfigError(
+            f"device {machine.device!r} is one device, and --devices {machine.devices} takes several, from cuda:0 on; "
+            "give --device cuda"
+        )
+    present = torch.cuda.device_count()
+    if machine.device != "cpu" and present < here:
+        raise ConfigError(
+            f"--devices {here}: this machine has {present} CUDA devices; ask for no more, or train in {here} processes "
+            "on the CPU with --device cpu"
+        )
+
+
+def _check_shares(devices: int, experiment: Experiment) -> None:
+    train = experiment.train
+    if train.groups % devices:
+        fitting = [str(n) for n in range(1, train.groups + 1) if train.groups % n == 0]
+        raise ConfigError(
+            f"--devices {devices}: a step has {train.groups} group{'s' * (train.groups > 1)} of clips (train.batch = "
+            f"{train.batch}, train.bn_batch = {train.bn_batch}), which {devices} processes cannot share equally; give "
+            f"--devices {' or '.join(fitting)}, or another train.batch or train.bn_batch, which is another run"
+        )
+
+
 def _check_clip(config: RunConfig, backbone: Backbone) -> None:
     clip = config.experiment.clip
     if clip.size % backbone.stride:
@@ -209,10 +263,17 @@ def _check_forward(config: RunConfig, strategy: Strategy) -> None:
 
 
 def _check_compiled(config: RunConfig) -> None:
-    if config.machine.compile == "on" and config.experiment.train.checkpoint_activations:
+    if config.machine.compile != "on":
+        return
+    if config.experiment.train.checkpoint_activations:
         raise ConfigError(
             "compile=on and train.checkpoint_activations=true do not go together: what is compiled cannot be computed "
             "again block by block; leave one of them out"
+        )
+    if config.machine.devices > 1:
+        raise ConfigError(
+            f"compile=on and {config.machine.devices} processes do not go together: batch statistics are written down "
+            "for all of them, which compiled blocks do not do; leave one of them out"
         )
 
 

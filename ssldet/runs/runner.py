@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,20 +34,22 @@ from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
-from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan, weights_hashes
+from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan, rank_device, weights_hashes
 from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
-from ssldet.runs.validation import detections_of, validation_scores
+from ssldet.runs.validation import detections_of, shared_out, validation_scores
 from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Counts, StepReport, Training
 from ssldet.training.profiling import StepProfile, profile_steps
 from ssldet.util.files import file_hash, replacing, write_text
+from ssldet.util.rank_processes import Line, RankStopped, run_on_ranks
+from ssldet.util.ranks import ALONE, Ranks, joined, of_environment
 
 __all__ = ["Interrupted", "Plan", "Reporter", "execute", "plan", "profile", "run", "train_first_stage"]
 
 
-class Interrupted(Exception):
+class Interrupted(RankStopped):
     """The run was asked to stop and can be resumed by the same request."""
 
 
@@ -98,23 +100,33 @@ def execute(plan: Plan, reporter: Reporter, *, lock_timeout: float = 0.0) -> Rec
     Args:
         lock_timeout: seconds to wait for another process that does the same run.
     """
-    if record := _finished(plan):
-        return record
-    with _alone(plan.folder, lock_timeout):
-        if record := _finished(plan):  # another process finished it meanwhile
+    with _ranks_of_torchrun(plan.device) as ranks:
+        heard = reporter if ranks.is_first else _Quiet(reporter)
+        if record := ranks.from_first(lambda: _finished(plan)):
             return record
-        _set_up(plan)
-        run = _Run(plan, reporter)
-        try:
-            return run.run()
-        except Exception as error:
-            if not isinstance(error, Interrupted):
-                run.leave_failure(error)
-            raise
+        with _alone(plan.folder, lock_timeout) if ranks.is_first else nullcontext():
+            if record := ranks.from_first(lambda: _finished(plan)):  # another process finished it meanwhile
+                return record
+            return _carry_out(_Run(plan, heard, ranks))
+
+
+def _carry_out(run: _Run) -> Record:
+    try:
+        if run.in_more_processes:
+            return _on_ranks(run.plan, run.reporter)
+        _set_up(run.plan)
+        return run.run()
+    except Exception as error:
+        if run.ranks.is_first and not isinstance(error, Interrupted):
+            run.leave_failure(error)
+        raise
 
 
 def train_first_stage(plan: Plan, reporter: Reporter) -> None:
     """Train the part of a run that others share, unless it is there. Raises as `run` does."""
+    if plan.config.machine.devices > 1:
+        _start_ranks(plan, reporter, only_first_stage=True)
+        return
     _set_up(plan)
     _Run(plan, reporter).train_first_stage()
 
@@ -125,15 +137,94 @@ def profile(plan: Plan, steps: int, reporter: Reporter) -> StepProfile:
     Frames are decoded as for the run. Of the training nothing is left but the trace, below the results folder.
 
     Raises:
-        RequestError: frames cannot be read, or the run has too few steps.
+        RequestError: frames cannot be read, the run has too few steps, or it is one of several processes.
         TrainingError: training cannot go on.
     """
+    if plan.config.machine.devices > 1:
+        raise RequestError("--profile shows what one process spends its time on; leave --devices and torchrun out")
     _set_up(plan)
     run = _Run(plan, reporter)
     training = run.fresh_training()
     trace = plan.config.machine.results / layout.PROFILES / f"{plan.folder.name}.json.gz"
     reporter.phase("train", plan.steps, "steps")
     return profile_steps(training, steps, trace, on_step=reporter.step)
+
+
+# ------------------------------------------------------------------------------------- in several processes
+
+
+def _on_ranks(plan: Plan, reporter: Reporter) -> Record:
+    """The run in as many processes as the machine's settings say; this one listens, and passes on a request to stop."""
+    _start_ranks(plan, reporter)
+    return Record.read(plan.record_path)
+
+
+def _start_ranks(plan: Plan, reporter: Reporter, *, only_first_stage: bool = False) -> None:
+    devices = [rank_device(plan.device, rank) for rank in range(plan.config.machine.devices)]
+
+    def heard(message: tuple[str, tuple[Any, ...]]) -> None:
+        name, arguments = message
+        getattr(reporter, name)(*arguments)
+
+    try:
+        run_on_ranks(_as_rank, [plan.config, only_first_stage], devices, on_message=heard, stop=reporter.stop)
+    except RankStopped as stopped:
+        raise Interrupted(str(stopped)) from stopped
+
+
+def _as_rank(line: Line, config: RunConfig, only_first_stage: bool) -> None:
+    """What each of these processes does; its run's folder is held by the one that started it."""
+    planned = plan(config)
+    planned.device = rank_device(planned.device, line.ranks.rank)
+    _set_up(planned)
+    run = _Run(planned, _ToParent(line), line.ranks)
+    if only_first_stage:
+        run.train_first_stage()
+    else:
+        run.run()
+
+
+class _ToParent(Reporter):
+    """Hands on what the first rank reports; asks the process that started the ranks whether to stop."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+    def phase(self, name: str, total: int, unit: str) -> None:
+        self._say("phase", name, total, unit)
+
+    def advance(self, done: int, note: str = "") -> None:
+        self._say("advance", done, note)
+
+    def step(self, report: StepReport) -> None:
+        self._say("step", report)
+
+    def warn(self, text: str) -> None:
+        self._say("warn", text)
+
+    def stop(self) -> bool:
+        return self.line.stop()
+
+    def _say(self, name: str, *arguments: Any) -> None:
+        if self.line.ranks.is_first:
+            self.line.say((name, arguments))
+
+
+class _Quiet(Reporter):
+    """Says nothing, and heeds a request to stop."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.stop = reporter.stop  # type: ignore[method-assign]
+
+
+@contextmanager
+def _ranks_of_torchrun(device: torch.device) -> Iterator[Ranks]:
+    place = of_environment()
+    if place is None:
+        yield ALONE
+        return
+    with joined(device, place) as ranks:
+        yield ranks
 
 
 def _finished(plan: Plan) -> Record | None:
@@ -146,8 +237,11 @@ def _finished(plan: Plan) -> Record | None:
 
 def _set_up(plan: Plan) -> None:
     reset_peak_memory()  # of earlier runs in this process
-    if plan.config.machine.threads:
-        torch.set_num_threads(plan.config.machine.threads)
+    machine = plan.config.machine
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    elif machine.devices > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // machine.devices))
 
 
 @contextmanager
@@ -175,6 +269,7 @@ class _Run:
 
     plan: Plan
     reporter: Reporter
+    ranks: Ranks = ALONE
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     training: Training | None = None
@@ -184,8 +279,9 @@ class _Run:
     def run(self) -> Record:
         plan = self.plan
         self._plugin_code({})  # as it is now, not after hours of training
-        write_text(plan.folder / layout.CONFIG, plan.config.to_yaml())
-        splits.write(plan.split, plan.folder / layout.SPLIT)
+        if self.ranks.is_first:
+            write_text(plan.folder / layout.CONFIG, plan.config.to_yaml())
+            splits.write(plan.split, plan.folder / layout.SPLIT)
         reader = self._prepare()
         training = self._training(reader)
         self.reporter.phase("train", plan.steps, "steps")
@@ -193,14 +289,25 @@ class _Run:
             training.resume(checkpoint)
         elif stage := self._first_stage():
             self._load_or_train(stage, training)
-            write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))
-        with RunLog(plan.folder / layout.LOG, keep_until=training.counts.step) as log:
-            training.log = partial(self._log, log)
+            if self.ranks.is_first:
+                write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))
+        with ExitStack() as open_files:
+            if self.ranks.is_first:
+                log = open_files.enter_context(RunLog(plan.folder / layout.LOG, keep_until=training.counts.step))
+                training.log = partial(self._log, log)
             self._train(training)
         evaluated = [video for video in plan.evaluated if video.id not in self.skipped]
         with self._timed("detect"):
             detector = plan.strategy.evaluated(training.student)
             self._detect(detector, evaluated, reader)
+        return self.ranks.from_first(partial(self._score_and_finish, detector, evaluated))
+
+    @property
+    def in_more_processes(self) -> bool:
+        """Whether the run is for processes that are yet to be started."""
+        return self.plan.config.machine.devices > self.ranks.size
+
+    def _score_and_finish(self, detector: Detector, evaluated: Sequence[Video]) -> Record:
         with self._timed("score"):
             metrics = self._score(evaluated)
         return self._finish(detector, metrics)
@@ -223,6 +330,7 @@ class _Run:
 
     def _advance(self, done: int) -> None:
         self.reporter.advance(done)
+        self.ranks.beat()
         if self.reporter.stop():
             raise Interrupted("stopped; the same command goes on from here")
 
@@ -231,13 +339,15 @@ class _Run:
         machine, clip, videos = self.plan.config.machine, self.plan.config.experiment.clip, self.plan.used
         store = FrameStore.for_clips(self.plan.dataset, clip)
         self.reporter.phase("decode", len(videos), "videos")
+        prepare = partial(
+            store.prepare,
+            videos,
+            workers=machine.workers,
+            progress=lambda done, total: self._advance(done),
+            skip_damaged=machine.skip_damaged,
+        )
         with self._timed("decode"):
-            prepared = store.prepare(
-                videos,
-                workers=machine.workers,
-                progress=lambda done, total: self._advance(done),
-                skip_damaged=machine.skip_damaged,
-            )
+            prepared = self.ranks.from_first(prepare)
         self._note_prepared(prepared)
         return ClipReader(store.frames, clip)
 
@@ -271,6 +381,7 @@ class _Run:
             parts=plan.backbone.parameter_parts(student),
             loader_workers=plan.config.machine.loader_workers,
             switches=plan.config.machine.switches(),
+            ranks=self.ranks,
         )
         self.training = training
         return training
@@ -305,7 +416,9 @@ class _Run:
 
     def _validate(self, reader: ClipReader, networks: Mapping[str, Detector]) -> dict[str, dict[str, float | None]]:
         """Scores while the run trains. Raises Interrupted when asked to stop: the last checkpoint comes before them."""
-        return validation_scores(self.plan, networks, reader, skipped=self.skipped, after_video=self._heed)
+        return validation_scores(
+            self.plan, networks, reader, skipped=self.skipped, after_video=self._heed, ranks=self.ranks
+        )
 
     def _heed(self) -> None:
         if self.reporter.stop():
@@ -322,10 +435,12 @@ class _Run:
     def _detect(self, detector: Detector, videos: Sequence[Video], reader: ClipReader) -> None:
         plan = self.plan
         self.reporter.phase("detect", len(videos), "videos")
-        found = detections_of(plan, detector, videos, reader)
-        with DetectionsWriter(plan.folder / layout.DETECTIONS, plan.dataset.facts) as writer:
+        found = shared_out(self.ranks, videos, lambda some: detections_of(plan, detector, some, reader))
+        writing = DetectionsWriter(plan.folder / layout.DETECTIONS, plan.dataset.facts) if self.ranks.is_first else None
+        with writing or nullcontext() as writer:
             for done, (video, detections) in enumerate(found, start=1):
-                writer.add(video.id, detections)
+                if writer:
+                    writer.add(video.id, detections)
                 self._advance(done)
 
     def _score(self, videos: Sequence[Video]) -> Results:
@@ -395,7 +510,8 @@ class _Run:
         chosen: dict[str, Any] = {}
         if self.training:
             chosen = {"micro_batch": self.training.micro_batch, "step": self.training.accelerator.as_record()}
-        return {"threads": torch.get_num_threads(), **chosen, "convolutions": self.convolutions}
+        devices, threads = self.plan.config.machine.devices, torch.get_num_threads()
+        return {"devices": devices, "threads": threads, **chosen, "convolutions": self.convolutions}
 
     def _plugin_code(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         experiment = self.plan.config.experiment

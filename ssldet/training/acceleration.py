@@ -99,7 +99,7 @@ class Accelerator:
         Args:
             rehearsal: computes so many groups, forwards and backwards, without a trace.
             at_once: groups that would be computed at once.
-            groups: of a step.
+            groups: of a step, those of this process.
             steps: what is left to train.
         """
         if self.taken is None:

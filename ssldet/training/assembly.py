@@ -14,6 +14,7 @@ from ssldet.data.sampling import KeyFrames, Sampling, action_extent, key_frames,
 from ssldet.data.targets import TruthTable
 from ssldet.training.diagnostics import PseudoLabelMeter
 from ssldet.training.loop import Parts, Training, Validate
+from ssldet.util.ranks import ALONE, Ranks
 
 
 def assemble_training(
@@ -35,6 +36,7 @@ def assemble_training(
     parts: Parts | None = None,
     loader_workers: int = 0,
     switches: Mapping[str, str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Fresh training of a student by a strategy; `.run()` carries it out.
 
@@ -57,6 +59,7 @@ def assemble_training(
         parts: the student's parameters by part (`Backbone.parameter_parts`), which `train.lr_scale` names.
         loader_workers: processes that make batches ahead; 0: none.
         switches: how a step is computed, "auto", "on" or "off" by option (`Machine.switches`); None: all "auto".
+        ranks: the processes that train together.
 
     Raises:
         ConfigError: `train.lr_scale` names a part that there is not, or one that is not trained.
@@ -95,6 +98,7 @@ def assemble_training(
         parts=parts,
         loader_workers=loader_workers,
         switches=switches,
+        ranks=ranks,
     )
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,16 @@ from ssldet.data.batches import BatchSource
 from ssldet.data.loader import Batches, BatchKeys, batch_source
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import ConfigError, TrainingError, did_you_mean
-from ssldet.nn.batch_norm import StatisticsSnapshot, running_statistics_of_groups
+from ssldet.nn.batch_norm import StatisticsRecord, StatisticsSnapshot, running_statistics_of_groups
 from ssldet.nn.recomputing import recompute_blocks
 from ssldet.training import checkpoints
 from ssldet.training.acceleration import Accelerator
 from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
 from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
 from ssldet.training.objectives import supervised_group_terms
+from ssldet.training.rank_sums import check_same, readings_of_all, sum_gradients, sum_term_gradients
 from ssldet.training.readings import GroupOutcome, StepReadings, read_step
+from ssldet.util.ranks import ALONE, Ranks
 from ssldet.util.sections import section
 
 Validate = Callable[[Mapping[str, Detector]], Mapping[str, Any]]
@@ -163,6 +165,8 @@ class Training:
         parts: the student's parameters by part, which `options.lr_scale` names.
         loader_workers: processes that make batches while the network trains; 0: each is made when it is needed.
         switches: how a step is computed, "auto", "on" or "off" by option (`Machine.switches`).
+        ranks: the processes that train together, each on its share of every step's groups. All make the same steps; the
+            first one writes.
 
     Raises:
         ConfigError: `options.lr_scale` names a part that there is not, or one that is not trained.
@@ -185,7 +189,9 @@ class Training:
         parts: Parts | None = None,
         loader_workers: int = 0,
         switches: Mapping[str, str] | None = None,
+        ranks: Ranks = ALONE,
     ):
+        self.ranks = ranks
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
@@ -196,7 +202,8 @@ class Training:
         self.loader_workers = loader_workers
         self.batches: Batches = source
         self.notices: list[str] = []
-        self.accelerator = Accelerator(switches or {}, device, self.notices.append)
+        uncompiled = {"compile": "off"} if ranks.size > 1 else {}  # blocks would miss what writes statistics down
+        self.accelerator = Accelerator({**(switches or {}), **uncompiled}, device, self.notices.append)
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
         self.optimizer = build_optimizer(student, options, parts)
@@ -234,9 +241,10 @@ class Training:
         """
         end = self.steps if until is None else until
         self.student.train()
+        self._check_same()
         self._choose_part()
         self._accelerate()
-        keys = BatchKeys(range(self.counts.step, end), self.options.groups, self.burn_in)
+        keys = BatchKeys(range(self.counts.step, end), self.options.groups, self.burn_in, self._groups())
         try:
             with batch_source(self.source, keys, self.loader_workers, self.notices.append) as self.batches:
                 self._steps_until(end, checkpoint, run_id, on_step, stop)
@@ -261,8 +269,10 @@ class Training:
             self.counts.seconds += seconds
             on_step(StepReport(self.counts.step, self.steps, losses, clips / seconds))
             if self._ends_line(self.counts.step):
-                self.log(self._line())
-            stopping = stop()
+                line = self._line()
+                if self.ranks.is_first:
+                    self.log(line)
+            stopping = self.ranks.any(stop())
             due = self.counts.step % self.options.checkpoint_every == 0 or self.counts.step == end
             if checkpoint and (due or stopping):
                 self.save(checkpoint, run_id)
@@ -284,12 +294,12 @@ class Training:
         if self._chosen or self.options.micro_batch != "auto" or self.device.type == "cpu":
             return
         self._chosen = True
-        self.groups_at_once = self._largest_part(self._reserve())
+        self.groups_at_once = min(self.ranks.gather_objects(self._largest_part(self._reserve())))
 
     def _largest_part(self, reserve: int) -> int:
         """How many groups the device's memory holds at once, and `reserve` bytes beside them; found by trying."""
         rehearsal = partial(self._rehearse, reserve=reserve)
-        return largest_that_fits(lambda at_once: fits_in_memory(partial(rehearsal, at_once)), self.options.groups)
+        return largest_that_fits(lambda at_once: fits_in_memory(partial(rehearsal, at_once)), len(self._groups()))
 
     def _rehearse(self, at_once: int, *, reserve: int = 0) -> None:
         """Compute so many groups of a step, without a trace."""
@@ -300,18 +310,27 @@ class Training:
             rehearse(self.student, self._rehearsed, at_once, self.strategy.needs, reserve=reserve)
 
     def _accelerate(self) -> None:
-        """Choose how a step is computed here, once, and let all networks that there are compute so."""
-        self.groups_at_once = self.accelerator.choose(
+        """Choose how a step is computed here, once, and let all networks that there are compute so.
+
+        The first of several processes measures, and all compute as it says.
+        """
+        self.accelerator.taken, at_once = self.ranks.from_first(self._measured_options)
+        self.groups_at_once = min(at_once, self.groups_at_once)
+        self._rehearsed = None
+        networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
+        self.accelerator.apply(networks.values(), self.optimizer)
+
+    def _measured_options(self) -> tuple[frozenset[str] | None, int]:
+        """The options that are on, and how many groups are computed at once with them."""
+        at_once = self.accelerator.choose(
             self.student,
             self.optimizer,
             self._rehearse,
             self.groups_at_once,
-            self.options.groups,
+            len(self._groups()),
             self.steps - self.counts.step,
         )
-        self._rehearsed = None
-        networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
-        self.accelerator.apply(networks.values(), self.optimizer)
+        return self.accelerator.taken, at_once
 
     def _reserve(self) -> int:
         """Bytes that a part must leave: a spare, the optimiser's moments, a teacher."""
@@ -331,21 +350,33 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step, self.steps) * group.get("lr_scale", 1.0)
         groups, gradients = self._taken(step)
+        self._sum_over_ranks(gradients)
         self.gradient_norms = gradients.norms() if gradients else None
         with section("optimiser"):
             norm = nn.utils.clip_grad_norm_(self._trained(), self.options.clip_norm or math.inf)
-        readings = read_step(groups, norm)
+        readings = readings_of_all(self.ranks, read_step(groups, norm, self.options.groups))
         self._check_finite(step, readings)
         with section("optimiser"):
             self.optimizer.step()
         if self.started:
             with section("teacher"):
                 self.strategy.after_step(self.student, self._progress(step))
-        self._take_in(readings, groups)
-        return readings.terms, sum(group.gradient_clips for group in groups)
+        self._take_in(readings)
+        return readings.terms, readings.gradient_clips
+
+    def _sum_over_ranks(self, gradients: TermGradients | None) -> None:
+        """Gradients and running statistics of all groups of a step, in every process that trains on some of them."""
+        if self.ranks.size == 1:
+            return
+        sum_gradients(self.ranks, self._trained())
+        if gradients:
+            sum_term_gradients(self.ranks, gradients)
+        self._statistics.move(self.ranks.gather)
 
     def _start(self) -> None:
         """Let the strategy start, and take in the modules that it wants trained with the student."""
+        if step := self.counts.step:  # whatever the last group of the step before drew
+            torch.manual_seed(stream_seed(self.seed, "step", step - 1))
         known = self.source.info(self.steps, self.burn_in)
         self.strategy.start(self.student, replace(known, fused_forward=self.options.fused_forward))
         self.modules = {name: module.to(self.device) for name, module in self.strategy.trained_modules().items()}
@@ -356,7 +387,8 @@ class Training:
         self.accelerator.apply(self.strategy.networks(self.student).values(), self.optimizer)
 
     def _progress(self, step: int) -> Progress:
-        return Progress(step, self.steps, self.burn_in, step * self.options.epochs / self.steps)
+        epoch = step * self.options.epochs / self.steps
+        return Progress(step, self.steps, self.burn_in, epoch, self.ranks.gather)
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """What measures the terms' gradients in a step that ends a line, where that was asked for."""
@@ -383,7 +415,7 @@ class Training:
         refused = 0
         while True:
             began = [StatisticsSnapshot(module) for module in self._modules()] if self.groups_at_once > 1 else []
-            torch.manual_seed(stream_seed(self.seed, "step", step))
+            self._statistics = StatisticsRecord(self._modules() if self.ranks.size > 1 else ())
             self.optimizer.zero_grad(set_to_none=True)
             gradients = self._term_gradients(step)
             try:
@@ -415,18 +447,22 @@ class Training:
         )
 
     def _parts(self) -> list[range]:
-        """The groups of a step, cut into parts of `groups_at_once` groups at most, as equal as can be."""
-        groups = self.options.groups
-        parts = math.ceil(groups / self.groups_at_once)
-        return [range(part * groups // parts, (part + 1) * groups // parts) for part in range(parts)]
+        """This rank's groups of a step, cut into parts of `groups_at_once` groups at most, as equal as can be."""
+        mine = self._groups()
+        parts = math.ceil(len(mine) / self.groups_at_once)
+        return [mine[part * len(mine) // parts : (part + 1) * len(mine) // parts] for part in range(parts)]
+
+    def _groups(self) -> range:
+        """The groups of a step that this rank takes."""
+        return self.ranks.share(self.options.groups)
 
     def _accumulate(self, step: int, part: range, gradients: TermGradients | None = None) -> list[GroupOutcome]:
         """Back-propagate some groups of the step's clips, together. Nothing here waits for the device."""
         groups, second_stage = self.options.groups, step >= self.burn_in
         with section("waiting for data"):
             drawn = [self.batches.batch(step, group, groups, unlabelled=second_stage) for group in part]
-        held = running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
-        with section("loss"), held, self._autocast():
+        self._seed(step, part)
+        with section("loss"), self._running_statistics(part), self._autocast():
             results = self._losses([batch for batch, _ in drawn], step)
         terms = {name: sum_over(results, name) / groups for name in results[0].terms}
         total = torch.stack(list(terms.values())).sum()
@@ -438,6 +474,16 @@ class Training:
             GroupOutcome.of(result, gradient_clips(batch), refs)
             for result, (batch, refs) in zip(results, drawn, strict=True)
         ]
+
+    def _seed(self, step: int, part: range) -> None:
+        """What networks draw (dropout) follows from the step and its group: not from what was computed before it."""
+        group = (part.start,) if part.start else ()
+        torch.manual_seed(stream_seed(self.seed, "step", step, *group))
+
+    def _running_statistics(self, part: range) -> AbstractContextManager[None]:
+        if self.ranks.size > 1:
+            return self._statistics.of_part()
+        return running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
 
     def _losses(self, batches: Sequence[Batch], step: int) -> list[StepLosses]:
         if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
@@ -459,15 +505,15 @@ class Training:
         if not math.isfinite(readings.gradient_norm):
             raise TrainingError(self._stopped(step, "a gradient is not finite"))
 
-    def _take_in(self, readings: StepReadings, groups: Sequence[GroupOutcome]) -> None:
+    def _take_in(self, readings: StepReadings) -> None:
         """Count a step that is done, and keep its numbers for the log."""
         self.counts.step += 1
-        self.counts.gradient_clips += sum(group.gradient_clips for group in groups)
-        self.counts.teacher_clips += sum(group.teacher_clips for group in groups)
+        self.counts.gradient_clips += readings.gradient_clips
+        self.counts.teacher_clips += readings.teacher_clips
         self.meters.add({"gradient_norm": readings.gradient_norm})
         self.meters.add(readings.terms)
         self.part_meters.add(readings.details)
-        if self.meter:
+        if self.meter and self.ranks.is_first:
             for pseudo_labels, refs in readings.pseudo_labels:
                 self.meter.update(pseudo_labels, refs)
 
@@ -518,22 +564,20 @@ class Training:
         }
 
     def _taken_notices(self) -> list[str]:
-        """What happened since the last line, once."""
-        taken = list(self.notices)
+        """What happened since the last line in any process, once."""
+        taken = list(dict.fromkeys(notice for notices in self.ranks.gather_objects(self.notices) for notice in notices))
         self.notices.clear()
         return taken
 
     # --------------------------------------------------------------------------------------- checkpoints
 
     def save(self, path: Path, run_id: str | None = None) -> None:
-        """All that the next step depends on, for this run or the one that is named."""
+        """All that the next step depends on, for this run or the one that is named; the first rank writes it."""
+        self._check_same()
+        if not self.ranks.is_first:
+            return
         moments, meta = checkpoints.flatten_optimizer(self.optimizer)
-        tensors = checkpoints.prefixed("student", self.student.state_dict())
-        tensors |= checkpoints.prefixed("optimizer", moments)
-        if self.started:
-            tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
-            for name, module in self.modules.items():
-                tensors |= checkpoints.prefixed(f"modules/{name}", module.state_dict())
+        tensors = self._state() | checkpoints.prefixed("optimizer", moments)
         counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
         meters = self.meters.state() | {
             "parts": self.part_meters.state(),
@@ -545,6 +589,19 @@ class Training:
             checkpoints.save(path, tensors, about)
         except OSError as error:
             raise TrainingError(f"cannot write the checkpoint {path} ({error.strerror}); make room") from error
+
+    def _state(self) -> dict[str, Tensor]:
+        """Tensors of the student and of the strategy."""
+        tensors = checkpoints.prefixed("student", self.student.state_dict())
+        if self.started:
+            tensors |= checkpoints.prefixed("strategy", self.strategy.state_dict())
+            for name, module in self.modules.items():
+                tensors |= checkpoints.prefixed(f"modules/{name}", module.state_dict())
+        return tensors
+
+    def _check_same(self) -> None:
+        if self.ranks.size > 1:
+            check_same(self.ranks, self._state())
 
     def resume(self, path: Path, run_id: str | None = None) -> None:
         """Go on from a checkpoint of this run, or of the one that is named. Raises CheckpointError."""

@@ -52,27 +52,34 @@ class StepReadings:
         terms, details: by name; see `StepLosses`.
         gradient_norm: before it was cut.
         pseudo_labels: of each group that has some, on the CPU, with the key frames that they speak of.
+        gradient_clips, teacher_clips: of all groups.
     """
 
     terms: dict[str, float]
     details: dict[str, float]
     gradient_norm: float
     pseudo_labels: list[tuple[PseudoLabels, ClipRefs]]
+    gradient_clips: int
+    teacher_clips: int
 
 
-def read_step(groups: Sequence[GroupOutcome], gradient_norm: Tensor) -> StepReadings:
-    """Read all numbers of a step, waiting for the device once."""
+def read_step(groups: Sequence[GroupOutcome], gradient_norm: Tensor, of: int | None = None) -> StepReadings:
+    """Read all numbers of a step, waiting for the device once.
+
+    `of`: how many groups the step has, where these are some of them: each gives its share of the mean.
+    """
     labels = [(_copy(group.pseudo_labels), group.refs) for group in groups if group.pseudo_labels and group.refs]
     values = [value for group in groups for part in (group.terms, group.details) for value in part.values()]
     stacked = torch.cat([value.to(gradient_norm.device).reshape(1) for value in values])
-    shares = stacked.double() / len(groups)
+    shares = stacked.double() / (of or len(groups))
     *numbers, norm = torch.cat([shares, gradient_norm.double().reshape(1)]).tolist()  # copies are done by then
     read = iter(numbers)
     terms, details = defaultdict[str, float](float), defaultdict[str, float](float)
     for group in groups:
         for sums, part in ((terms, group.terms), (details, group.details)):
             _add(sums, part, read)
-    return StepReadings(dict(terms), dict(details), norm, labels)
+    clips = sum(group.gradient_clips for group in groups), sum(group.teacher_clips for group in groups)
+    return StepReadings(dict(terms), dict(details), norm, labels, *clips)
 
 
 def _add(sums: defaultdict[str, float], part: Mapping[str, Tensor], read: Iterator[float]) -> None:

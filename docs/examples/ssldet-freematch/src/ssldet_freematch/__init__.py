@@ -58,12 +58,14 @@ class FreeMatch(TeacherStudent):
         return confident_boxes(passed, len(predictions), network.facts)
 
     def after_step(self, student: Detector, progress: Progress) -> None:
-        """Move the estimates by all clips of the step, in however many parts they came."""
+        """Move the estimates by all clips of the step, in however many parts and processes they came."""
         super().after_step(student, progress)
-        if self.clips:
+        seen = torch.cat([self.best_sum[None], self.class_sum_k, self.best_sum.new_tensor([self.clips])])
+        best_sum, *class_sums, clips = progress.gather(seen[None]).sum(0)
+        if clips:
             weight = 1 - self.config.threshold_decay
-            self.threshold.lerp_(self.best_sum / self.clips, weight)
-            self.class_mean_k.lerp_(self.class_sum_k / self.clips, weight)
+            self.threshold.lerp_(best_sum / clips, weight)
+            self.class_mean_k.lerp_(torch.stack(class_sums) / clips, weight)
         self._forget()
 
     def forget_step(self) -> None:
