@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from ssldet.errors import TrainingError
 from ssldet.training.loop import Training
 from ssldet.util.rank_processes import Line
 from ssldet.util.ranks import ALONE, Ranks
+from ssldet_strategies.flexmatch import FlexMatch
 from ssldet_strategies.mean_teacher import MeanTeacher
+from ssldet_strategies.softmatch import SoftMatch
+from ssldet_strategies.stable_mean_teacher import StableMeanTeacher
 
 STEPS = 6
 
@@ -64,7 +67,13 @@ class Forgetful(Remembering):
     gathers = False
 
 
-CASES = {**STRATEGIES, "remembering": lambda: Remembering(MeanTeacher.Config(o_th=0.3))}
+CASES: Mapping[str, Callable[[], Strategy]] = {
+    **{name: STRATEGIES[name] for name in ("dual_guidance", "fixmatch", "supervised, equal clips")},
+    "flexmatch": lambda: FlexMatch(FlexMatch.Config(tau=0.1, o_th=0.1)),
+    "softmatch": lambda: SoftMatch(SoftMatch.Config(o_th=0.1)),
+    "stable_mean_teacher": lambda: StableMeanTeacher(StableMeanTeacher.Config(o_th=0.1)),
+    "remembering": lambda: Remembering(MeanTeacher.Config(o_th=0.3)),
+}
 
 
 def fresh(strategy: Strategy, ranks: Ranks = ALONE, micro_batch: int = 2, **options: Any) -> Training:

@@ -95,8 +95,11 @@ class FlexMatch(TeacherStudent):
         return class_thresholds(config.tau, self.last_class_n, k, warmup=config.threshold_warmup)
 
     def after_step(self, student: Detector, progress: Progress) -> None:
+        """Remember the classes of all clips of the step, in however many parts and processes they came."""
         super().after_step(student, progress)
-        for index_b, confidence_b, class_b in self._seen:
+        if self._seen:
+            seen = (progress.gather(torch.cat(parts)) for parts in zip(*self._seen, strict=True))
+            index_b, confidence_b, class_b = seen
             sure = (confidence_b > self.config.tau).nonzero()[:, 0]
             self.last_class_n[index_b[sure]] = class_b[sure]
         self.forget_step()

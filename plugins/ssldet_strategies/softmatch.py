@@ -90,10 +90,10 @@ class SoftMatch(TeacherStudent):
         return align(scores_nk, self.class_mean_k)
 
     def after_step(self, student: Detector, progress: Progress) -> None:
-        """Move the averages by all clips of the step, in however many parts they came."""
+        """Move the averages by all clips of the step, in however many parts and processes they came."""
         super().after_step(student, progress)
         if self._seen:
-            confidence_b, scores_bk = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+            confidence_b, scores_bk = (progress.gather(torch.cat(parts)) for parts in zip(*self._seen, strict=True))
             share = 1 - self._decay()
             self.mean.lerp_(confidence_b.mean(), share)
             self.variance.lerp_(confidence_b.var(unbiased=len(confidence_b) > 1), share)
