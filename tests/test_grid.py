@@ -176,7 +176,7 @@ def test_the_grid_notes_how_its_tasks_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tables", "7"], "unknown table with cells to run '7'"),
+        (["--tables", "9"], "unknown table with cells to run '9'"),
         (["--figures", "5"], "unknown figure with cells to run '5' (known: 3, 4)"),
         (["--seeds", "0,x"], "whole numbers from 0"),
         (["--splits", "0"], "whole numbers from 1"),

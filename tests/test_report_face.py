@@ -61,8 +61,8 @@ def test_without_numbers_there_are_all_tables_and_without_runs_the_papers_number
 
 
 def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="unknown table '7'"):
-        ssldet.table(7, results=runs)
+    with pytest.raises(UnknownName, match="unknown table '9'"):
+        ssldet.table(9, results=runs)
     with pytest.raises(UnknownName, match="unknown format 'excel'"):
         ssldet.table(3, results=runs, format="excel")
     with pytest.raises(UnknownName, match="did you mean 'nano'"):

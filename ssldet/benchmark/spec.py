@@ -1,7 +1,7 @@
-"""The paper's tables and sweeps as data: which cells they have, and the numbers that the paper reports.
+"""Tables and sweeps as data: which cells they have, and the numbers that the paper reports.
 
-The files are package data: `benchmarks/paper/table2.yaml` ... `figure4.yaml` (axes, rows, columns) and
-`results/paper.yaml` (reported numbers).
+The files are package data: `benchmarks/paper/table2.yaml` ... `figure4.yaml` (axes, rows, columns), the paper's;
+`benchmarks/beyond/table7.yaml`, `table8.yaml`, ours; and `results/paper.yaml` (reported numbers).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ssldet.errors import UnknownName
+from ssldet.errors import RequestError, UnknownName
 
 FILES = "ssldet.paper"
+BEYOND_FILES = "ssldet.beyond"
 REPORTED_FILES = "ssldet.results"
 
 
@@ -44,6 +45,8 @@ class Row(_Part):
         ratio: overrides the table's ratios with a single one (1.0: all labels).
         planned: "always", or the name to be given with `--with` ("fully_supervised", "readings").
         control: a control of ours that the paper lacks.
+        published: title of one of the table's `published` columns -> a number in percent, of a row that is reported
+            only.
     """
 
     approach: str
@@ -53,6 +56,7 @@ class Row(_Part):
     ratio: float | None = Field(None, gt=0, le=1)
     planned: str = "always"
     control: bool = False
+    published: dict[str, float] = Field(default_factory=dict)
 
 
 class TableSpec(_Part):
@@ -70,6 +74,9 @@ class TableSpec(_Part):
         note: what a reader must know (a sweep on test data, an inferred setting).
         of_dataset: a table of any data set (`dataset_spec`), of which the paper has none: nothing of the paper's
             numbers and marks is in it, and `dataset` may have a flavour ("synthetic:jhmdb").
+        beyond: a table of ours on the paper's data, with strategies or questions that the paper does not have: nothing
+            of its numbers is in it.
+        published: titles of further columns, of numbers that others published by another metric.
     """
 
     name: str
@@ -82,12 +89,25 @@ class TableSpec(_Part):
     contrasts: tuple[tuple[str, str], ...] = ()
     note: str = ""
     of_dataset: bool = False
+    beyond: bool = False
+    published: tuple[str, ...] = ()
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the paper has this table: its numbers and contradictions are in it then."""
+        return not (self.of_dataset or self.beyond)
 
     @model_validator(mode="after")
     def _contrasts_name_rows(self) -> Self:
         approaches = {row.approach for row in self.rows}
         if unknown := {name for pair in self.contrasts for name in pair} - approaches:
             raise ValueError(f"contrasts name approaches that are no rows: {', '.join(sorted(unknown))}")
+        return self
+
+    @model_validator(mode="after")
+    def _published_numbers_have_columns(self) -> Self:
+        if unknown := {title for row in self.rows for title in row.published} - set(self.published):
+            raise ValueError(f"published numbers stand in columns that there are not: {', '.join(sorted(unknown))}")
         return self
 
     def row(self, approach: str, *, pretrained: bool) -> Row | None:
@@ -160,13 +180,24 @@ def ratio_key(ratio: float | str) -> str:
 
 @cache
 def specs() -> Mapping[str, TableSpec]:
-    """All tables and sweeps by name: "2" ... "6", "figure4"."""
-    found = {}
-    for entry in sorted(resources.files(FILES).iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".yaml"):
-            spec = TableSpec.model_validate(yaml.safe_load(entry.read_text(encoding="utf-8")))
-            found[spec.name] = spec
-    return found
+    """All tables and sweeps by name: "2" ... "6", "figure4", and those beyond the paper, "7" and "8"."""
+    found = [*_read_specs(FILES, beyond=False), *_read_specs(BEYOND_FILES, beyond=True)]
+    return {spec.name: spec for spec in found}
+
+
+def paper_specs() -> list[TableSpec]:
+    """The tables and sweeps that the paper has."""
+    return [spec for spec in specs().values() if spec.is_papers]
+
+
+def _read_specs(package: str, *, beyond: bool) -> list[TableSpec]:
+    """Raises RequestError where the package is not installed: it was declared after an editable installation."""
+    try:
+        entries = sorted(resources.files(package).iterdir(), key=lambda entry: entry.name)
+    except ModuleNotFoundError as error:
+        raise RequestError(f"package data {package} are missing; install ssldet again (pip install -e .)") from error
+    texts = [entry.read_text(encoding="utf-8") for entry in entries if entry.name.endswith(".yaml")]
+    return [TableSpec.model_validate({**yaml.safe_load(text), "beyond": beyond}) for text in texts]
 
 
 def spec(name: str) -> TableSpec:

@@ -57,8 +57,9 @@ def complete_presets(context: click.Context) -> Iterable[tuple[str, str]]:
 
 @quietly
 def complete_tables(context: click.Context) -> Iterable[tuple[str, str]]:
-    """Numbers of the paper's tables; Table 1 is counted from data."""
-    numbers = (name.removeprefix("table") for name in _yaml_files("ssldet.paper") if name.startswith("table"))
+    """Numbers of the tables, the paper's and those beyond it; Table 1 is counted from data."""
+    files = [*_yaml_files("ssldet.paper"), *_yaml_files("ssldet.beyond")]
+    numbers = (name.removeprefix("table") for name in files if name.startswith("table"))
     return [(number, "") for number in ("1", *numbers)]
 
 

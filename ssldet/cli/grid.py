@@ -39,7 +39,9 @@ TABLES = "2,3,4,5,6"
     "grid",
     epilog="Example: ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2",
 )
-@click.option("--tables", help=f"Tables whose cells are wanted.  [default: {TABLES}, without --dataset]")
+@click.option(
+    "--tables", help=f"Tables whose cells are wanted; 7 and 8 are ours.  [default: {TABLES}, without --dataset]"
+)
 @click.option("--figures", default="", help="Figures whose cells are wanted too: 3, 4.")
 @plugin_option("dataset", "--dataset", "Instead of the paper's tables: Supervised and each --strategy on these data.")
 @click.option(

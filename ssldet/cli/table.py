@@ -47,7 +47,7 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 
 
 @click.command("table", epilog="Example: ssldet table 3 --preset nano --format markdown")
-@click.argument("names", metavar="[1 2 3 4 5 6]...", nargs=-1, shell_complete=complete_tables)
+@click.argument("names", metavar="[1 2 3 4 5 6 7 8]...", nargs=-1, shell_complete=complete_tables)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="[default: by the suffix of --out, else terminal]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, whole or not at all.")
 @json_flag
@@ -101,6 +101,8 @@ def command(
     data_root: Path | None,
 ) -> None:
     """Print the paper's tables: our mean and deviation over seeds beside the paper's numbers, differences, contrasts.
+
+    Without numbers: 1 to 6. Tables 7 (all strategies) and 8 (without and with guidance) are ours, beyond the paper.
 
     Without --preset and --dataset-map each table shows the settings that fill most of its cells. What is not run,
     failed or was left out is said. Table 1 is counted from the data. --json is --format json.

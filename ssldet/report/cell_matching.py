@@ -110,13 +110,14 @@ class CellMatcher:
                 yield from cells(spec)
 
     def of_plugins(self) -> Iterator[tuple[Row, float, list[Run], list[Run]]]:
-        """Strategies that no table names: (row, ratio, runs, runs with other settings).
+        """Strategies that no table of the paper names: (row, ratio, runs, runs with other settings).
 
         Their runs are held against the baseline's: they must equal it in everything but the strategy.
         """
         if self.spec.of_dataset:  # which has a row for every strategy
             return
-        named = {row.strategy for spec in benchmark.specs().values() for row in spec.rows}
+        tables = benchmark.specs().values() if self.spec.beyond else benchmark.paper_specs()
+        named = {row.strategy for spec in tables for row in spec.rows}
         for base, ratio in baseline_cells(self.spec):
             by_row: dict[str, tuple[Row, list[Run]]] = {}
             for run in self._at(base.pretrained, ratio):

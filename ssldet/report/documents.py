@@ -1,6 +1,6 @@
 """Tables in words: what every format prints, as text that is not yet escaped for any of them.
 
-of_table(table)         Tables 2 to 6: the numbers, what is read beside them, what to know, what was left out
+of_table(table)         Tables 2 to 8: the numbers, what is read beside them, what to know, what was left out
 of_data(rows)           Table 1
 """
 
@@ -31,7 +31,7 @@ WORDS = (NOT_RUN, "failed", "not scored", "split missing")
 
 
 def of_table(table: Table) -> Document:
-    """Tables 2 to 6, or a table of any data set."""
+    """Tables 2 to 8, or a table of any data set."""
     footnotes = _Footnotes(table)
     spec = table.spec
     return Document(
@@ -96,11 +96,15 @@ def _cell(entry: Entry | None, digits: int, footnotes: _Footnotes) -> tuple[str,
 def _caption(table: Table) -> Iterator[str]:
     seeds = ", ".join(map(str, table.seeds)) or "none found"
     mean = f"ean ± standard deviation (n - 1) over seeds ({seeds}), in percent"
-    yield f"M{mean}." if table.spec.of_dataset else f"Ours: m{mean}; in parentheses, the paper's."
+    yield f"Ours: m{mean}; in parentheses, the paper's." if table.spec.is_papers else f"M{mean}."
+    if table.spec.beyond:
+        yield "This table is ours: the paper has none like it."
     by_protocol: dict[str, list[str]] = {}
     for column in table.spec.columns:
         by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
     yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
+    if table.spec.published:
+        yield f"{'; '.join(table.spec.published)}: in parentheses, as others published them; not comparable with ours."
     yield _settings_line(table)
     yield from _tuned_line(table)
     if table.no_splits:
@@ -143,7 +147,7 @@ def _notes(table: Table, footnotes: _Footnotes) -> Iterator[str]:
     yield from _subset_note(table)
     if table.spec.note:
         yield table.spec.note
-    if not table.spec.of_dataset:
+    if table.spec.is_papers:
         name = f"Table {table.spec.name}"
         yield from (text for text in benchmark.paper().contradictions if name in text)
 

@@ -1,4 +1,4 @@
-"""The paper's tables as text, in one call.
+"""The paper's tables, and those beyond it, as text, in one call.
 
 table(numbers, ...)                     the text of tables, in one of six formats
 documents(numbers, request, ...)        the same in words, not yet in a format
@@ -25,7 +25,7 @@ from ssldet.report.run_selection import Folders, RunCollection, collect_runs, re
 from ssldet.report.table_data import TableRequest
 
 Numbers = int | str | Iterable[int | str] | None
-"""Which tables: one, several, or None for all."""
+"""Which tables: one, several, or None for all of the paper's."""
 
 
 def table(
@@ -53,7 +53,7 @@ def table(
     run, failed or was left out is said in the text.
 
     Args:
-        numbers: the tables to show, such as `3` or `[2, 3]`; None shows all six.
+        numbers: the tables to show, such as `3` or `[2, 3]`; None shows the paper's six. 7 and 8 are ours.
         results: the folder, or folders, to search for runs; by default `results/runs`.
         format: "terminal", "markdown", "latex", "csv", "json" or "html".
         preset: shows runs of this preset. Without `preset` and `dataset_map` each table shows the settings that fill
@@ -146,10 +146,10 @@ def dataset_document(
 
 
 def _table_names(numbers: Numbers) -> list[str]:
-    """Each table once, in the order given; all of them when none is named. Raises UnknownName."""
-    known = tables.names()
+    """Each table once, in the order given; the paper's when none is named. Raises UnknownName."""
+    known = tables.all_names()
     given = [numbers] if isinstance(numbers, int | str) else list(numbers or ())
-    names = list(dict.fromkeys(map(str, given))) or known
+    names = list(dict.fromkeys(map(str, given))) or tables.names()
     for name in names:
         if name not in known:
             raise UnknownName("table", name, known)

@@ -15,10 +15,15 @@ from ssldet.report.external_runs import ExternalRun
 from ssldet.report.resampling import Interval
 from ssldet.report.run_selection import LeftOut
 
-Ratio = float | Literal["all", "unstated"]
+Ratio = float | Literal["all", "unstated", "published"]
+
+LineKind = Literal["both", "reported", "ours", "plugin", "external", "published"]
 
 UNSTATED: Literal["unstated"] = "unstated"
 """The ratio of others' numbers whose author states none."""
+
+PUBLISHED: Literal["published"] = "published"
+"""In the place of a ratio: of a column of numbers that others published by another metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row and what it is: the paper's and ours, the paper's alone, ours alone, a further plugin's, or others'.
+    """A row and what it is: the paper's and ours, the paper's alone, ours alone, a further plugin's, others' that we
+    scored, or others' as they published them.
 
     `external` has others' numbers where the row is of them.
     """
 
     row: Row
-    kind: Literal["both", "reported", "ours", "plugin", "external"]
+    kind: LineKind
     external: ExternalRun | None = None
 
 
@@ -67,7 +73,7 @@ class Entry:
     Attributes:
         mean, std: over `n` of `expected` seeds; std with n - 1, None for one seed.
         runs: ids of the runs behind it.
-        paper: what the paper prints.
+        paper: what the paper prints, or others published.
         difference: to the baseline; None where there is nothing to compare.
         marks: "not run", "failed", "not scored", "split missing", "partial", "other preset", "other data",
             "mixed versions" and "mixed threads".

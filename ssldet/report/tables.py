@@ -1,6 +1,6 @@
-"""The paper's tables from records: ours beside theirs, what is missing and why, and what was left out.
+"""Tables from records: the paper's with our numbers beside theirs, what is missing and why, and what was left out.
 
-    build_table(name, collection, request)      Tables 2 to 6 as plain data; `documents` makes words of it
+    build_table(name, collection, request)      Tables 2 to 8 as plain data; `documents` makes words of it
     build_from(spec, collection, request, ...)  any table whose rows and columns are given, under given settings
 
 Numbers come from records alone, in percent. A record belongs to a cell if its settings are exactly those that the grid
@@ -26,16 +26,21 @@ from ssldet.report.data_table import TABLE_1
 from ssldet.report.external_rows import ExternalRows
 from ssldet.report.run_selection import Run, RunCollection, RunSelection, leave_out, select_runs
 from ssldet.report.table_comparisons import TableComparisons
-from ssldet.report.table_data import UNSTATED, Column, Entry, Line, Ratio, Table, TableRequest
+from ssldet.report.table_data import PUBLISHED, UNSTATED, Column, Entry, Line, LineKind, Ratio, Table, TableRequest
 
 
 def names() -> list[str]:
-    """The tables that can be shown."""
-    return [TABLE_1, *sorted(name for name in benchmark.specs() if name.isdigit())]
+    """The paper's tables, which are shown where none is named."""
+    return [TABLE_1, *sorted(spec.name for spec in benchmark.paper_specs() if spec.name.isdigit())]
+
+
+def all_names() -> list[str]:
+    """The tables that can be shown: the paper's, and those beyond it."""
+    return [*names(), *sorted(spec.name for spec in benchmark.specs().values() if spec.beyond)]
 
 
 def build_table(name: str, collection: RunCollection, request: TableRequest) -> Table:
-    """One of Tables 2 to 6.
+    """One of Tables 2 to 8.
 
     Raises:
         UnknownName: no such table, data set or preset. ConfigError: settings under which no cell can be run.
@@ -137,10 +142,14 @@ class _TableBuilder:
             cells = {ratio: self.matcher.runs(row, ratio) for ratio in self.spec.ratios_of(row) if row.strategy}
             if row.planned not in ("always", *self.request.extra) and not any(cells.values()):
                 continue
-            ours = row.control or row.planned != "always" or self.spec.of_dataset
-            self.lines.append(Line(row, "reported" if row.strategy is None else "ours" if ours else "both"))
+            self.lines.append(Line(row, self._kind_of(row)))
             for ratio, runs in cells.items():
                 self._add_cell(len(self.lines) - 1, ratio, runs)
+
+    def _kind_of(self, row: Row) -> LineKind:
+        if row.strategy is None:
+            return "published" if row.published else "reported"
+        return "ours" if row.control or row.planned != "always" or not self.spec.is_papers else "both"
 
     def _add_plugins(self) -> None:
         """Rows of strategies that the paper does not know, in the order of their titles."""
@@ -190,15 +199,21 @@ class _TableBuilder:
                 yield Column(metric, ratio, splits[:1])
                 if len(splits) > 1:
                     yield Column(metric, ratio, splits)
+        for title in self.spec.published:
+            yield Column(benchmark.Column(title=title, metric="", protocol="", key=""), PUBLISHED, splits[:1])
 
     def _ratios(self) -> tuple[Ratio, ...]:
         """Those of the columns of our rows and the paper's."""
-        single = any(row.strategy is None or row.ratio is not None for row in self.spec.rows)
+        alone = (row for row in self.spec.rows if not row.published)
+        single = any(row.strategy is None or row.ratio is not None for row in alone)
         return (*self.spec.ratios, "all") if single else self.spec.ratios
 
     def _entry(self, index: int, column: Column) -> Entry | None:
         """The number of a line in a column; None when the line has none there."""
-        line, first = self.lines[index], column.splits == (1,) and not self.spec.of_dataset
+        line, first = self.lines[index], column.splits == (1,) and self.spec.is_papers
+        if column.ratio == PUBLISHED:
+            number = line.row.published.get(column.metric.title)
+            return None if number is None else Entry(paper=Reported(value=number))
         if line.external:
             return self.externals.entry(line.external, column)
         paper = benchmark.paper().number(self.spec.name, line.row, column.metric.title, column.ratio) if first else None

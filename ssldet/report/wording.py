@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings
 from ssldet.report.document import Section, TextRow
-from ssldet.report.table_data import UNSTATED, Column, Line, Table
+from ssldet.report.table_data import PUBLISHED, UNSTATED, Column, Line, Table
 
-RATIOS = {"all": "all", UNSTATED: "-"}
+RATIOS = {"all": "all", UNSTATED: "-", PUBLISHED: "published"}
 """Ratios that are no number, as heads have them."""
 
 TextCells = tuple[tuple[str, ...], ...]
@@ -38,7 +38,7 @@ def headings(table: Table) -> tuple[tuple[str, str], ...]:
 
 def _heading(column: Column, several: bool) -> str:
     ratio = RATIOS[column.ratio] if isinstance(column.ratio, str) else f"{100 * column.ratio:g} %"
-    return f"{ratio}, {view(column)}" if several else ratio
+    return f"{ratio}, {view(column)}" if several and column.ratio != PUBLISHED else ratio
 
 
 def view(column: Column) -> str:
@@ -56,8 +56,8 @@ def sections_of(table: Table, cells: Callable[[int], TextCells], indices: Iterab
 
 
 def section_title(line: Line) -> str:
-    if line.kind == "external":
-        return "External"
+    if line.kind in ("external", "published"):
+        return line.kind.capitalize()
     title = start(line.row.pretrained)
     return f"Further strategies, {title.lower()}" if line.kind == "plugin" else title
 

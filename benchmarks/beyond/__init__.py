@@ -1,0 +1,1 @@
+"""Tables beyond the paper as data: what this suite compares of its own accord."""
