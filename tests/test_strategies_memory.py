@@ -14,12 +14,14 @@ from ssldet.contracts import Cells, Decoded, Progress, Strategy, Targets
 from ssldet.errors import TrainingError
 from ssldet.testing import MULTI_LABEL, SINGLE_LABEL, TINY_INFO, TINY_PROGRESS, StrategyContract, tiny_batch
 from ssldet.testing import tiny_detector as tiny_student
+from ssldet.training.pseudo_labels import carry_to_strong
 from ssldet.training.teachers import TeacherStudent
 from ssldet_strategies.cell_maps import cells_of, centre_maps, mirrored, objectness_maps
 from ssldet_strategies.consistency import Consistency, consistency_loss, foreground, js_divergence
 from ssldet_strategies.error_recovery import ErrorRecovery, recovery_loss
 from ssldet_strategies.flexmatch import FlexMatch, class_thresholds, clip_classes
 from ssldet_strategies.mixing import GREY, Shown, erased, mixed_up, mosaic
+from ssldet_strategies.mixpl import MixPL
 from ssldet_strategies.softmatch import SoftMatch, align, soft_weights
 from ssldet_strategies.stable_mean_teacher import StableMeanTeacher
 
@@ -34,6 +36,10 @@ class TestFlexMatch(StrategyContract):
 
 class TestSoftMatch(StrategyContract):
     plugin = SoftMatch
+
+
+class TestMixPL(StrategyContract):
+    plugin = MixPL
 
 
 class TestStableMeanTeacher(StrategyContract):
@@ -361,6 +367,28 @@ def test_erased_patches_are_grey_in_all_frames_and_take_hidden_boxes_along() -> 
     assert len({str(clip.tolist()) for clip in half.clips_bcthw}) > 1  # drawn for each clip
 
 
+def test_the_student_sees_mixtures_and_never_the_strong_views() -> None:
+    """Three patches draws and an order from the batch's generator; the terms are those of the mixtures by hand."""
+    strategy, student = started(MixPL)
+    batch = tiny_batch(SINGLE_LABEL, strategy.needs)
+    seen: list[Tensor] = []
+    student.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
+    state = batch.generator.get_state()
+    result = strategy.losses(batch, student, TINY_PROGRESS)
+    assert [len(clips) for clips in seen] == [4, 4 + 1]
+    batch.generator.set_state(state)
+    assert batch.unlabelled is not None and result.pseudo_labels is not None
+    pseudo = carry_to_strong(result.pseudo_labels.targets, batch.unlabelled.geometry, 0.25)
+    mixup, made = strategy.mixtures(Shown(batch.unlabelled.strong_bcthw, pseudo), batch.generator)
+    assert torch.equal(seen[1], torch.cat((mixup.clips_bcthw, made.clips_bcthw)))
+    plain = tiny_student(SINGLE_LABEL, frame_head=False, state="confident")
+    first, second = plain(seen[1]).split([4, 1])
+    expected = 2 * plain.losses(first, mixup.targets)["box"], plain.losses(second, made.targets)["box"]
+    assert result.terms["box_u"].item() == pytest.approx(expected[0].item(), rel=1e-4)
+    assert result.terms["mosaic_u"].item() == pytest.approx(expected[1].item(), rel=1e-4)  # 2 x 1/2
+    assert gradient_of(result.terms["mosaic_u"], student) > 0
+
+
 # -------------------------------------------------------------------------------------- stable mean teacher
 
 
@@ -502,6 +530,7 @@ MEMORIES: dict[str, tuple[type[TeacherStudent], str]] = {
 WITH_PSEUDO_BOXES: dict[str, type[TeacherStudent]] = {
     "flexmatch": FlexMatch,
     "softmatch": SoftMatch,
+    "mixpl": MixPL,
     "stable_mean_teacher": StableMeanTeacher,
 }
 

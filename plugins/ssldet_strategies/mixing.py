@@ -39,7 +39,7 @@ class Shown:
 
     def take(self, order_m: Tensor) -> Shown:
         """m clips: clip i is clip `order_m[i]`, which may come more than once."""
-        return Shown(self.clips_bcthw[order_m], _taken(self.targets, order_m))
+        return Shown(self.clips_bcthw[order_m], taken(self.targets, order_m))
 
     def mirrored(self) -> Shown:
         """The same clips, left and right exchanged."""
@@ -117,7 +117,13 @@ def _moved(targets: Targets, x: int, y: int) -> Targets:
     return replace(targets, boxes_n4=targets.boxes_n4 / 2 + targets.boxes_n4.new_tensor([x, y, x, y]))
 
 
-def _taken(targets: Targets, order_m: Tensor) -> Targets:
+def count_mosaics(*, of: int) -> int:
+    """How many of `of` clips are mosaics, where b clips of mixup and max(1, b // 4) mosaics stand after one another."""
+    return max(1, of // 5)
+
+
+def taken(targets: Targets, order_m: Tensor) -> Targets:
+    """The targets of m clips: clip i is clip `order_m[i]`, which may come more than once."""
     clip_n, row_n = (order_m[:, None] == targets.clip_n).nonzero(as_tuple=True)
     mask, frame_mask = targets.label_mask_nk, targets.frame_label_mask_bk
     return Targets(
