@@ -86,6 +86,7 @@ def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, 
     found = plugins.load(plugin.kind, plugin.name)
     text = inspect.getdoc(found) or ""
     around = inspect.getdoc(sys.modules[found.__module__]) or ""
+    method = around if plugin.kind == "strategy" else ""
     content = {
         "kind": plugin.kind,
         "name": plugin.name,
@@ -93,6 +94,7 @@ def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, 
         "ssldet": plugin.requires or "any",
         "target": plugin.target,
         "description": text,
+        "method": method,
         "sources": sources(f"{around}\n{text}"),
     }
     content |= {"dataset": _of_dataset, "metric": _of_metric, "executor": _of_executor}.get(
@@ -103,8 +105,9 @@ def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, 
 
 def sources(text: str) -> list[str]:
     """The papers that a docstring names: arXiv numbers, DOIs and "Name et al. 2017"."""
-    patterns = (r"arXiv[: ]\d{4}\.\d{4,5}", r"doi:\s*10\.\S+[^\s.,;)]", r"[A-Z]\w+ et al\.,? \(?\d{4}\)?")
-    return [found for pattern in patterns for found in dict.fromkeys(re.findall(pattern, text))]
+    patterns = (r"arXiv[:\s]\s*\d{4}\.\d{4,5}", r"doi:\s*10\.\S+[^\s.,;)]", r"[A-Z]\w+ et al\.,? \(?\d{4}\)?")
+    named = [" ".join(found.split()) for pattern in patterns for found in re.findall(pattern, text)]
+    return list(dict.fromkeys(named))
 
 
 def _of_configured(found: type[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from ssldet import cli, plugins
+from ssldet import cli, plugin_info, plugins
 from ssldet.contracts import Strategy
 from ssldet.errors import PluginError, UnknownName
 
@@ -333,6 +333,24 @@ def test_show_tells_options_with_defaults_bounds_and_meaning() -> None:
         "meaning": "O_th; a box is a candidate when its confidence is above (strictly).",
     }
     assert all(option["meaning"] for option in content["options"])
+
+
+OWN_STRATEGIES = sorted(plugin.name for plugin in plugins.available("strategy") if plugin.distribution == "ssldet")
+
+
+@pytest.mark.parametrize("name", OWN_STRATEGIES)
+def test_show_tells_source_equation_and_deviations_of_a_strategy(name: str) -> None:
+    """All that people read of a method: where it is from, what it computes, and in what it differs from there."""
+    content = plugin_info.describe(plugin_info.choose(name, "strategy"))
+    equations = [line for line in content["method"].splitlines() if line.startswith("    ") and "=" in line]
+    assert equations, f"the module's docstring of {name} has no equation"
+    if name not in ("supervised", "dual_guidance"):  # which docs/paper-map.md tells of
+        assert "Deviations. " in content["method"]
+    assert content["sources"] or re.search(r"\(\w+ et al\., \".+\", \w+ \d{4}\)", content["method"], re.DOTALL)
+    assert all(option["meaning"] for option in content["options"])
+    if name == "soft_teacher":
+        shown = ssldet("show", name).stdout
+        assert "w_j = n r_j / sum_k r_k" in shown and "sources: arXiv 2106.09018" in shown and "spread_th" in shown
 
 
 SEED_OPTION = "seed int 0 >= 0 Of the generator. Another seed makes other videos of the same classes."

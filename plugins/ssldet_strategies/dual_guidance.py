@@ -2,6 +2,13 @@
 
 A pseudo-box of the weak view counts only if the frame head is sure of the frame's action and the box's own class
 agrees with it (Sec. 3.3, Algorithm 1).
+
+    L     = L_bou + beta L_frame + L_bou_u + delta L_frame_u + L_tmp, the last of labelled and unlabelled clips
+    yhat  = argmax F(G(U)), accepted where max F(G(U)) > F_th
+    boxes = those of P(G(U)) with confidence > O_th, after suppression, whose class is the accepted yhat
+
+This is the paper that the suite implements: docs/paper-map.md has each equation's place and every deviation and default
+of ours.
 """
 
 from __future__ import annotations

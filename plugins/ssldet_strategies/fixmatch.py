@@ -2,6 +2,11 @@
 
 The student labels the weak view itself; its boxes above one confidence threshold are pseudo-labels of the strong
 view. There is no frame head unless `guidance` or `frame_head` asks for it.
+
+    L = L_bou + L_bou(strong view, boxes of the student's own weak view with confidence > O_th)
+
+Deviations. The published method is for one label an image, above 0.95, and strong views of colours and cutout; boxes,
+the threshold and geometric views are the baseline of arXiv 2507.21247. Weak views are labelled in evaluation mode.
 """
 
 from __future__ import annotations

@@ -2,6 +2,12 @@
 
 The teacher is the moving average of the student; its boxes above one confidence threshold are pseudo-labels. There
 is no frame head unless `guidance` or `frame_head` asks for it.
+
+    L       = L_bou + L_bou(strong view, boxes of the weak view with confidence > O_th)
+    teacher = d teacher + (1 - d) student, after each step
+
+Deviations. The published method asks for the same class scores of both networks; boxes and thresholds are the baseline
+of arXiv 2507.21247, whose paper gives no decay: 0.999, with a warm-up that keeps it low while the average is young.
 """
 
 from __future__ import annotations

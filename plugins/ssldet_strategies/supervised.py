@@ -3,6 +3,8 @@
 Its options make the controls of a comparison (docs/comparisons.md). `frame_head` adds L_frame and L_tmp on labelled
 clips, which tells what the auxiliary head does without any guidance; `equal_clips` takes as many clips with gradients
 as a semi-supervised strategy that needs the same heads.
+
+    L = L_bou, with `frame_head` + beta L_frame + L_tmp (arXiv 2507.21247, Eqs. 1-6, 10)
 """
 
 from __future__ import annotations

@@ -103,6 +103,8 @@ def _print_rich(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 def show(name: str, kind: str | None, measure: bool, as_json: bool) -> None:
     """Show what the contract knows of a plugin: its options, facts, protocols, and where it comes from.
 
+    Of a strategy that is also its method: the source, the equation, and every deviation from what was published.
+
     Of `yowo` that is every branch, with its parameters, billions of multiplications a clip of 16 x 224 x 224 (GMAC),
     and the licence and place of known weights.
     """
@@ -128,7 +130,9 @@ def _lines(key: str, value: Any) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else _plain(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}"
+    return " ".join(_plain(value).split())
 
 
 def _plain(value: Any) -> str:
