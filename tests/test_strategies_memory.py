@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from anchor_free import centre_detector
 from test_clips import source
 from torch import Tensor
 
@@ -590,3 +591,31 @@ def test_the_ramp_is_applied_once(name: str) -> None:
     for term in full:
         share = 3 * math.exp(-5 / 4) if term.endswith("_u") else 1
         assert ramped[term].item() == pytest.approx(share * full[term].item(), rel=1e-3, abs=1e-7), term
+
+
+EVERY: dict[str, type[Strategy]] = {"consistency": Consistency, **WITH_PSEUDO_BOXES}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_groups_at_once_are_groups_one_after_the_other(name: str) -> None:
+    """Each group has its own statistics, pseudo-labels, mixtures and draws, whichever way they are taken."""
+    once, student = started(EVERY[name], "random", o_th=0.3)
+    apart, other = started(EVERY[name], "random", o_th=0.3)
+    batches = [tiny_batch(SINGLE_LABEL, once.needs, seed=seed) for seed in (1, 2)]
+    again = [tiny_batch(SINGLE_LABEL, once.needs, seed=seed) for seed in (1, 2)]
+    found = once.group_losses(batches, student, TINY_PROGRESS)
+    for one, batch in zip(found, again, strict=True):
+        expected = apart.losses(batch, other, TINY_PROGRESS)
+        assert one.terms.keys() == expected.terms.keys()
+        for term, value in one.terms.items():
+            assert value.item() == pytest.approx(expected.terms[term].item(), rel=1e-4, abs=1e-7), term
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_detector_without_anchors_is_as_good(name: str) -> None:
+    strategy = EVERY[name](EVERY[name].Config())
+    student = centre_detector(SINGLE_LABEL, frame_head=False, state="confident")
+    strategy.start(student, TINY_INFO)
+    for term, value in terms_of(strategy, student).items():
+        assert torch.isfinite(value), term
+        assert not term.endswith("_u") or value.item() > 0, term
