@@ -21,6 +21,7 @@ from ssldet.errors import TrainingError
 from ssldet.training.loop import Training
 from ssldet.util.rank_processes import Line
 from ssldet.util.ranks import ALONE, Ranks
+from ssldet_strategies.consistent_teacher import ConsistentTeacher
 from ssldet_strategies.flexmatch import FlexMatch
 from ssldet_strategies.mean_teacher import MeanTeacher
 from ssldet_strategies.softmatch import SoftMatch
@@ -69,6 +70,7 @@ class Forgetful(Remembering):
 
 CASES: Mapping[str, Callable[[], Strategy]] = {
     **{name: STRATEGIES[name] for name in ("dual_guidance", "fixmatch", "supervised, equal clips")},
+    "consistent_teacher": lambda: ConsistentTeacher(ConsistentTeacher.Config(first_tau=0.1)),
     "flexmatch": lambda: FlexMatch(FlexMatch.Config(tau=0.1, o_th=0.1)),
     "softmatch": lambda: SoftMatch(SoftMatch.Config(o_th=0.1)),
     "stable_mean_teacher": lambda: StableMeanTeacher(StableMeanTeacher.Config(o_th=0.1)),

@@ -95,8 +95,10 @@ class ConsistentTeacher(TeacherStudent):
         return fitted_k
 
     def after_step(self, student: Detector, progress: Progress) -> None:
+        """Let the boxes of the step into the queues, in however many parts and processes they came."""
         super().after_step(student, progress)
-        classes_n, scores_n = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
+        seen = (progress.gather(torch.cat(parts)).cpu() for parts in zip(*self._seen, strict=True))
+        classes_n, scores_n = seen
         for label in classes_n.unique().tolist():
             queued = torch.cat((self.queue_kq[label], scores_n[classes_n == label].float()))
             self.queue_kq[label] = queued[-self.config.queue :]
