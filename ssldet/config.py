@@ -88,6 +88,11 @@ class TrainOptions(Options):
     """After the first stage labelled clips and strong views go through the student in one call: both are normalised by
     the statistics of all of a group's clips, so it is another run.
     """
+    sync_bn: bool = False
+    """Batch normalisation takes all clips of a step that go through the student in one call for one batch, those of
+    other processes too (`--devices`), instead of `bn_batch` at a time; losses stay those of groups. All groups of a
+    process go through at once. It is another run, and the same one in any number of processes.
+    """
     checkpoint_activations: bool = False
     """Keep what lies between the blocks of the network alone, and compute what lies within them again in the backward
     pass: less memory for about a third more arithmetic. It moves no number.
@@ -119,6 +124,10 @@ class TrainOptions(Options):
                 f"micro_batch = {self.micro_batch} is no multiple of bn_batch = {self.bn_batch}, the clips that batch "
                 "normalisation takes for one batch; give a multiple, or give bn_batch too, which is another run"
             )
+        if self.sync_bn and self.micro_batch != "auto":
+            raise ValueError("sync_bn normalises all groups of a step together; leave micro_batch out")
+        if self.sync_bn and self.checkpoint_activations:
+            raise ValueError("sync_bn and checkpoint_activations do not go together: blocks are computed again alone")
         return self
 
     @property
@@ -129,6 +138,8 @@ class TrainOptions(Options):
     @property
     def groups_at_once(self) -> int:
         """Groups in one forward pass, where `micro_batch` says so; else one."""
+        if self.sync_bn:
+            return self.groups
         return 1 if self.micro_batch == "auto" else min(self.groups, self.micro_batch // self.bn_batch)
 
     @property
@@ -151,7 +162,7 @@ UNNUMBERED = frozenset(
 )
 """Settings of the schedule that move no number."""
 
-ADDED: Mapping[str, Any] = {"lr_scale": {}, "fused_forward": False}
+ADDED: Mapping[str, Any] = {"lr_scale": {}, "fused_forward": False, "sync_bn": False}
 """Settings of the schedule that came later, and what they are where a run is what it was before there were such."""
 
 

@@ -26,7 +26,7 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_what_one_does(name: str, on_two: dict[str, Any]) -> None:
     """Losses of six steps, the log with its pseudo-labels and gradient norms, weights, running statistics, averages."""
-    one, two = trained(CASES[name]()), on_two[name]
+    one, two = trained(name), on_two[name]
     assert two["clips"] == one["clips"]
     for term, values in one["losses"].items():
         assert two["losses"][term] == pytest.approx(values, rel=1e-5, abs=1e-5), term

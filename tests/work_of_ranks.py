@@ -68,8 +68,11 @@ class Forgetful(Remembering):
     gathers = False
 
 
+JOINT = "dual_guidance, all groups normalised together"
+
 CASES: Mapping[str, Callable[[], Strategy]] = {
     **{name: STRATEGIES[name] for name in ("dual_guidance", "fixmatch", "supervised, equal clips")},
+    JOINT: STRATEGIES["dual_guidance"],
     "consistent_teacher": lambda: ConsistentTeacher(ConsistentTeacher.Config(first_tau=0.1)),
     "flexmatch": lambda: FlexMatch(FlexMatch.Config(tau=0.1, o_th=0.1)),
     "softmatch": lambda: SoftMatch(SoftMatch.Config(o_th=0.1)),
@@ -78,9 +81,13 @@ CASES: Mapping[str, Callable[[], Strategy]] = {
 }
 
 
-def fresh(strategy: Strategy, ranks: Ranks = ALONE, micro_batch: int = 2, **options: Any) -> Training:
+EXTRA: Mapping[str, Mapping[str, Any]] = {JOINT: {"sync_bn": True, "micro_batch": "auto"}}
+"""Settings of the schedule that some cases have of their own."""
+
+
+def fresh(strategy: Strategy, ranks: Ranks = ALONE, **options: Any) -> Training:
     """Training with four groups of two clips a step."""
-    schedule = {"batch": 8, "bn_batch": 2, "micro_batch": micro_batch, "steps": STEPS, "lr": 1e-3, "log_every": 3}
+    schedule = {"batch": 8, "bn_batch": 2, "micro_batch": 2, "steps": STEPS, "lr": 1e-3, "log_every": 3}
     student = tiny_detector(FACTS, frame_head=strategy.needs.frame_head)
     every = TrainOptions(**OPTIONS.model_dump() | schedule | options)
     run = training(strategy, every, student=student, ranks=ranks)
@@ -89,9 +96,10 @@ def fresh(strategy: Strategy, ranks: Ranks = ALONE, micro_batch: int = 2, **opti
     return run
 
 
-def trained(strategy: Strategy, ranks: Ranks = ALONE, micro_batch: int = 2) -> dict[str, Any]:
+def trained(name: str, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What six steps leave behind: losses of every step, lines of the log, weights and buffers, counts."""
-    run, lines, losses = fresh(strategy, ranks, micro_batch, gradient_norms=True), list[Any](), defaultdict(list)
+    run = fresh(CASES[name](), ranks, gradient_norms=True, **EXTRA.get(name, {}))
+    lines, losses = list[Any](), defaultdict(list)
     run.log = lines.append
     run.run(on_step=lambda report: [losses[name].append(value) for name, value in report.losses.items()] and None)
     return {
@@ -105,7 +113,7 @@ def trained(strategy: Strategy, ranks: Ranks = ALONE, micro_batch: int = 2) -> d
 def train_all(line: Line, folder: Path) -> dict[str, Any]:
     """Every strategy in turn; and how one is refused whose state is not that of all processes."""
     torch.set_num_threads(1)
-    made: dict[str, Any] = {name: trained(make(), line.ranks) for name, make in CASES.items()}
+    made: dict[str, Any] = {name: trained(name, line.ranks) for name in CASES}
     with pytest.raises(TrainingError) as refused:
         fresh(Forgetful(MeanTeacher.Config(o_th=0.3)), line.ranks).run(folder / "checkpoint")
     return made | {"refused": str(refused.value)}

@@ -39,6 +39,8 @@ _groups: ContextVar[int] = ContextVar("groups that a call of a network has", def
 
 _held: ContextVar[_Moments | None] = ContextVar("running statistics that are held back", default=None)
 
+_is_one_batch: ContextVar[bool] = ContextVar("whether all groups of a call are one batch", default=False)
+
 _record: ContextVar[StatisticsRecord | None] = ContextVar("where running statistics are written down", default=None)
 
 
@@ -143,7 +145,7 @@ def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
     Raises:
         ValueError: in a call whose rows do not divide into so many chunks.
     """
-    if groups == 1:
+    if groups == 1 or _is_one_batch.get():
         yield
         return
     token, held, record = _groups.set(groups), _held.get(), _record.get()
@@ -163,6 +165,16 @@ def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
                 layer.forward = forward  # type: ignore[method-assign]
     if held is None:
         _move(moments)
+
+
+@contextmanager
+def one_batch() -> Iterator[None]:
+    """While it lasts, `normalised_in_groups` divides nothing."""
+    token = _is_one_batch.set(True)
+    try:
+        yield
+    finally:
+        _is_one_batch.reset(token)
 
 
 def groups_now() -> int:

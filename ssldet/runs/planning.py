@@ -24,7 +24,7 @@ from ssldet.detector.pretrained import pretrained_weights
 from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
 from ssldet.nn import choose_formulations, frozen_layers
 from ssldet.runs import layout
-from ssldet.training.loop import rate_scales, takes_one_forward
+from ssldet.training.loop import rate_scales, takes_groups, takes_one_forward
 from ssldet.util.files import content_hash, file_hash_once
 from ssldet.util.ranks import of_environment
 
@@ -121,6 +121,7 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     _check_clip(config, backbone)
     _check_groups(config, strategy)
     _check_forward(config, strategy)
+    _check_normalisation(config, strategy)
     _check_compiled(config)
     weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
@@ -262,6 +263,15 @@ def _check_forward(config: RunConfig, strategy: Strategy) -> None:
         )
 
 
+def _check_normalisation(config: RunConfig, strategy: Strategy) -> None:
+    """Where clips go through group by group there is nothing to be normalised together."""
+    if config.experiment.train.sync_bn and not takes_groups(type(strategy)):
+        raise ConfigError(
+            f"train.sync_bn: {config.experiment.strategy} takes one group of clips after another through the network "
+            "(it has no `group_losses`); leave it out, or raise train.bn_batch"
+        )
+
+
 def _check_compiled(config: RunConfig) -> None:
     if config.machine.compile != "on":
         return
@@ -270,6 +280,8 @@ def _check_compiled(config: RunConfig) -> None:
             "compile=on and train.checkpoint_activations=true do not go together: what is compiled cannot be computed "
             "again block by block; leave one of them out"
         )
+    if config.experiment.train.sync_bn:
+        raise ConfigError("compile=on takes one group of clips at once, and train.sync_bn all; leave one of them out")
     if config.machine.devices > 1:
         raise ConfigError(
             f"compile=on and {config.machine.devices} processes do not go together: batch statistics are written down "

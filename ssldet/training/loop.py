@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from ssldet.data.loader import Batches, BatchKeys, batch_source
 from ssldet.data.sampling import stream_seed
 from ssldet.errors import ConfigError, TrainingError, did_you_mean
 from ssldet.nn.batch_norm import StatisticsRecord, StatisticsSnapshot, running_statistics_of_groups
+from ssldet.nn.joint_batch_norm import normalised_together
 from ssldet.nn.recomputing import recompute_blocks
 from ssldet.training import checkpoints
 from ssldet.training.acceleration import Accelerator
@@ -195,14 +196,15 @@ class Training:
         self.student, self.strategy, self.source, self.options = student, strategy, source, options
         self.steps, self.seed, self.device, self.run_id = steps, seed, device, run_id
         self.meter, self.log, self.validate = meter, log, validate
-        self.groups_at_once, self._chosen = options.groups_at_once, False
+        self.groups_at_once, self._chosen = options.groups_at_once, options.sync_bn
         self._rehearsed: Batch | None = None
         if options.checkpoint_activations:
             recompute_blocks(student)
         self.loader_workers = loader_workers
         self.batches: Batches = source
         self.notices: list[str] = []
-        uncompiled = {"compile": "off"} if ranks.size > 1 else {}  # blocks would miss what writes statistics down
+        one_by_one = ranks.size == 1 and not options.sync_bn
+        uncompiled = {} if one_by_one else {"compile": "off"}  # blocks would miss what happens to statistics
         self.accelerator = Accelerator({**(switches or {}), **uncompiled}, device, self.notices.append)
         self.burn_in = round(options.burn_in * steps)
         self.log_every = options.log_every or max(1, steps // options.epochs)
@@ -284,10 +286,16 @@ class Training:
             return self.step_once()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the memory of {self.device} does not hold train.bn_batch = {self.options.bn_batch} labelled clips "
+                f"the memory of {self.device} does not hold {self._least()} labelled clips "
                 "and what goes with them, the least that is computed at once. A smaller clip.size, network or "
                 "train.bn_batch needs less, train.precision=bfloat16 too: each is another run"
             ) from error
+
+    def _least(self) -> str:
+        """The labelled clips that cannot be computed in smaller parts."""
+        if self.options.sync_bn:
+            return f"the {self.micro_batch} of this process (train.sync_bn; more --devices have fewer each)"
+        return f"train.bn_batch = {self.options.bn_batch}"
 
     def _choose_part(self) -> None:
         """Find out how much the device holds at once, where that is asked for; once, before the first step."""
@@ -340,7 +348,8 @@ class Training:
     @property
     def micro_batch(self) -> int:
         """Labelled clips that go through the network at once."""
-        return self.groups_at_once * (self.options.batch // self.options.groups)
+        groups = min(self.groups_at_once, len(self._groups()))
+        return groups * (self.options.batch // self.options.groups)
 
     def step_once(self) -> tuple[dict[str, float], int]:
         """One optimiser step: its mean loss terms, and how many clips had gradients."""
@@ -415,13 +424,13 @@ class Training:
         refused = 0
         while True:
             began = [StatisticsSnapshot(module) for module in self._modules()] if self.groups_at_once > 1 else []
-            self._statistics = StatisticsRecord(self._modules() if self.ranks.size > 1 else ())
+            self._statistics = StatisticsRecord(self._with_statistics() if self.ranks.size > 1 else ())
             self.optimizer.zero_grad(set_to_none=True)
             gradients = self._term_gradients(step)
             try:
                 groups = [group for part in self._parts() for group in self._accumulate(step, part, gradients)]
             except torch.OutOfMemoryError:
-                if self.groups_at_once == 1:
+                if self.groups_at_once == 1 or self.options.sync_bn:
                     raise
             else:
                 if refused:
@@ -480,10 +489,20 @@ class Training:
         group = (part.start,) if part.start else ()
         torch.manual_seed(stream_seed(self.seed, "step", step, *group))
 
-    def _running_statistics(self, part: range) -> AbstractContextManager[None]:
-        if self.ranks.size > 1:
-            return self._statistics.of_part()
-        return running_statistics_of_groups(self.student) if len(part) > 1 else nullcontext()
+    @contextmanager
+    def _running_statistics(self, part: range) -> Iterator[None]:
+        with ExitStack() as around:
+            if self.ranks.size > 1:
+                around.enter_context(self._statistics.of_part())
+            if self.options.sync_bn:
+                around.enter_context(normalised_together(self.student, self.ranks))
+            elif self.ranks.size == 1 and len(part) > 1:
+                around.enter_context(running_statistics_of_groups(self.student))
+            yield
+
+    def _with_statistics(self) -> tuple[nn.Module, ...]:
+        """Modules whose running statistics move through the groups of all processes."""
+        return tuple(self.modules.values()) if self.options.sync_bn else self._modules()
 
     def _losses(self, batches: Sequence[Batch], step: int) -> list[StepLosses]:
         if step < self.burn_in:  # the first stage: the same for all strategies with the same needs
