@@ -1007,11 +1007,11 @@ class TaskProgress:
 class TaskResult:
     """How a task ended; `details`: a traceback, where the error is no message for users.
 
-    "interrupted": it left a checkpoint and can begin again at once. "blocked": it was never begun, and `reason` says
-    what stands in its way.
+    "interrupted": it left a checkpoint and can begin again at once. "held": another command is at it; it is asked for
+    again in a while. "blocked": it was never begun, and `reason` says what stands in its way.
     """
 
-    state: Literal["done", "failed", "interrupted", "blocked"]
+    state: Literal["done", "failed", "interrupted", "held", "blocked"]
     reason: str = ""
     details: str = ""
 
@@ -1055,6 +1055,9 @@ class TaskGrid(Protocol):
 
     def ready(self) -> Iterable[GridTask]:
         """Tasks that can begin: to run, and all that they need is done."""
+
+    def waits_for_others(self) -> bool:
+        """Whether tasks that other commands are at will be ready again in a while."""
 
     def queued(self, task: GridTask, reason: str = "") -> None:
         """A batch system has the task, and waits for what `reason` says."""

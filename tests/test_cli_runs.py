@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from filelock import FileLock
+from made_claims import held
 from test_run_store import CONFIG, interrupt, write_run
 
 from ssldet.cli import main
@@ -133,7 +133,7 @@ def test_filters_choose_runs(results: Path, filters: list[str], chosen: str) -> 
 
 
 def test_a_run_that_is_carried_out_is_listed_as_running(results: Path) -> None:
-    with FileLock(next(results.glob("*" + 12 * "d")) / ".lock"):
+    with held(next(results.glob("*" + 12 * "d"))):
         assert listed(results, "--status", "running") == ["d"]
         assert "no record" not in invoke("list", "--results", results).stdout
     assert listed(results, "--status", "running") == []
@@ -256,7 +256,7 @@ def test_rm_removes_what_is_named(results: Path) -> None:
 
 def test_rm_removes_what_filters_choose_but_no_run_that_is_carried_out(results: Path) -> None:
     write_run(results, "e" * 12, "failed")
-    with FileLock(next(results.glob("*" + 12 * "c")) / ".lock"):
+    with held(next(results.glob("*" + 12 * "c"))):
         done = invoke("rm", "--strategy", "supervised", "--results", results, "--yes")
         assert done.exit_code == 0 and "kept " + "c" * 12 in done.stderr
         refused = invoke("rm", "b", "c", "--results", results, "--yes")

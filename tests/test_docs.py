@@ -171,6 +171,15 @@ def test_the_paper_map_leads_to_code() -> None:
         )
 
 
+def test_every_row_of_the_fault_table_names_its_tests() -> None:
+    rows = re.findall(r"^\|(.*)\|$", (ROOT / "docs" / "reliability.md").read_text(), re.MULTILINE)[2:]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(rows) > 10
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row.split("|")[-1])
+        assert names and all(f"def {name}(" in tests for name in names), row
+
+
 def test_commands_are_found() -> None:
     text = 'Do\n\n    .venv/bin/ssldet a --b   # c\n    ssldet d "e  f"\n\n```\nssldet g && pip install ./h\n```\n'
     text += '```python title="i.py"\nj = 1\n```\nand `ssldet k`.\n'

@@ -339,6 +339,18 @@ def test_what_slurm_takes_no_job_for_is_blocked_with_its_reason(tmp_path: Path, 
     assert not list(tmp_path.glob("jobs/*.json"))
 
 
+def test_a_job_that_would_wait_for_ever_is_taken_back_with_slurms_reason(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid)
+    jobs.submit_open()
+    queue.say("100", "PENDING", "PartitionTimeLimit")
+    queue.say("102", "PENDING", "Resources")
+    jobs.look(Listener())
+    stage, run, other, _ = grid.tasks.values()
+    assert stage.state == "blocked" and "never begins its job 100: PartitionTimeLimit" in stage.reason
+    assert queue.cancelled[0] == "100" and run.state == "blocked" and other.state == "queued"
+
+
 class Leaves(Listener):
     """Presses Ctrl-C at once."""
 

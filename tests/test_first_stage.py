@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
+from made_claims import held
 from safetensors.torch import load_file
 from test_plugins import fabricator
 from test_runner import StopAt, config
@@ -190,7 +190,7 @@ def test_a_run_waits_for_the_process_that_trains_its_first_stage(tmp_path: Path)
         def stop(self) -> bool:
             return any("waits" in note for note in said)
 
-    with FileLock(found.folder / ".lock"), pytest.raises(Interrupted):
+    with held(found.folder), pytest.raises(Interrupted):
         runner.execute(planned(tmp_path, "supervised"), Patient())
     assert said[-1] == "waits for a run that trains the same first stage"
 

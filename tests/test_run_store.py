@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from made_claims import held
 
 from ssldet import config
 from ssldet.errors import RequestError
@@ -24,14 +24,13 @@ CONFIG = {
 
 def write_run(results: Path, run_id: str, status: Any = "done", **fields: Any) -> Path:
     folder = results / f"synthetic-supervised-0.2-split1-seed0-{run_id}"
-    fields = {"data_fingerprint": "data", **fields}
+    fields = {"data_fingerprint": "data", "provenance": {}, **fields}
     record = Record(
         id=run_id,
         status=status,
         split=SplitSummary(hash="0" * 64, labelled=1, unlabelled=2, evaluated=3),
         training=TrainingSummary(steps=4, gradient_clips=8),
         hardware={},
-        provenance={},
         peak_memory_bytes=1,
         **{"config": CONFIG, **fields},
     )
@@ -108,7 +107,7 @@ def test_a_run_that_is_carried_out_is_held_and_not_removed(tmp_path: Path) -> No
     folder = write_run(tmp_path, "a" * 12)
     (entry,) = find_runs([tmp_path])
     assert not is_held(entry)
-    with FileLock(folder / ".lock"):
+    with held(folder):
         assert is_held(entry)
         with pytest.raises(RequestError, match="is being carried out"):
             remove(entry)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from helpers import EASY, QUICK
+from made_claims import held
 from safetensors.torch import load_file
 
 import ssldet
@@ -399,7 +400,7 @@ def test_validation_videos_come_from_the_labelled_ones(tmp_path: Path) -> None:
 
 def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
     planned = runner.plan(config(tmp_path))
-    with runner._alone(planned.folder), pytest.raises(RequestError, match="another process"):
+    with held(planned.folder), pytest.raises(RequestError, match="another process"):
         runner.execute(planned, runner.Reporter())
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from ssldet import plugins
@@ -36,6 +37,9 @@ from ssldet.util.settings import read_assignment
 
 OPEN: tuple[TaskState, ...] = ("to run", "queued", "running")
 """States of what is not at its end."""
+
+SECONDS_BETWEEN_QUESTIONS = 5.0
+"""How long a task that another command is at is left alone."""
 
 _IN_WORDS = {"failed": "failed", "blocked": "is blocked"}
 
@@ -96,6 +100,7 @@ class Grid:
     _paces: dict[str, Pace] = field(default_factory=dict)
     _decoded: set[str] = field(default_factory=set)
     _first_steps: dict[str, int] = field(default_factory=dict)
+    _held: dict[str, float] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -103,10 +108,15 @@ class Grid:
         return Path(self.request.settings.machine.get("results") or layout.RESULTS)
 
     def ready(self) -> Iterator[Task]:
-        """Tasks that can begin: to run, and all that they need is done."""
+        """Tasks that can begin: to run, and all that they need is done; those that others are at come now and then."""
         for task in self.tasks.values():
-            if task.state == "to run" and all(self.tasks[key].state == "done" for key in task.needs):
+            begins = task.state == "to run" and self._held.get(task.key, 0.0) <= monotonic()
+            if begins and all(self.tasks[key].state == "done" for key in task.needs):
                 yield task
+
+    def waits_for_others(self) -> bool:
+        """Whether tasks that other commands are at will be ready again in a while."""
+        return any(self.tasks[key].state == "to run" for key in self._held)
 
     def cells(self) -> list[Task]:
         """The runs of the tables' cells, without what is done on their behalf."""
@@ -153,6 +163,10 @@ class Grid:
             self.finished(task)
         elif result.state == "interrupted":
             self.requeue(task)
+        elif result.state == "held":
+            self._held[task.key] = monotonic() + SECONDS_BETWEEN_QUESTIONS
+            self.requeue(task)
+            task.reason = result.reason
         else:
             self.failed(task, result.reason, result.state)
 
@@ -163,6 +177,7 @@ class Grid:
     def finished(self, task: GridTask) -> None:
         """Mark a task as done; plan further what waited for weights that it made."""
         task.state, task.reason = "done", ""
+        self._held.pop(task.key, None)
         if task.kind == "pretraining":
             for waiting in [other for other in self.cells() if task.key in other.needs and not other.run_id]:
                 self._plan(waiting)
@@ -170,6 +185,7 @@ class Grid:
     def failed(self, task: GridTask, reason: str, state: Literal["failed", "blocked"] = "failed") -> None:
         """Mark a task as failed, or as blocked before it began, and what needs it as blocked."""
         task.state, task.reason = state, reason
+        self._held.pop(task.key, None)
         for other in self.tasks.values():
             if task.key in other.needs and other.state in ("to run", "queued"):
                 other.state, other.reason = "blocked", f"{task.title} {_IN_WORDS[state]}: {reason}"

@@ -19,6 +19,7 @@ from ssldet.config import RunConfig
 from ssldet.contracts import GridCallback, GridTask, TaskKind, TaskProgress, TaskResult, TaskState
 from ssldet.errors import SsldetError
 from ssldet.runs import layout
+from ssldet.runs.claims import ClaimHeld, ClaimLost
 from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.runner import Interrupted, Reporter, execute, train_first_stage
 from ssldet.training.loop import StepReport
@@ -29,9 +30,6 @@ __all__ = ["STATES", "GridCallback", "ProgressReporter", "Task", "TaskProgress",
 STATES: tuple[TaskState, ...] = get_args(TaskState)
 
 SECONDS_BETWEEN_MESSAGES = 0.3
-
-LOCK_TIMEOUT_SECONDS = 120.0
-"""How long a task waits for a process that still does the same run: one that outlived a killed grid, say."""
 
 
 @dataclass(slots=True)
@@ -97,25 +95,35 @@ def start(cell: Mapping[str, Any]) -> str:
     return "pretrained" if cell["pretrained"] else "scratch"
 
 
-def run_task(task: Task, reporter: Reporter, datasets: DatasetCache) -> None:
-    """Do a task, or what is left of it. Raises as `runner.run` does."""
+def run_task(task: Task, reporter: Reporter, datasets: DatasetCache, patience: float = 0.0) -> None:
+    """Do a task, or what is left of it. Raises as `runner.execute` does.
+
+    Args:
+        patience: seconds to wait for another process that does it.
+    """
     assert task.config is not None
     planned = plan(task.config, datasets)
     if task.kind == "first stage":
-        train_first_stage(planned, reporter)
+        train_first_stage(planned, reporter, patience=patience)
         return
-    execute(planned, reporter, lock_timeout=LOCK_TIMEOUT_SECONDS)
+    execute(planned, reporter, patience=patience)
     for file in task.files:
         _keep_weights(planned, file)
 
 
-def attempt(task: GridTask, reporter: Reporter, datasets: DatasetCache) -> TaskResult:
-    """Do a task of a grid, or what is left of it, and say what came of it; no error of it ends the process."""
+def attempt(task: GridTask, reporter: Reporter, datasets: DatasetCache, patience: float = 0.0) -> TaskResult:
+    """Do a task of a grid, or what is left of it, and say what came of it; no error of it ends the process.
+
+    Args:
+        patience: seconds to wait for another process that does it; after them the task is "held".
+    """
     assert isinstance(task, Task)
     try:
-        run_task(task, reporter, datasets)
+        run_task(task, reporter, datasets, patience)
     except Interrupted:
         return TaskResult("interrupted")
+    except (ClaimHeld, ClaimLost) as error:
+        return TaskResult("held", str(error))
     except SsldetError as error:
         return TaskResult("failed", str(error))
     except Exception as error:  # a defect of a plugin or of ours: the rest of the grid goes on

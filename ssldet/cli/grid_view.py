@@ -43,6 +43,7 @@ class GridView(GridCallback):
         )
         self._bar = self._whole.add_task("tasks", total=grid.count_open(), note="")
         self._rows: dict[int, TaskID] = {}
+        self._held: set[str] = set()
         self._live = Live(Group(self._workers, self._whole), console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -67,6 +68,9 @@ class GridView(GridCallback):
 
     def ended(self, worker: int, task: GridTask, result: TaskResult) -> None:
         self._workers.update(self._rows[worker], description="idle", completed=0, total=1, note="")
+        if result.state == "held" and task.key in self._held:  # it is asked for again and again
+            return
+        self._held |= {task.key} if result.state == "held" else set()
         self._line(f"{result.state}: {task.title}" + (f": {result.reason}" if result.reason else ""))
         if result.details:
             self.console.print(Text(result.details.rstrip(), style="dim"))

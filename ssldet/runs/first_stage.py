@@ -13,27 +13,25 @@ FixMatch share one; Dual Guidance has its own, and a third without the temporal 
 from __future__ import annotations
 
 import json
-import time
+import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ssldet.config import as_before, as_hashed
 from ssldet.runs import layout
+from ssldet.runs.claims import Claim, claimed
 from ssldet.runs.log import RunLog
 from ssldet.runs.planning import Plan, weights_hashes
 from ssldet.runs.plugin_code import changed_plugins, of_others, plugin_code
 from ssldet.runs.provenance import COMPARED, changed_distributions, provenance
+from ssldet.training import checkpoints
 from ssldet.training.loop import StepReport, Training
 from ssldet.training.objectives import over_classes
 from ssldet.util.files import content_hash, write_json
 from ssldet.util.ranks import Ranks
-
-POLL_SECONDS = 0.5
 
 UNREAD = {
     "unlabelled_batch",
@@ -72,25 +70,14 @@ class FirstStage:
         """Whether it was trained to its end; cheap, reads no weights."""
         return (self.folder / layout.STAGE).is_file() and self.checkpoint.is_file()
 
-    @contextmanager
-    def held(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[bool]:
-        """Hold it against other processes, waiting for one that trains it. False: `stop` asked to give up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / layout.LOCK)
-        while True:
-            try:
-                lock.acquire(timeout=0)
-                break
-            except Timeout:
-                if stop():
-                    yield False
-                    return
-                waiting()
-                time.sleep(POLL_SECONDS)
-        try:
-            yield True
-        finally:
-            lock.release()
+    def held(
+        self, stop: Callable[[], bool], waiting: Callable[[], None], patience: float
+    ) -> AbstractContextManager[Claim | None]:
+        """Hold it against other processes, waiting for one that trains it. None: `stop` asked to give up.
+
+        Raises ClaimHeld after `patience` seconds.
+        """
+        return claimed(self.folder, patience=patience, stop=stop, waiting=lambda owner: waiting())
 
 
 def first_stage(plan: Plan, skipped: Collection[str] = ()) -> FirstStage | None:
@@ -140,6 +127,7 @@ def load_or_train(
     on_step: Callable[[StepReport], None] = lambda report: None,
     stop: Callable[[], bool] = lambda: False,
     waiting: Callable[[], None] = lambda: None,
+    patience: float = math.inf,
 ) -> bool:
     """Bring fresh training to the end of its first stage: load what is there, and train what is left.
 
@@ -147,22 +135,34 @@ def load_or_train(
         on_step: called after every step that is trained here.
         stop: asked after every step, and while another process trains the stage.
         waiting: called again and again while another process does.
+        patience: seconds to wait for it.
 
     Returns:
         Whether the end was reached; False when `stop` asked to give up. What was trained is kept either way.
+
+    Raises:
+        ClaimHeld: another process trains it still. ClaimLost: another one took it over.
     """
     ranks = training.ranks
-    with _held_for(ranks, stage, stop, waiting) as ours:
+    with _held_for(ranks, stage, stop, waiting, patience) as (ours, claim):
         if not ours:
             return False
-        if stage.checkpoint.exists():
+
+        def asked_to_stop() -> bool:
+            if claim:
+                claim.check()  # before a checkpoint is written
+            return stop()
+
+        if checkpoints.any_of(stage.checkpoint):
             training.resume(stage.checkpoint, run_id=stage.key)
         if training.counts.step < training.burn_in:
             with ExitStack() as open_files:
                 if ranks.is_first:
                     log = open_files.enter_context(RunLog(stage.log, keep_until=training.counts.step))
                     training.log = lambda line: log.append(**line)
-                training.run(stage.checkpoint, until=training.burn_in, run_id=stage.key, on_step=on_step, stop=stop)
+                training.run(
+                    stage.checkpoint, until=training.burn_in, run_id=stage.key, on_step=on_step, stop=asked_to_stop
+                )
         if training.counts.step < training.burn_in:
             return False
         if ranks.is_first and not stage.is_done():
@@ -177,12 +177,14 @@ def load_or_train(
 
 
 @contextmanager
-def _held_for(ranks: Ranks, stage: FirstStage, stop: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[bool]:
-    """The first rank holds the stage for all, and tells the others that it does."""
+def _held_for(
+    ranks: Ranks, stage: FirstStage, stop: Callable[[], bool], waiting: Callable[[], None], patience: float
+) -> Iterator[tuple[bool, Claim | None]]:
+    """The first rank holds the stage for all, and tells the others that it does; it alone has the claim."""
 
     def wait() -> None:
         ranks.beat()
         waiting()
 
-    with stage.held(stop, wait) if ranks.is_first else nullcontext(True) as ours:
-        yield ranks.from_first(lambda: ours)
+    with stage.held(stop, wait, patience) if ranks.is_first else nullcontext() as claim:
+        yield ranks.from_first(lambda: claim is not None), claim

@@ -23,7 +23,8 @@ CONFIG = "config.yaml"
 SPLIT = "split.json"
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
-"""Deleted when the run is done, unless `keep_checkpoints` is set."""
+CHECKPOINT_BEFORE = "checkpoint.before.safetensors"
+"""The one before, in case the newest is damaged. Both are deleted when the run is done, unless `keep_checkpoints`."""
 
 WEIGHTS = "weights.safetensors"
 DETECTIONS = "detections.parquet"
@@ -31,13 +32,16 @@ DETECTIONS = "detections.parquet"
 PER_VIDEO = "per_video.parquet"
 """Which detection of which video was a hit: what comparisons read, small enough to be committed."""
 
+CLAIM = ".claim"
+"""Names the process that carries out a run or trains a first stage; see claims.py."""
+
 LOCK = ".lock"
-"""Held by the process that carries out a run or trains a first stage."""
+"""What earlier versions held in its place."""
 
 KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, PER_VIDEO, WEIGHTS)
 """What a finished run keeps beside its record, which holds their hashes."""
 
-RUN_FILES = (RECORD, *KEPT, CHECKPOINT, LOCK)
+RUN_FILES = (RECORD, *KEPT, CHECKPOINT, CHECKPOINT_BEFORE, LOCK, CLAIM)
 """Everything that a run writes into its folder. The record is removed first: half a run is not a finished one."""
 
 FIRST_STAGES = "first_stages"

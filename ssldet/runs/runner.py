@@ -8,8 +8,9 @@ run(config)                 plan and execute
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from ssldet.config import RunConfig, resolve
@@ -32,6 +32,7 @@ from ssldet.evaluation.detections import DetectionsWriter, read_detections
 from ssldet.evaluation.per_video import per_video, write_per_video
 from ssldet.evaluation.results import Results
 from ssldet.runs import first_stage, layout
+from ssldet.runs.claims import Claim, ClaimHeld, ClaimLost, Owner, claimed
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
 from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan, rank_device, weights_hashes
@@ -39,6 +40,7 @@ from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
 from ssldet.runs.validation import detections_of, shared_out, validation_scores
+from ssldet.training import checkpoints
 from ssldet.training.assembly import assemble_training
 from ssldet.training.loop import Counts, StepReport, Training
 from ssldet.training.profiling import StepProfile, profile_steps
@@ -94,41 +96,45 @@ def run(config: RunConfig | Mapping[str, Any], reporter: Reporter | None = None)
     return execute(plan(config), reporter or Reporter())
 
 
-def execute(plan: Plan, reporter: Reporter, *, lock_timeout: float = 0.0) -> Record:
+def execute(plan: Plan, reporter: Reporter, *, patience: float = 0.0) -> Record:
     """Carry out a plan. Raises as `run` does; what fails leaves a record that says so, and can be tried again.
 
     Args:
-        lock_timeout: seconds to wait for another process that does the same run.
+        patience: seconds to wait for another process that does the same run.
+
+    Raises:
+        ClaimHeld: another process does it. ClaimLost: another one took it over from this one, which was silent.
     """
     with _ranks_of_torchrun(plan.device) as ranks:
         heard = reporter if ranks.is_first else _Quiet(reporter)
         if record := ranks.from_first(lambda: _finished(plan)):
             return record
-        with _alone(plan.folder, lock_timeout) if ranks.is_first else nullcontext():
+        with _alone(plan.folder, reporter, ranks, patience) if ranks.is_first else nullcontext() as claim:
             if record := ranks.from_first(lambda: _finished(plan)):  # another process finished it meanwhile
                 return record
-            return _carry_out(_Run(plan, heard, ranks))
+            return _carry_out(_Run(plan, heard, ranks, claim))
 
 
 def _carry_out(run: _Run) -> Record:
     try:
         if run.in_more_processes:
-            return _on_ranks(run.plan, run.reporter)
+            _start_ranks(run.plan, run.reporter, run.stop)
+            return Record.read(run.plan.record_path)
         _set_up(run.plan)
         return run.run()
     except Exception as error:
-        if run.ranks.is_first and not isinstance(error, Interrupted):
+        if run.ranks.is_first and not isinstance(error, Interrupted | ClaimLost):
             run.leave_failure(error)
         raise
 
 
-def train_first_stage(plan: Plan, reporter: Reporter) -> None:
-    """Train the part of a run that others share, unless it is there. Raises as `run` does."""
+def train_first_stage(plan: Plan, reporter: Reporter, *, patience: float = math.inf) -> None:
+    """Train the part of a run that others share, unless it is there. Raises as `execute` does."""
     if plan.config.machine.devices > 1:
-        _start_ranks(plan, reporter, only_first_stage=True)
+        _start_ranks(plan, reporter, reporter.stop, only_first_stage=True)
         return
     _set_up(plan)
-    _Run(plan, reporter).train_first_stage()
+    _Run(plan, reporter).train_first_stage(patience)
 
 
 def profile(plan: Plan, steps: int, reporter: Reporter) -> StepProfile:
@@ -153,13 +159,8 @@ def profile(plan: Plan, steps: int, reporter: Reporter) -> StepProfile:
 # ------------------------------------------------------------------------------------- in several processes
 
 
-def _on_ranks(plan: Plan, reporter: Reporter) -> Record:
+def _start_ranks(plan: Plan, reporter: Reporter, stop: Callable[[], bool], *, only_first_stage: bool = False) -> None:
     """The run in as many processes as the machine's settings say; this one listens, and passes on a request to stop."""
-    _start_ranks(plan, reporter)
-    return Record.read(plan.record_path)
-
-
-def _start_ranks(plan: Plan, reporter: Reporter, *, only_first_stage: bool = False) -> None:
     devices = [rank_device(plan.device, rank) for rank in range(plan.config.machine.devices)]
 
     def heard(message: tuple[str, tuple[Any, ...]]) -> None:
@@ -167,7 +168,7 @@ def _start_ranks(plan: Plan, reporter: Reporter, *, only_first_stage: bool = Fal
         getattr(reporter, name)(*arguments)
 
     try:
-        run_on_ranks(_as_rank, [plan.config, only_first_stage], devices, on_message=heard, stop=reporter.stop)
+        run_on_ranks(_as_rank, [plan.config, only_first_stage], devices, on_message=heard, stop=stop)
     except RankStopped as stopped:
         raise Interrupted(str(stopped)) from stopped
 
@@ -245,22 +246,25 @@ def _set_up(plan: Plan) -> None:
 
 
 @contextmanager
-def _alone(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
+def _alone(folder: Path, reporter: Reporter, ranks: Ranks, patience: float) -> Iterator[Claim]:
     """Hold the run's folder against a second process with the same request."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / layout.LOCK)
-        lock.acquire(timeout=lock_timeout)
-    except Timeout as error:
-        raise RequestError(f"another process is carrying out this run in {folder}") from error
-    except OSError as error:
-        raise RequestError(
-            f"cannot write results to {folder} ({error.strerror}); choose a folder with --results"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+
+    def wait(owner: Owner) -> None:
+        ranks.beat()
+        reporter.advance(0, f"waits for {owner}, which does the same run")
+
+    with ExitStack() as held:
+        try:
+            claim = held.enter_context(claimed(folder, patience=patience, stop=reporter.stop, waiting=wait))
+        except ClaimHeld as error:
+            raise ClaimHeld(f"this run is being carried out: {error}") from error
+        except OSError as error:
+            raise RequestError(
+                f"cannot write results to {folder} ({error.strerror}); choose a folder with --results"
+            ) from error
+        if claim is None:
+            raise Interrupted("stopped while another process carried out this run")
+        yield claim
 
 
 @dataclass(slots=True)
@@ -270,6 +274,7 @@ class _Run:
     plan: Plan
     reporter: Reporter
     ranks: Ranks = ALONE
+    claim: Claim | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     training: Training | None = None
@@ -285,7 +290,7 @@ class _Run:
         reader = self._prepare()
         training = self._training(reader)
         self.reporter.phase("train", plan.steps, "steps")
-        if (checkpoint := plan.folder / layout.CHECKPOINT).exists():
+        if checkpoints.any_of(checkpoint := plan.folder / layout.CHECKPOINT):
             training.resume(checkpoint)
         elif stage := self._first_stage():
             self._load_or_train(stage, training)
@@ -312,11 +317,17 @@ class _Run:
             metrics = self._score(evaluated)
         return self._finish(detector, metrics)
 
-    def train_first_stage(self) -> None:
+    def train_first_stage(self, patience: float = math.inf) -> None:
         training = self.fresh_training()
         if stage := self._first_stage():
             self.reporter.phase("train", training.burn_in, "steps")
-            self._load_or_train(stage, training)
+            self._load_or_train(stage, training, patience)
+
+    def stop(self) -> bool:
+        """Whether it should stop after this step. Raises ClaimLost where the folder is another's by now."""
+        if self.claim:
+            self.claim.check()
+        return self.reporter.stop()
 
     def fresh_training(self) -> Training:
         """Training at its first step, over decoded frames."""
@@ -331,7 +342,7 @@ class _Run:
     def _advance(self, done: int) -> None:
         self.reporter.advance(done)
         self.ranks.beat()
-        if self.reporter.stop():
+        if self.stop():
             raise Interrupted("stopped; the same command goes on from here")
 
     def _prepare(self) -> ClipReader:
@@ -392,15 +403,16 @@ class _Run:
             self.notes["first_stage"] = stage.key
         return stage
 
-    def _load_or_train(self, stage: FirstStage, training: Training) -> None:
+    def _load_or_train(self, stage: FirstStage, training: Training, patience: float = math.inf) -> None:
         """Bring fresh training to the end of its first stage."""
         listener = self.reporter
         reached = first_stage.load_or_train(
             training,
             stage,
             on_step=listener.step,
-            stop=listener.stop,
+            stop=self.stop,
             waiting=lambda: listener.advance(0, "waits for a run that trains the same first stage"),
+            patience=patience,
         )
         if not reached or listener.stop():
             raise Interrupted(self._stopped(training))
@@ -409,7 +421,7 @@ class _Run:
 
     def _train(self, training: Training) -> None:
         self.reporter.advance(training.counts.step)
-        done = training.run(self.plan.folder / layout.CHECKPOINT, on_step=self.reporter.step, stop=self.reporter.stop)
+        done = training.run(self.plan.folder / layout.CHECKPOINT, on_step=self.reporter.step, stop=self.stop)
         self.seconds["train"] = round(training.counts.seconds, 3)
         if not done or self.reporter.stop():
             raise Interrupted(self._stopped(training))
@@ -461,17 +473,21 @@ class _Run:
     def _finish(self, detector: Detector, metrics: Results) -> Record:
         """Keep inference weights only, then write the record, last."""
         plan = self.plan
+        if self.claim:
+            self.claim.check()
         with replacing(plan.folder / layout.WEIGHTS) as temporary:
             weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
             save_file(weights, temporary)
         record = self._record("done", metrics)
         record.write(plan.record_path)
         if not plan.config.machine.keep_checkpoints:
-            (plan.folder / layout.CHECKPOINT).unlink(missing_ok=True)
+            checkpoints.remove(plan.folder / layout.CHECKPOINT)
         return record
 
     def leave_failure(self, error: Exception) -> None:
-        """A record that says what went wrong."""
+        """A record that says what went wrong, where the folder is still this process's. Raises ClaimLost."""
+        if self.claim:
+            self.claim.check()
         self.notes["error"] = f"{type(error).__name__}: {error}"
         self._record("failed", {}).write(self.plan.record_path)
 
@@ -503,7 +519,7 @@ class _Run:
             files={path.name: file_hash(path) for path in files if path.is_file()},
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             notes={**self.notes, **self._notes_of_the_plan()},
-        )
+        ).sealed()
 
     def _as_it_ran(self) -> dict[str, Any]:
         """What was chosen on this machine, and moves numbers by rounding alone."""

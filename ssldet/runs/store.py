@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from filelock import FileLock, Timeout
 
 from ssldet.errors import RequestError
 from ssldet.runs import external, layout
+from ssldet.runs.claims import ClaimHeld, claimed, owner_of
 from ssldet.runs.record import LaterSchema, Record
 
 Status = Literal["done", "failed", "interrupted", "damaged", "incompatible"]
@@ -122,7 +122,7 @@ def is_run(folder: Path) -> bool:
     """Whether a folder is a run's: named as runs are and holding a file of one, or holding a record."""
     names = {name for name in layout.RUN_FILES if (folder / name).is_file()}
     if layout.RUN_FOLDER.fullmatch(folder.name):
-        return bool(names - {layout.LOCK})
+        return bool(names - {layout.LOCK, layout.CLAIM})
     return layout.RECORD in names and _looks_like_a_record(folder / layout.RECORD)
 
 
@@ -192,15 +192,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def is_held(entry: RunEntry) -> bool:
     """Whether a process is carrying the run out."""
-    if not (entry.folder / layout.LOCK).is_file():
-        return False
-    try:
-        with _held(entry.folder):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a folder that may not be written, by nobody's run
-        return False
+    return owner_of(entry.folder) is not None
 
 
 def stopped(entries: Iterable[RunEntry]) -> tuple[list[RunEntry], list[RunEntry]]:
@@ -226,9 +218,9 @@ def remove(entry: RunEntry) -> list[str]:
     if not is_run(entry.folder):
         raise RequestError(f"{entry.folder} is no folder of a run; nothing was removed")
     try:
-        with _held(entry.folder):
+        with claimed(entry.folder):
             return _remove_files(entry.folder)
-    except Timeout as error:
+    except ClaimHeld as error:
         raise RequestError(f"run {entry.id} is being carried out in {entry.folder}; stop that process first") from error
     except OSError as error:
         raise RequestError(f"cannot remove {entry.folder} ({error.strerror})") from error
@@ -242,10 +234,3 @@ def _remove_files(folder: Path) -> list[str]:
     if not left:
         folder.rmdir()
     return left
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes from carrying the run out. Raises Timeout when one is."""
-    with FileLock(folder / layout.LOCK, timeout=0):
-        yield

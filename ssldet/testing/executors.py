@@ -72,6 +72,9 @@ class EmptyGrid:
     def ready(self) -> Iterable[GridTask]:
         return ()
 
+    def waits_for_others(self) -> bool:
+        return False
+
     def queued(self, task: GridTask, reason: str = "") -> None:
         raise AssertionError("a task was queued that the grid does not have")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -61,7 +62,9 @@ def run_grid(grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
                 _hand_out(grid, workers, jobs, callback)
             busy = [worker for worker in workers if worker.task]
             if not busy:
-                return not stopping
+                if stopping or not grid.waits_for_others():
+                    return not stopping
+                time.sleep(POLL_SECONDS)
             if stopping:
                 _tell_to_stop(busy)
             for pipe in wait([worker.pipe for worker in busy], timeout=POLL_SECONDS):

@@ -21,8 +21,12 @@ from ssldet.benchmark.executors.slurm_job import SlurmTask
 from ssldet.benchmark.executors.slurm_queue import UNDER_WAY, WAITING, QueueState
 from ssldet.contracts import Executor, GridCallback, GridTask, Options, TaskGrid, TaskResult
 from ssldet.errors import RequestError
+from ssldet.runs.claims import claimed
 
 TICK_SECONDS = 0.5
+
+SUBMITTING_SECONDS = 600.0
+"""How long another command may take to submit a grid."""
 
 SETTLING_SECONDS = 10.0
 """How long a result may be on its way through a shared file system after its job has ended."""
@@ -83,7 +87,7 @@ class Slurm(Executor):
 
     def run(self, grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
         jobs_of_grid = GridJobs(grid, self.config)
-        jobs_of_grid.attach()
+        jobs_of_grid.hand_out()
         while True:
             jobs_of_grid.submit_open()
             jobs_of_grid.look(callback)
@@ -93,9 +97,7 @@ class Slurm(Executor):
                 return False
 
     def submit(self, grid: TaskGrid) -> int:
-        jobs_of_grid = GridJobs(grid, self.config)
-        jobs_of_grid.attach()
-        return jobs_of_grid.submit_open()
+        return GridJobs(grid, self.config).hand_out()
 
     def attach(self, grid: TaskGrid) -> None:
         GridJobs(grid, self.config).attach()
@@ -153,6 +155,12 @@ class GridJobs:
                 self.grid.queued(task, _words(job, state))
             else:
                 self._begin(task, job, state)
+
+    def hand_out(self) -> int:
+        """Submit what no earlier command has submitted, while no other command does; gives how many tasks that were."""
+        with claimed(self.files.folder, patience=SUBMITTING_SECONDS):
+            self.attach()
+            return self.submit_open()
 
     def cancel(self) -> int:
         """End all jobs of the grid; gives their number. Raises RequestError."""
@@ -251,6 +259,8 @@ class GridJobs:
                 slurm_queue.cancel([job.id] if state and state.state in WAITING | UNDER_WAY else [])
             elif (result := self.files.result(job)) and result.state != "interrupted":
                 self._end(task, result, callback)
+            elif state and state.waits_in_vain():
+                self._refuse(task, job, state, callback)
             elif state and state.state in WAITING:
                 self._wait(task, job, state, callback)
             elif state and state.state in UNDER_WAY:
@@ -278,6 +288,16 @@ class GridJobs:
             said = f"job {job.id} was queued again; it goes on from its checkpoint"
             callback.ended(self._places.pop(task.key), task, TaskResult("interrupted", said))
         self.grid.queued(task, _words(job, state))
+
+    def _refuse(self, task: GridTask, job: Job, state: QueueState, callback: GridCallback) -> None:
+        """Take back a job that would wait for ever; the first reason after it is submitted need not be the last."""
+        self._wait(task, job, state, callback)
+        if self._has_settled(task.key):
+            slurm_queue.cancel([job.id])
+            asked = "see `scontrol show partition`, and ask for less with --set executor.KEY=VALUE"
+            self._end(
+                task, TaskResult("blocked", f"Slurm never begins its job {job.id}: {state.reason}; {asked}"), callback
+            )
 
     def _end(self, task: GridTask, result: TaskResult, callback: GridCallback) -> None:
         self._tell(task, result, callback)

@@ -8,6 +8,7 @@ runs the same task from its checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -49,7 +50,7 @@ class SlurmTask:
             raise RequestError(f"the node {os.uname().nodename} does not see the results folder {self.results}")
         files.forget_result(self.task.key)  # of the turn before
         with graceful_interrupts(lambda: None, impatient=False) as stopping:
-            result = attempt(self.task, _FileReporter(files, self.task.key, stopping), DatasetCache())
+            result = attempt(self.task, _FileReporter(files, self.task.key, stopping), DatasetCache(), math.inf)
             files.write_result(self.task.key, os.environ["SLURM_JOB_ID"], result)
             if result.state == "interrupted":
                 leave_to_slurm(stopping)

@@ -20,6 +20,12 @@ WAITING = frozenset(
 UNDER_WAY = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"})
 """States of a job that has not ended; it ended in any other."""
 
+NEVER = re.compile(
+    r"PartitionConfig|Partition(Node|Time)Limit|BadConstraints|Invalid(Account|QOS)|(Account|QOS)NotAllowed"
+    r"|(Assoc|QOS)\w*Max\w*PerJob\w*|MaxMemPerLimit"
+)
+"""Reasons for which a job waits that no waiting mends: it asks for what it is never given there."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
@@ -28,6 +34,10 @@ class QueueState:
     state: str
     name: str
     reason: str
+
+    def waits_in_vain(self) -> bool:
+        """Whether Slurm will never begin it as it is."""
+        return self.state == "PENDING" and bool(NEVER.fullmatch(self.reason))
 
 
 def check_reachable(partition: str | None) -> None:
