@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ssldet.errors import CheckpointError
@@ -62,6 +63,73 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         checkpoints.save(path, {"x": torch.zeros(2)}, {"run_id": object()})
     assert checkpoints.load(path)[0]["x"].tolist() == [1, 1]
     assert [file.name for file in tmp_path.iterdir()] == ["c"]
+
+
+def write(path: Path, step: int, run_id: str = "a") -> None:
+    checkpoints.save(path, {"x": torch.full((100,), float(step))}, {"run_id": run_id, "step": step})
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    assert not checkpoints.any_of(path)
+    for step in (1, 2, 3):
+        write(path, step)
+    assert checkpoints.before(path) == tmp_path / "c.before.safetensors"
+    assert [checkpoints.load(file)[1]["step"] for file in (path, checkpoints.before(path))] == [3, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpoints.remove(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "absent"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "c.safetensors"
+    write(path, 1)
+    write(path, 2)
+    assert checkpoints.load_newest(path, "a")[1:] == ({"run_id": "a", "step": 2}, "")
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    if damage == "absent":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "bit" else content[:300])
+    tensors, meta, fault = checkpoints.load_newest(path, "a")
+    assert meta["step"] == 1 and tensors["x"].tolist() == [1.0] * 100
+    assert fault == f"{path} cannot be read; training goes on from the checkpoint before it"
+    assert checkpoints.any_of(path)
+    with pytest.raises(CheckpointError, match=r"belongs to run|is damaged|no checkpoint"):
+        checkpoints.load_newest(path, "another")
+    checkpoints.before(path).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"c\.safetensors"):
+        checkpoints.load_newest(path, "a")
+
+
+def test_without_hard_links_the_last_two_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(link: Path, target: Path) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "c.safetensors"
+    write(path, 1)
+    write(path, 2)
+    assert [checkpoints.load(file)[1]["step"] for file in (path, checkpoints.before(path))] == [2, 1]
+
+
+def test_a_disk_that_fills_up_keeps_the_old_ones(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the write ends in the midst of the file."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "c.safetensors"
+    write(path, 1)
+    write(path, 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            checkpoints.save(path, {"x": torch.zeros(100_000)}, {"run_id": "a", "step": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [checkpoints.load(file)[1]["step"] for file in (path, checkpoints.before(path))] == [2, 1]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

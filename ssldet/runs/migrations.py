@@ -11,8 +11,11 @@ from typing import Any
 
 from ssldet.evaluation.results import is_threshold
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Schema of the records that are written."""
+
+FIRST_WITH_CHECKSUM = 3
+"""Since this schema a record has a checksum of its own content."""
 
 RENAMED_KEYS = {"errors": {"localisation": "localization"}}
 """Metric -> key of its results in schema 1 -> key since."""
@@ -65,4 +68,12 @@ def _result_from_1(result: Mapping[str, Any], renamed: Mapping[str, str]) -> dic
     return others | {form: found for form, found in forms.items() if found}
 
 
-STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+# --------------------------------------------------------------------------------------------- 2 -> 3
+
+
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    """A checksum came; a record without one stays without."""
+    return content
+
+
+STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}

@@ -18,8 +18,8 @@ from ssldet.contracts import MetricResult
 from ssldet.errors import RequestError
 from ssldet.evaluation import results
 from ssldet.evaluation.results import Results
-from ssldet.runs.migrations import SCHEMA_VERSION, known_schemas, migrate
-from ssldet.util.files import plain, write_json
+from ssldet.runs.migrations import FIRST_WITH_CHECKSUM, SCHEMA_VERSION, known_schemas, migrate
+from ssldet.util.files import content_hash, plain, write_json
 
 
 class _Part(BaseModel):
@@ -80,6 +80,7 @@ class Record(_Part):
         hardware: see `hardware`; provenance: see `provenance`.
         files: name inside the run's folder -> SHA-256.
         finished: when it was written, ISO 8601 in UTC; None in records of earlier versions.
+        checksum: of all else, as it was written; None in records of earlier schemas.
         notes: what a reader must know, by topic (the use of hidden truth for diagnostics, say; the error of a run
             that failed).
     """
@@ -98,10 +99,15 @@ class Record(_Part):
     files: dict[str, str] = Field(default_factory=dict)
     finished: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
+    checksum: str | None = None
 
     def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        write_json(path, self)
+        """Write as JSON, whole or not at all, with its checksum."""
+        write_json(path, self.sealed())
+
+    def sealed(self) -> Record:
+        """The same with the checksum of its content, by which an edit is noticed."""
+        return self.model_copy(update={"checksum": _checksum(plain(self))})
 
     def value(self, metric: str, protocol: str, column: str) -> float | None:
         """One number of the record: `record.value("video_map", "yowo", "V@0.5")`.
@@ -152,6 +158,16 @@ class Record(_Part):
             return cls.model_validate(migrate(content))
         except ValidationError as error:
             raise RequestError(f"{path} is not a whole record: {error}") from error
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return content_hash({name: value for name, value in content.items() if name != "checksum"})
+
+
+def is_as_written(content: Mapping[str, Any]) -> bool:
+    """Whether the content of a record's file matches its checksum; those of earlier schemas have none, and match."""
+    written = content.get("checksum")
+    return written == _checksum(content) if content.get("schema_version", 0) >= FIRST_WITH_CHECKSUM else True
 
 
 class LaterSchema(RequestError):

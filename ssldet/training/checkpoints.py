@@ -1,5 +1,6 @@
 """Checkpoints: named tensors and JSON beside them in one safetensors file, written whole and read without code.
 
+The one before is kept beside the newest (`before`), and `load_newest` falls back on it where the newest is damaged.
 A checkpoint is flat: "student/...", "teacher/...", "optimizer/3/exp_avg" (`prefixed`, `part`). The header holds
 a format name, its version, a checksum and the caller's `meta`, which names the run and the step.
 """
@@ -7,6 +8,7 @@ a format name, its version, a checksum and the caller's `meta`, which names the 
 from __future__ import annotations
 
 import json
+import secrets
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +28,7 @@ VERSION = "1"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a checkpoint whole or not at all; the one that lay there is kept as `before(path)`.
 
     Tensors may lie on any device, share memory or be views; each is stored contiguous and by itself.
     `meta` is anything JSON holds; `load` looks for "run_id" in it.
@@ -36,6 +38,53 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
     header = {"format": FORMAT, "version": VERSION, "meta": text, "checksum": _checksum(stored, text)}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=header)
+        _keep(path)
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before the newest lies."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Give a checkpoint a second name, under which it outlives the next one; at no time is there none."""
+    if not path.is_file():
+        return
+    second = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        path.replace(before(path))
+        return
+    second.replace(before(path))
+    second.unlink(missing_ok=True)  # two names of one file: that replaces nothing
+
+
+def any_of(path: Path) -> bool:
+    """Whether there is a checkpoint, or the one before it."""
+    return path.exists() or before(path).exists()
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    path.unlink(missing_ok=True)
+    before(path).unlink(missing_ok=True)
+
+
+def load_newest(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """As `load`, of the newest checkpoint that is whole; and what was wrong with a newer one, "" where nothing was.
+
+    Raises:
+        CheckpointError: neither is whole and this run's; says what is wrong with the newest.
+    """
+    try:
+        return (*load(path, run_id), "")
+    except CheckpointError as error:
+        try:
+            tensors, meta = load(before(path), run_id)
+        except CheckpointError:
+            raise error from None
+        return tensors, meta, f"{path} cannot be read; training goes on from the checkpoint before it"
 
 
 def load(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -606,8 +607,12 @@ class Training:
         about = {"run_id": run_id or self.run_id, "counts": counts, "optimizer": meta, "meters": meters}
         try:
             checkpoints.save(path, tensors, about)
-        except OSError as error:
-            raise TrainingError(f"cannot write the checkpoint {path} ({error.strerror}); make room") from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TrainingError(
+                f"cannot write the checkpoint {path} ({reason}); the one before is kept: make room, and the same "
+                "command goes on from it"
+            ) from error
 
     def _state(self) -> dict[str, Tensor]:
         """Tensors of the student and of the strategy."""
@@ -623,8 +628,13 @@ class Training:
             check_same(self.ranks, self._state())
 
     def resume(self, path: Path, run_id: str | None = None) -> None:
-        """Go on from a checkpoint of this run, or of the one that is named. Raises CheckpointError."""
-        tensors, meta = checkpoints.load(path, run_id or self.run_id)
+        """Go on from a checkpoint of this run, or of the one that is named; from the one before where it is damaged.
+
+        Raises CheckpointError.
+        """
+        tensors, meta, fault = checkpoints.load_newest(path, run_id or self.run_id)
+        if fault:
+            self.notices.append(f"{fault}, of step {meta['counts']['step']}")
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
         self.counts = Counts(**meta["counts"])
         if self.counts.step > self.burn_in:
