@@ -1,4 +1,4 @@
-"""`ssldet runs`: list, show and remove runs."""
+"""`ssldet runs`: list, show, merge, verify, export and remove runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssldet.cli.external_view import list_of, show_external
-from ssldet.cli.options import data_root, json_flag, results_folders, yes_flag
+from ssldet.cli.options import data_root, json_flag, results_folder, results_folders, yes_flag
 from ssldet.cli.output import aligned, confirm_removal, next_step, print_json, sparkline
 from ssldet.cli.run_choice import (
     chosen_external,
@@ -28,12 +28,16 @@ from ssldet.runs.filters import RunFilter
 if TYPE_CHECKING:
     from ssldet.runs.curves import Curve
     from ssldet.runs.external import External
+    from ssldet.runs.merging import Merged
     from ssldet.runs.store import RunEntry
 
 
 @click.group(epilog="Example: ssldet runs list")
 def command() -> None:
-    """List, show and remove runs. RUN is the start of a run's id, or its folder; or the name of others' numbers."""
+    """List, show, merge, verify, export and remove runs.
+
+    RUN is the start of a run's id, or its folder; or the name of others' numbers.
+    """
 
 
 # ----------------------------------------------------------------------------------------------------- list
@@ -359,3 +363,84 @@ def _to_remove(names: Sequence[str], filters: RunFilter, results: Sequence[Path]
     if not asked_for:
         click.echo(f"no such run in {', '.join(map(str, places_of(results)))}", err=True)
     return chosen
+
+
+# ------------------------------------------------------------------------------------- merge, verify, export
+
+
+@command.command("merge", epilog="Example: ssldet runs merge results --results results/runs")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@results_folder
+@json_flag
+def merge_runs(folders: tuple[Path, ...], results: Path | None, as_json: bool) -> None:
+    """Copy the runs of other results folders, DIR..., and their first stages, into --results.
+
+    A run that is there with the same numbers is left; with other numbers both are kept, and the one that comes in has
+    "-other-" in its folder's name. Runs that are damaged or being carried out are left out. Exit code 1 where any was.
+    """
+    from ssldet.runs import layout
+    from ssldet.runs.merging import merge
+
+    into = results or layout.RESULTS
+    merged = merge(folders, into)
+    if as_json:
+        print_json([plain_merge(each) for each in merged])
+    else:
+        rows = [(each.run, each.outcome, str(each.source), each.reason.partition("\n")[0]) for each in merged]
+        click.echo(aligned([("run", "outcome", "from", "reason"), *rows]))
+        next_step(f"`ssldet runs list --results {into}` lists them, `ssldet runs verify --results {into}` checks them")
+    if any(each.outcome == "left out" for each in merged):
+        sys.exit(1)
+
+
+def plain_merge(merged: Merged) -> dict[str, Any]:
+    """What became of a run, as plain data."""
+    from ssldet.util.files import plain
+
+    content: dict[str, Any] = plain(merged)
+    return content
+
+
+@command.command("verify", epilog="Example: ssldet runs verify")
+@results_folders
+@json_flag
+def verify_runs(results: tuple[Path, ...], as_json: bool) -> None:
+    """Find what is damaged, edited, unfinished, orphaned, or made by other versions among the runs.
+
+    Every file that a record names is read. Exit code 1 where something is damaged or edited.
+    """
+    from ssldet.runs.verification import KINDS, WRONG, verify
+    from ssldet.util.files import plain
+
+    found = verify([Path(place) for place in places_of(results)])
+    counts = {kind: sum(finding.kind == kind for finding in found) for kind in KINDS}
+    if as_json:
+        print_json({"counts": counts, "findings": plain(found)})
+    else:
+        rows = [(finding.kind, str(finding.place), finding.reason.partition("\n")[0]) for finding in found]
+        if rows:
+            click.echo(aligned([("finding", "place", "reason"), *rows]))
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "all whole"
+        click.echo(f"{len(runs_in(results))} runs: {said}")
+        next_step("`ssldet runs rm RUN` removes a run, and the same request makes it again")
+    if any(counts[kind] for kind in WRONG):
+        sys.exit(1)
+
+
+@command.command("export", epilog="Example: ssldet runs export numbers.parquet")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@results_folders
+@json_flag
+def export_runs(file: Path, results: tuple[Path, ...], as_json: bool) -> None:
+    """Write the numbers of all runs to one FILE, .parquet or .csv: a row for each run and number, fractions.
+
+    The columns are those of `ssldet.load_records`; options of strategies are JSON.
+    """
+    from ssldet.report.frames import export_records
+
+    rows = export_records(file, places_of(results))
+    if as_json:
+        print_json({"file": str(file), "rows": rows})
+    else:
+        click.echo(f"{file}: {rows} rows")
+        next_step(f"pandas.read_{'csv' if file.suffix == '.csv' else 'parquet'}({str(file)!r}) reads it")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from ssldet.contracts import MetricResult
+from ssldet.errors import RequestError
 from ssldet.evaluation.results import column_titles
 from ssldet.report.run_selection import Folders, result_folders
 from ssldet.runs.store import RunEntry, find_runs
+from ssldet.util.files import replacing
 
 if TYPE_CHECKING:  # pandas takes a while to import, and the other modules here do without it
     import pandas as pd
@@ -83,6 +87,28 @@ def load_records(folders: Folders | None = None) -> pd.DataFrame:
 
     rows = [row for entry in find_runs(result_folders(folders)) for row in _rows(entry)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+EXPORTS = (".parquet", ".csv")
+"""Ends of the names of files that records can be exported to."""
+
+
+def export_records(path: Path, folders: Folders | None = None) -> int:
+    """Write the rows of `load_records` to one Parquet or CSV file, options as JSON; gives their number.
+
+    Raises:
+        RequestError: the name ends otherwise, a folder does not exist, or the file cannot be written.
+    """
+    if path.suffix not in EXPORTS:
+        raise RequestError(f"{path}: expected a name that ends with {' or '.join(EXPORTS)}")
+    frame = load_records(folders)
+    frame["strategy_options"] = frame["strategy_options"].map(json.dumps, na_action="ignore").astype("string")
+    try:
+        with replacing(path) as temporary:
+            frame.to_csv(temporary, index=False) if path.suffix == ".csv" else frame.to_parquet(temporary, index=False)
+    except OSError as error:
+        raise RequestError(f"cannot write {path} ({error.strerror})") from error
+    return len(frame)
 
 
 def _rows(entry: RunEntry) -> Iterator[dict[str, Any]]:
