@@ -174,6 +174,35 @@ def test_parts_of_the_unlabelled_term_add_up_to_it(kind: type[TeacherStudent]) -
     torch.testing.assert_close(torch.stack(parts).sum(), found.terms["box_u"].detach())
 
 
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_several_groups_at_once_give_what_each_gives_alone(kind: type[TeacherStudent]) -> None:
+    progress = replace(TINY_PROGRESS, step=8)
+    strategy, student = started(kind, "random" if kind is DenseTeacher else "confident")
+    together = strategy.group_losses(
+        [tiny_batch(student.facts, strategy.needs, seed=seed) for seed in (1, 2)], student, progress
+    )
+    for seed, of_group in zip((1, 2), together, strict=True):
+        alone, again = started(kind, "random" if kind is DenseTeacher else "confident")
+        found = step(alone, again, progress, seed)
+        assert found.terms.keys() == of_group.terms.keys()
+        for name, term in found.terms.items():
+            torch.testing.assert_close(of_group.terms[name], term, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_labelled_clips_and_strong_views_may_go_through_the_student_at_once(kind: type[TeacherStudent]) -> None:
+    """The student is called once, on all that it learns from: both views of labelled clips too."""
+    strategy = kind(kind.Config())
+    student: Any = tiny_student(SINGLE_LABEL, frame_head=False, state="confident")
+    assert strategy.takes_one_forward
+    strategy.start(student, replace(TINY_INFO, fused_forward=True))
+    shown = []
+    student.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
+    terms = step(strategy, student, replace(TINY_PROGRESS, step=8)).terms
+    assert shown == [12 if kind is UnbiasedTeacher else 8]
+    assert terms.keys() == {"box", "box_u"} and terms["box_u"].item() > 0
+
+
 PUBLISHED: dict[type[TeacherStudent], dict[str, float]] = {
     PseudoLabel: {"o_th": 0.9, "unlabelled_weight": 2},
     UnbiasedTeacher: {"o_th": 0.7, "unlabelled_weight": 4, "ema_decay": 0.9996, "focal_gamma": 1.5},

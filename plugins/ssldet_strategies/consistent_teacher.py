@@ -79,10 +79,10 @@ class ConsistentTeacher(TeacherStudent):
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Boxes above the threshold of their class; all candidates will enter the queues."""
-        found = self.candidates(predictions)
-        self._seen.append((found.scores_nk.argmax(dim=1), found.confidence_n))
-        rows, labels = guided_boxes(found, predictions, self.teacher.network.facts, self.config)
-        kept = found[rows]
+        candidates = self.candidates(predictions)
+        self._seen.append((candidates.scores_nk.argmax(dim=1), candidates.confidence_n))
+        rows, labels = guided_boxes(candidates, predictions, self.teacher.network.facts, self.config)
+        kept = candidates[rows]
         tau_n = self.tau_k.to(kept.confidence_n)[kept.scores_nk.argmax(dim=1)]
         labels.targets = chosen_boxes(labels.targets, kept.confidence_n > tau_n)
         return labels

@@ -91,8 +91,8 @@ class DenseTeacher(TeacherStudent):
         """For the log: what suppression leaves of the positives, each as a box of its best class."""
         facts, decoded = self.teacher.network.facts, self.teacher.network.decode(predictions)
         kept_bn, score_bn = self._positives(decoded)
-        found = BoxRecords.of(decoded, kept_bn, score_bn).nms(self.config.nms_iou)
-        return confident_boxes(found, len(predictions), facts)
+        candidates = BoxRecords.of(decoded, kept_bn, score_bn).nms(self.config.nms_iou)
+        return confident_boxes(candidates, len(predictions), facts)
 
     def strong_view(self, pseudo: PseudoLabels, predictions: Predictions, batch: Batch) -> StrongView:
         """The strong view, and which of its cells are positives of what."""

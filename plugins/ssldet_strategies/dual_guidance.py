@@ -53,7 +53,7 @@ class DualGuidance(TeacherStudent):
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Frame labels above F_th, candidates above O_th, and of these the ones that agree with the frame."""
-        found = self.candidates(predictions)
+        candidates = self.candidates(predictions)
         frames = accepted_frames(predictions, self.teacher.network.facts, self.config)
-        agreed = found[frames.allow(found)]
-        return PseudoLabels(agreeing_boxes(agreed, frames), candidates=len(found))
+        agreed = candidates[frames.allow(candidates)]
+        return PseudoLabels(agreeing_boxes(agreed, frames), candidates=len(candidates))

@@ -72,9 +72,9 @@ class EfficientTeacher(TeacherStudent):
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Boxes above tau1; the objectness weight of an unsure one is the teacher's objectness, until it is carried."""
-        config, found = self.config, self.candidates(predictions)
-        rows, labels = guided_boxes(found, predictions, self.teacher.network.facts, config)
-        kept = found[rows]
+        config, candidates = self.config, self.candidates(predictions)
+        rows, labels = guided_boxes(candidates, predictions, self.teacher.network.facts, config)
+        kept = candidates[rows]
         objectness_n = objectness(kept, config.confidence)
         unsure_n3 = torch.stack((objectness_n >= config.box_th, objectness_n, torch.zeros_like(objectness_n)), dim=1)
         sure_n = kept.confidence_n > config.tau2
@@ -114,11 +114,11 @@ class EfficientTeacher(TeacherStudent):
         return terms
 
 
-def objectness(found: BoxRecords, confidence: Confidence) -> Tensor:
+def objectness(candidates: BoxRecords, confidence: Confidence) -> Tensor:
     """The objectness of boxes whose confidence is objectness, or objectness x best class."""
     if confidence == "objectness":
-        return found.confidence_n
-    return (found.confidence_n / found.scores_nk.amax(dim=1).clamp_min(1e-12)).clamp(max=1)
+        return candidates.confidence_n
+    return (candidates.confidence_n / candidates.scores_nk.amax(dim=1).clamp_min(1e-12)).clamp(max=1)
 
 
 def best_cells(cells: Cells, clip_m: Tensor, boxes_m4: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:

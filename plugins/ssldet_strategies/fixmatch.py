@@ -32,5 +32,5 @@ class FixMatch(TeacherStudent):
         return Teacher(student, "shared")
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
-        found, facts = self.candidates(predictions), self.teacher.network.facts
-        return guided_boxes(found, predictions, facts, self.config)[1]
+        candidates, facts = self.candidates(predictions), self.teacher.network.facts
+        return guided_boxes(candidates, predictions, facts, self.config)[1]

@@ -33,5 +33,5 @@ class MeanTeacher(TeacherStudent):
         return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
-        found, facts = self.candidates(predictions), self.teacher.network.facts
-        return guided_boxes(found, predictions, facts, self.config)[1]
+        candidates, facts = self.candidates(predictions), self.teacher.network.facts
+        return guided_boxes(candidates, predictions, facts, self.config)[1]

@@ -50,8 +50,8 @@ class PseudoLabel(TeacherStudent):
         return Teacher(student, "frozen")
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
-        found, facts = self.candidates(predictions), self.teacher.network.facts
-        return guided_boxes(found, predictions, facts, self.config)[1]
+        candidates, facts = self.candidates(predictions), self.teacher.network.facts
+        return guided_boxes(candidates, predictions, facts, self.config)[1]
 
     def strong_view(self, pseudo: PseudoLabels, predictions: Predictions, batch: Batch) -> StrongView:
         """The strong view with other colours and a piece cut out; both are drawn by the strategy."""

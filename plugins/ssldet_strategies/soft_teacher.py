@@ -69,9 +69,9 @@ class SoftTeacher(TeacherStudent):
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Candidates that are sure of their class, of their coordinates or of both, with weights that say so."""
         config, network = self.config, self.teacher.network
-        found = self.candidates(predictions)
-        rows, labels = guided_boxes(found, predictions, network.facts, config)
-        kept = found[rows]
+        candidates = self.candidates(predictions)
+        rows, labels = guided_boxes(candidates, predictions, network.facts, config)
+        kept = candidates[rows]
         spread_n = merged_spread(kept, network.decode(predictions), config.nms_iou, config.merge_th)
         sure_n, reliable_n = kept.confidence_n > config.class_th, spread_n < config.spread_th
         weights_n3 = torch.stack((reliable_n, sure_n, sure_n), dim=1).to(kept.boxes_n4)
@@ -96,20 +96,20 @@ def background_weights(objectness_bn: Tensor) -> Tensor:
     return r_bn / r_bn.mean(dim=1, keepdim=True).clamp_min(torch.finfo(r_bn.dtype).tiny)
 
 
-def merged_spread(found: BoxRecords, decoded: Decoded, nms_iou: float, merge_th: float) -> Tensor:
-    """The spread (n,) of the boxes that suppression merges into each box of `found`, in units of its mean side.
+def merged_spread(candidates: BoxRecords, decoded: Decoded, nms_iou: float, merge_th: float) -> Tensor:
+    """The spread (n,) of the boxes that suppression merges into each box of `candidates`, in units of its mean side.
 
     Args:
-        found: boxes that suppression left.
+        candidates: boxes that suppression left.
         decoded: all boxes of the same clips.
         nms_iou: from this overlap on a box is merged into another.
         merge_th: boxes whose objectness is not above count for nothing.
     """
-    boxes_nm4, objectness_nm = decoded.boxes_bn4[found.clip_n], decoded.confidence_bn[found.clip_n]
-    merged_nm = (aligned_iou(found.boxes_n4[:, None], boxes_nm4) >= nms_iou) & (objectness_nm > merge_th)
+    boxes_nm4, objectness_nm = decoded.boxes_bn4[candidates.clip_n], decoded.confidence_bn[candidates.clip_n]
+    merged_nm = (aligned_iou(candidates.boxes_n4[:, None], boxes_nm4) >= nms_iou) & (objectness_nm > merge_th)
     share_nm = torch.where(merged_nm, objectness_nm, 0)
     share_nm = (share_nm / share_nm.sum(dim=1, keepdim=True).clamp_min(1e-12))[:, :, None]
     mean_n14 = (share_nm * boxes_nm4).sum(dim=1, keepdim=True)
     std_n4 = (share_nm * (boxes_nm4 - mean_n14).square()).sum(dim=1).sqrt()
-    side_n = (found.boxes_n4[:, 2:] - found.boxes_n4[:, :2]).mean(dim=1)
+    side_n = (candidates.boxes_n4[:, 2:] - candidates.boxes_n4[:, :2]).mean(dim=1)
     return std_n4.mean(dim=1) / side_n.clamp_min(1e-6)

@@ -73,8 +73,8 @@ class UnbiasedTeacher(TeacherStudent):
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Boxes above tau, whose coordinates weigh nothing."""
-        found, facts = self.candidates(predictions), self.teacher.network.facts
-        labels = guided_boxes(found, predictions, facts, self.config)[1]
+        candidates, facts = self.candidates(predictions), self.teacher.network.facts
+        labels = guided_boxes(candidates, predictions, facts, self.config)[1]
         boxes_n4 = labels.targets.boxes_n4
         labels.targets.weights_n3 = boxes_n4.new_tensor([[0.0, 1.0, 1.0]]).repeat(len(boxes_n4), 1)
         return labels

@@ -89,12 +89,12 @@ class FrameLabels:
     accepted_b: Tensor
     label_mask_bk: Tensor | None = None
 
-    def allow(self, found: BoxRecords) -> Tensor:
+    def allow(self, candidates: BoxRecords) -> Tensor:
         """(n,) bool: boxes whose best class is the accepted label of their frame, or one of these (Eq. 9)."""
-        best_n = found.scores_nk.argmax(dim=1)
+        best_n = candidates.scores_nk.argmax(dim=1)
         if self.labels_b.ndim == 2:
-            return self.labels_b.bool()[found.clip_n, best_n]
-        return self.accepted_b[found.clip_n] & (best_n == self.labels_b[found.clip_n])
+            return self.labels_b.bool()[candidates.clip_n, best_n]
+        return self.accepted_b[candidates.clip_n] & (best_n == self.labels_b[candidates.clip_n])
 
 
 def accepted_frames(predictions: Predictions, facts: DatasetFacts, options: FrameLabelOptions) -> FrameLabels:
@@ -126,46 +126,49 @@ def frames_above(probabilities: Tensor, multilabel: bool, options: FrameLabelOpt
     return FrameLabels(positive_bk.float(), positive_bk.any(dim=1), sure_bk)
 
 
-def agreeing_boxes(found: BoxRecords, frames: FrameLabels) -> Targets:
+def agreeing_boxes(candidates: BoxRecords, frames: FrameLabels) -> Targets:
     """Pseudo-labels of candidates that all agree with their frames (`FrameLabels.allow`), and of the frames.
 
     On multi-label data a box's labels are those of its frame's that it scores above 1/2 itself, its best class always
     among them; what the frame is unsure of counts neither way.
     """
-    best_n = found.scores_nk.argmax(dim=1)
+    best_n = candidates.scores_nk.argmax(dim=1)
     if frames.labels_b.ndim == 1:
-        labels_nk = functional.one_hot(best_n, found.scores_nk.shape[1]).float()
-        return box_targets(found, labels_nk, frames.labels_b, frames.accepted_b)
-    labels_nk = frames.labels_b.bool()[found.clip_n] & (found.scores_nk > 0.5)
-    labels_nk[torch.arange(len(found), device=best_n.device), best_n] = True
-    targets = box_targets(found, labels_nk.float(), frames.labels_b, frames.accepted_b)
+        labels_nk = functional.one_hot(best_n, candidates.scores_nk.shape[1]).float()
+        return box_targets(candidates, labels_nk, frames.labels_b, frames.accepted_b)
+    labels_nk = frames.labels_b.bool()[candidates.clip_n] & (candidates.scores_nk > 0.5)
+    labels_nk[torch.arange(len(candidates), device=best_n.device), best_n] = True
+    targets = box_targets(candidates, labels_nk.float(), frames.labels_b, frames.accepted_b)
     if frames.label_mask_bk is not None:
-        targets.frame_label_mask_bk, targets.label_mask_nk = frames.label_mask_bk, frames.label_mask_bk[found.clip_n]
+        targets.frame_label_mask_bk, targets.label_mask_nk = (
+            frames.label_mask_bk,
+            frames.label_mask_bk[candidates.clip_n],
+        )
     return targets
 
 
 def guided_boxes(
-    found: BoxRecords, predictions: Predictions, facts: DatasetFacts, options: GuidanceOptions
+    candidates: BoxRecords, predictions: Predictions, facts: DatasetFacts, options: GuidanceOptions
 ) -> tuple[Tensor, PseudoLabels]:
     """Candidates as pseudo-boxes of their best class: all of them, or with guidance those that agree with the frame.
 
     Args:
-        found: the candidates, in the weak view.
+        candidates: boxes of the weak view.
         predictions: the teacher's, of which the frame head's part is read where there is one.
         facts: classes and label kind.
         options: whether there is a frame head, and whether it filters.
 
     Returns:
-        The rows of `found` that were kept, int64, and their pseudo-labels in this order, frame labels included.
+        The rows of `candidates` that were kept, int64, and their pseudo-labels in this order, frame labels included.
     """
-    rows = torch.arange(len(found), device=found.clip_n.device)
-    plain = confident_boxes(found, len(predictions), facts)
+    rows = torch.arange(len(candidates), device=candidates.clip_n.device)
+    plain = confident_boxes(candidates, len(predictions), facts)
     if not options.has_frame_head:
         return rows, plain
     frames = accepted_frames(predictions, facts, options)
     if options.guidance:
-        rows = frames.allow(found).nonzero()[:, 0]
-        return rows, PseudoLabels(agreeing_boxes(found[rows], frames), candidates=len(found))
+        rows = frames.allow(candidates).nonzero()[:, 0]
+        return rows, PseudoLabels(agreeing_boxes(candidates[rows], frames), candidates=len(candidates))
     targets = plain.targets
     targets.frame_labels_b, targets.frame_mask_b = frames.labels_b, frames.accepted_b
     targets.frame_label_mask_bk = frames.label_mask_bk
