@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from made_claims import held, leave_claim
-from test_grid import Listener, numbers, small
+from test_grid import ASKED, Listener, command, numbers, small
 from test_runner import StopAt, config
 
 from ssldet.benchmark import grid as grid_module
 from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.tasks import attempt
+from ssldet.cli import main
 from ssldet.runs import claims, layout, runner
 from ssldet.runs.claims import Claim, ClaimHeld, ClaimLost, claimed, owner_of, read_owner
 from ssldet.runs.planning import DatasetCache, plan
@@ -146,6 +149,18 @@ def test_waiting_says_for_whom_and_can_be_given_up(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- runs and grids
+
+
+def test_the_status_of_a_grid_shows_what_other_processes_are_at(tmp_path: Path) -> None:
+    """Without a queue to ask: by their claims."""
+    stage, *others = small(tmp_path).tasks.values()
+    assert stage.folder
+    leave_claim(stage.folder)
+    done = CliRunner().invoke(main, command(tmp_path, *ASKED, "--status", "--json"))
+    assert done.exit_code == 0, done.output
+    first, *rest = json.loads(done.stdout)["tasks"]
+    assert (first["key"], first["state"]) == (stage.key, "running") and "on far, since" in first["reason"]
+    assert [task["state"] for task in rest] == ["to run"] * len(others)
 
 
 class AtStep(Reporter):

@@ -27,6 +27,7 @@ from ssldet.config import RunConfig, presets, resolve
 from ssldet.contracts import GridTask, TaskProgress, TaskResult, TaskState
 from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
+from ssldet.runs.claims import owner_of
 from ssldet.runs.estimate import Pace, pace, seconds_by_phase
 from ssldet.runs.first_stage import first_stage
 from ssldet.runs.planning import DatasetCache, Plan, plan
@@ -142,6 +143,13 @@ class Grid:
             "estimated_seconds": self.seconds_left() / jobs,
             "tasks": [task.as_json() for task in self.tasks.values()],
         }
+
+    def mark_claimed(self) -> None:
+        """Mark as running what other processes are at, by the claims that they hold in the results folder."""
+        for task in self.tasks.values():
+            if task.state == "to run" and task.folder and (owner := owner_of(task.folder)):
+                self.began(task)
+                task.reason = str(owner)
 
     def queued(self, task: GridTask, reason: str = "") -> None:
         """Mark a task as handed to a batch system, which waits for what `reason` says."""

@@ -134,6 +134,7 @@ def _detach(executor: Executor, grid: Grid) -> str:
 
 def _status(executor: Executor, grid: Grid) -> str:
     executor.attach(grid)
+    grid.mark_claimed()
     return "the same command without --status runs what is left, and waits"
 
 
