@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -127,6 +129,22 @@ def test_who_lost_its_claim_stops_and_leaves_that_of_the_other(tmp_path: Path, m
     assert owner and owner.token == "theirs"
 
 
+def test_a_file_system_that_is_away_for_a_moment_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is away for as long as others wait is: a stale handle stays stale."""
+
+    def stale(file: int) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with claimed(tmp_path) as claim:
+        assert claim
+        monkeypatch.setattr(claims, "BEAT_SECONDS", 0.0)
+        monkeypatch.setattr(claims.os, "utime", stale)
+        claim.check()
+        monkeypatch.setattr(claims, "SILENCE_SECONDS", 0.0)
+        with pytest.raises(ClaimLost, match="could not be reached"):
+            claim.check()
+
+
 def test_the_owner_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     with held(tmp_path):
@@ -187,6 +205,20 @@ def test_a_run_that_was_taken_over_writes_no_more(tmp_path: Path, monkeypatch: p
     with pytest.raises(ClaimLost):
         runner.execute(planned, AtStep(15, lose))
     assert [(planned.folder / layout.CHECKPOINT).read_bytes()] == before
+    assert not planned.record_path.exists()
+
+
+def test_a_results_folder_that_vanishes_ends_the_run_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(config(tmp_path, "supervised", ("train.burn_in=0",)))
+
+    def vanish() -> None:
+        shutil.rmtree(planned.folder)
+        monkeypatch.setattr(claims, "BEAT_SECONDS", 0.0)
+
+    with pytest.raises(ClaimLost, match="vanished, or the claim in it was removed"):
+        runner.execute(planned, AtStep(10, vanish))
     assert not planned.record_path.exists()
 
 

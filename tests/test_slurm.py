@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_grid import ASKED, command, numbers, start
+from test_grid import ASKED, numbers, start
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -190,4 +190,4 @@ def test_a_request_that_no_node_meets_is_blocked_with_slurms_reason(tmp_path: Pa
     assert re.search("node configuration|CPU count|PartitionConfig", tasks[0]["reason"]), tasks[0]["reason"]
     unknown = grid(tmp_path, *ON_SLURM, "--set", "executor.partition=lwo")
     assert unknown.returncode == 2 and "did you mean 'low'" in unknown.stdout
-    assert command(tmp_path) and not list(tmp_path.glob("jobs/*/*.pkl"))
+    assert not cluster.jobs("PENDING")

@@ -121,11 +121,24 @@ class Claim:
         if time.monotonic() - self._beaten > 2 * BEAT_SECONDS:
             self._beat()  # the beats were held up; this process may have slept
         if self._lost:
-            owner = read_owner(self.path)
-            raise ClaimLost(
-                f"{self.path.parent} was taken over by {owner or 'another process'} after {SILENCE_SECONDS:.0f} s "
-                "without a sign of life of this one, which stops here; its checkpoints were kept"
+            raise ClaimLost(self._how_lost())
+
+    def _how_lost(self) -> str:
+        owner = read_owner(self.path)
+        if owner is None:
+            return (
+                f"{self.path.parent} vanished, or the claim in it was removed, while this process was at work; the "
+                "same command goes on from what is left"
             )
+        if owner.token == self.owner.token:
+            return (
+                f"{self.path.parent} could not be reached for {SILENCE_SECONDS:.0f} s; the same command goes on from "
+                "the last checkpoint when it can"
+            )
+        return (
+            f"{self.path.parent} was taken over by {owner} after {SILENCE_SECONDS:.0f} s without a sign of life of "
+            "this process, which stops here; its checkpoints were kept"
+        )
 
     def is_mine(self) -> bool:
         """Whether the claim that lies there is this one. Raises OSError."""
