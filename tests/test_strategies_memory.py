@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ssldet.contracts import Cells, Decoded, Progress, Strategy, Targets
 from ssldet.errors import TrainingError
 from ssldet.testing import MULTI_LABEL, SINGLE_LABEL, TINY_INFO, TINY_PROGRESS, StrategyContract, tiny_batch
 from ssldet.testing import tiny_detector as tiny_student
+from ssldet.training.loop import takes_one_forward
 from ssldet.training.pseudo_labels import carry_to_strong
 from ssldet.training.teachers import TeacherStudent
 from ssldet_strategies.cell_maps import cells_of, centre_maps, mirrored, objectness_maps
@@ -619,3 +621,20 @@ def test_a_detector_without_anchors_is_as_good(name: str) -> None:
     for term, value in terms_of(strategy, student).items():
         assert torch.isfinite(value), term
         assert not term.endswith("_u") or value.item() > 0, term
+
+
+@pytest.mark.parametrize(("name", "clips"), [("flexmatch", 8), ("softmatch", 8), ("mixpl", 9)])
+def test_labelled_clips_and_what_is_shown_of_the_others_may_go_through_at_once(name: str, clips: int) -> None:
+    kind = WITH_PSEUDO_BOXES[name]
+    strategy, student = kind(kind.Config()), tiny_student(SINGLE_LABEL, frame_head=False, state="confident")
+    strategy.start(student, replace(TINY_INFO, fused_forward=True))
+    trained: list[int] = []
+    module: Any = student
+    module.register_forward_hook(lambda own, arguments, _: trained.append(len(arguments[0])) if own.training else None)
+    assert takes_one_forward(kind) and terms_of(strategy, student)["box_u"].item() > 0
+    assert trained == [clips]
+
+
+@pytest.mark.parametrize("kind", [Consistency, StableMeanTeacher])
+def test_those_with_terms_of_their_own_do_not_promise_that(kind: type[Strategy]) -> None:
+    assert not takes_one_forward(kind)
