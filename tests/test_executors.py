@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from test_grid import Listener, command, numbers, small
+from test_grid import Listener, command, numbers, request, small
 
 from ssldet.benchmark.executors import make_executor, slurm, slurm_job, slurm_queue
 from ssldet.benchmark.executors.job_files import Job, JobFiles
@@ -22,7 +22,7 @@ from ssldet.benchmark.executors.local import Local, run_grid
 from ssldet.benchmark.executors.slurm import GridJobs, Slurm
 from ssldet.benchmark.executors.slurm_job import SlurmTask, TaskFailed
 from ssldet.benchmark.executors.slurm_queue import QueueState
-from ssldet.benchmark.grid import Grid
+from ssldet.benchmark.grid import Grid, plan_grid
 from ssldet.benchmark.tasks import TaskProgress, TaskResult
 from ssldet.cli import main
 from ssldet.errors import ConfigError, RequestError, UnknownName
@@ -180,6 +180,14 @@ def test_first_stages_go_before_what_needs_them_and_each_task_is_a_job(tmp_path:
     assert first["time"] == 45  # what the partition allows
     assert first["additional_parameters"] == {"requeue": True, "kill-on-invalid-dep": "yes", "exclude": "n3"}
     assert jobs.submit_open() == 0 and not jobs.are_over()
+
+
+def test_runs_wait_for_the_job_that_makes_their_initial_weights(tmp_path: Path, queue: Queue) -> None:
+    chosen = {"pretrained": frozenset({"true"}), "ratio": frozenset({"0.1"}), "approach": frozenset({"Supervised"})}
+    grid = plan_grid(request(tmp_path, "2", only=chosen))
+    assert jobs_of(grid).submit_open() == 2
+    assert [task.kind for task in grid.tasks.values()] == ["pretraining", "run"]
+    assert [given.get("dependency") for given in queue.given.values()] == [None, "afterok:100"]
 
 
 def test_the_time_limit_is_what_is_asked_for_or_follows_from_the_estimate(tmp_path: Path, queue: Queue) -> None:

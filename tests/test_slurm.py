@@ -146,6 +146,25 @@ def test_jobs_go_on_without_the_command_and_give_the_table_of_the_local_executor
     assert same(tmp_path / "slurm", tmp_path / "local")
 
 
+def test_runs_begin_once_their_initial_weights_are_made(tmp_path: Path, cluster: Cluster) -> None:
+    asked = (
+        "--tables",
+        "2",
+        "--only",
+        "pretrained=true",
+        "--only",
+        "ratio=0.1",
+        "--only",
+        "approach=Supervised,FixMatch",
+    )
+    for results, where in (("slurm", ON_SLURM), ("local", ())):
+        process = start(tmp_path / results, *asked, *where)
+        output, _ = process.communicate(timeout=1200)
+        assert process.returncode == 0, output
+    assert len(numbers(tmp_path / "slurm")) == 3 and submitted(tmp_path / "slurm") == 3
+    assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
+
+
 def test_ctrl_c_leaves_jobs_and_cancel_ends_them(tmp_path: Path, cluster: Cluster) -> None:
     process = start(tmp_path, *ASKED, *LONG, *ON_SLURM)
     until(cluster.jobs, "a job runs")
