@@ -194,6 +194,7 @@ def test_the_time_limit_is_what_is_asked_for_or_follows_from_the_estimate(tmp_pa
     grid = small(tmp_path)
     jobs_of(grid, hours=0.25).submit_open()
     assert {given["time"] for given in queue.given.values()} == {15}
+    assert {given["signal_delay_s"] for given in queue.given.values()} == {90}
     again = small(tmp_path / "other")
     for task in again.tasks.values():
         task.seconds = 120.0

@@ -178,8 +178,32 @@ def test_ctrl_c_leaves_jobs_and_cancel_ends_them(tmp_path: Path, cluster: Cluste
     assert not numbers(tmp_path)
 
 
-def test_preemption_a_cancelled_job_and_a_dead_node_leave_the_table_as_it_is(tmp_path: Path, cluster: Cluster) -> None:
-    slurm, local = tmp_path / "slurm", tmp_path / "local"
+@pytest.fixture(scope="module")
+def local_long(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the long runs on this machine."""
+    results = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLDET_CACHE", str(own_cache))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        done = grid(results, *LONG)
+    assert done.returncode == 0, done.stdout
+    return results
+
+
+def test_time_limits_shorter_than_a_run_leave_the_table_as_it_is(
+    tmp_path: Path, cluster: Cluster, local_long: Path
+) -> None:
+    before = cluster.restarts()
+    waited = grid(tmp_path, *LONG, *ON_SLURM, "--set", "executor.hours=0.0167")  # a minute, the shortest there is
+    assert waited.returncode == 0, waited.stdout
+    assert cluster.restarts() > before and submitted(tmp_path) == 4
+    assert same(tmp_path, local_long)
+
+
+def test_preemption_a_cancelled_job_and_a_dead_node_leave_the_table_as_it_is(
+    tmp_path: Path, cluster: Cluster, local_long: Path
+) -> None:
+    slurm = tmp_path / "slurm"
     process = start(slurm, *ASKED, *LONG, *ON_SLURM)
     until(lambda: list(slurm.glob("first_stages/*/checkpoint.safetensors")), "a checkpoint")
     cluster.occupy(seconds=5)
@@ -197,8 +221,7 @@ def test_preemption_a_cancelled_job_and_a_dead_node_leave_the_table_as_it_is(tmp
     output, _ = process.communicate(timeout=1200)
     cluster.revive(node)
     assert process.returncode == 0, output
-    assert grid(local, *LONG).returncode == 0
-    assert same(slurm, local)
+    assert same(slurm, local_long)
 
 
 def test_a_request_that_no_node_meets_is_blocked_with_slurms_reason(tmp_path: Path, cluster: Cluster) -> None:

@@ -32,7 +32,7 @@ SETTLING_SECONDS = 10.0
 """How long a result may be on its way through a shared file system after its job has ended."""
 
 WARNING_SECONDS = 90
-"""How long before its time limit a job is told, so that it can leave a checkpoint."""
+"""How long before its time limit a job is told, so that it can leave a checkpoint; a third of short limits."""
 
 LONGEST_HOURS = 24.0
 """Time limit of a job whose partition would give it any time."""
@@ -203,11 +203,11 @@ class GridJobs:
         return str(executor.submit(SlurmTask(task, self.files.results)).job_id)
 
     def _parameters(self, task: GridTask, job: Job) -> dict[str, Any]:
-        c = self.config
+        c, minutes = self.config, self._minutes(task)
         wanted = {
             "job_name": job.name,
             "partition": c.partition,
-            "time": self._minutes(task),
+            "time": minutes,
             "cpus_per_task": c.cpus,
             "gpus_per_node": c.gpus or None,
             "mem": c.memory,
@@ -216,7 +216,7 @@ class GridJobs:
             "constraint": c.constraint,
             "dependency": self._dependency(task),
             "setup": list(c.setup) or None,
-            "signal_delay_s": WARNING_SECONDS,
+            "signal_delay_s": min(WARNING_SECONDS, 20 * minutes),
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **c.sbatch},
         }
