@@ -16,16 +16,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from made_claims import held, leave_claim
-from test_grid import ASKED, Listener, command, numbers, small
+from test_grid import ASKED, Listener, command, small
 from test_runner import StopAt, config
 
 from ssldet.benchmark import grid as grid_module
 from ssldet.benchmark.executors.local import run_grid
-from ssldet.benchmark.tasks import attempt
 from ssldet.cli import main
 from ssldet.runs import claims, layout, runner
 from ssldet.runs.claims import Claim, ClaimHeld, ClaimLost, claimed, owner_of, read_owner
-from ssldet.runs.planning import DatasetCache, plan
+from ssldet.runs.planning import plan
 from ssldet.runs.runner import Interrupted, Reporter
 from ssldet.training.loop import StepReport
 
@@ -89,7 +88,7 @@ def test_a_claim_that_is_being_written_is_one(tmp_path: Path) -> None:
 
 
 def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
-    for turn in range(10):
+    for turn in range(5):
         folder = tmp_path / str(turn)
         leave_claim(folder, silent=1e6)
         won: list[Claim] = []
@@ -258,26 +257,24 @@ def test_a_run_of_another_machine_is_left_alone_and_named(tmp_path: Path) -> Non
     assert [path.name for path in planned.folder.iterdir()] == [".claim"]
 
 
-@pytest.mark.slow
 def test_a_grid_waits_for_what_another_grid_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on with the rest meanwhile, and takes what the other one made for its own."""
+    """It goes on with the rest meanwhile, and then takes what the other one left."""
     monkeypatch.setattr(grid_module, "SECONDS_BETWEEN_QUESTIONS", 0.2)
-    grid, other = small(tmp_path), small(tmp_path)
-    stage, *_ = grid.tasks.values()
+    grid = small(tmp_path)
+    for run in grid.cells():
+        del grid.tasks[run.key]
+    stage, other = grid.tasks.values()
     assert stage.folder
     seen: list[str] = []
 
     class Watches(Listener):
         def ended(self, worker, task, result):
-            super().ended(worker, task, result)
             seen.append(f"{result.state} {task.key}")
-            if len(self.results) == 3 and claim.is_mine():  # all that does not need the stage
+            if task is other:
                 claim.release()
 
     claim = Claim(stage.folder)
     assert claim.take()
     assert run_grid(grid, jobs=1, callback=Watches())
-    assert grid.is_done() and seen[0] == f"held {stage.key}" and f"done {stage.key}" in seen
-    assert len(numbers(tmp_path)) == 2
-    result = attempt(next(iter(other.tasks.values())), Reporter(), DatasetCache())
-    assert result.state == "done"
+    assert grid.is_done() and seen[0] == f"held {stage.key}"
+    assert seen.index(f"done {other.key}") < seen.index(f"done {stage.key}")
