@@ -362,6 +362,42 @@ def test_a_job_that_would_wait_for_ever_is_taken_back_with_slurms_reason(tmp_pat
     assert queue.cancelled[0] == "100" and run.state == "blocked" and other.state == "queued"
 
 
+@has_submitit
+def test_what_sbatch_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through submitit, with programs of Slurm's names that note what they get."""
+    import cloudpickle
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    count = f"n=$(ls {tmp_path}/*.script 2>/dev/null | wc -l)"
+    commands_of_slurm(
+        tmp_path,
+        sbatch=f'{count}; cp "$1" {tmp_path}/$n.script; echo "Submitted batch job 70$n"',
+        sinfo='case "$*" in *%P*) echo "low*";; *) echo "low|infinite";; esac',
+    )
+    grid = small(tmp_path / "r")
+    options = {"memory": "16G", "gpus": 1, "python": "apptainer exec ssldet.sif python", "setup": ("module load x",)}
+    jobs = jobs_of(grid, partition="low", sbatch={"exclude": "n3"}, **options)
+    assert jobs.submit_open() == 4 and [job.id for job in jobs.jobs.values()] == ["700", "701", "702", "703"]
+    script = (tmp_path / "1.script").read_text()
+    for line in (
+        *("partition=low", "mem=16G", "gpus-per-node=1", "cpus-per-task=1", "time=1440", "exclude=n3", "requeue"),
+        *("dependency=afterok:700", "kill-on-invalid-dep=yes", "signal=USR2@90", "open-mode=append"),
+    ):
+        assert f"#SBATCH --{line}\n" in script, script
+    assert "\nmodule load x\n" in script and " apptainer exec ssldet.sif python -u -m submitit" in script
+    stage = next(iter(grid.tasks.values()))
+    (pickled,) = (tmp_path / "r" / "jobs").glob("*/700_submitted.pkl")
+    carried = cloudpickle.loads(pickled.read_bytes()).function
+    assert isinstance(carried, SlurmTask) and carried.task.key == stage.key and carried.results.is_absolute()
+
+    commands_of_slurm(tmp_path, sbatch="echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
+    refused = small(tmp_path / "refused")
+    assert jobs_of(refused, hours=1).submit_open() == 0
+    assert {task.reason for task in refused.tasks.values() if not task.needs} == {
+        "Slurm takes no job for it: Batch job submission failed: Invalid account"
+    }
+
+
 class Leaves(Listener):
     """Presses Ctrl-C at once."""
 
