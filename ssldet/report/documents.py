@@ -14,7 +14,7 @@ from ssldet.benchmark.spec import Reported
 from ssldet.report import comparison_blocks, flat_rows
 from ssldet.report.data_table import TABLE_1, DataRow
 from ssldet.report.document import NOT_RUN, Block, Document, Section, TextRow
-from ssldet.report.table_data import UNSTATED, Entry, Table
+from ssldet.report.table_data import ANOTHER_METRIC, UNSTATED, Entry, Table
 from ssldet.report.wording import RATIOS, digits_of, flags, headings, printed, sections_of
 
 SYMBOLS = {
@@ -104,7 +104,8 @@ def _caption(table: Table) -> Iterator[str]:
         by_protocol.setdefault(f"{column.metric}, protocol {column.protocol}", []).append(column.title)
     yield "; ".join(f"{', '.join(titles)}: {what}" for what, titles in by_protocol.items()) + "."
     if table.spec.published:
-        yield f"{'; '.join(table.spec.published)}: in parentheses, as others published them; not comparable with ours."
+        titles = ", ".join(table.spec.published)
+        yield f"{titles}: {ANOTHER_METRIC}, in parentheses as others published it; not comparable with ours."
     yield _settings_line(table)
     yield from _tuned_line(table)
     if table.no_splits:

@@ -25,6 +25,9 @@ UNSTATED: Literal["unstated"] = "unstated"
 PUBLISHED: Literal["published"] = "published"
 """In the place of a ratio: of a column of numbers that others published by another metric."""
 
+ANOTHER_METRIC = "another metric"
+"""In the place of the metric of such a column."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableRequest:

@@ -26,7 +26,18 @@ from ssldet.report.data_table import TABLE_1
 from ssldet.report.external_rows import ExternalRows
 from ssldet.report.run_selection import Run, RunCollection, RunSelection, leave_out, select_runs
 from ssldet.report.table_comparisons import TableComparisons
-from ssldet.report.table_data import PUBLISHED, UNSTATED, Column, Entry, Line, LineKind, Ratio, Table, TableRequest
+from ssldet.report.table_data import (
+    ANOTHER_METRIC,
+    PUBLISHED,
+    UNSTATED,
+    Column,
+    Entry,
+    Line,
+    LineKind,
+    Ratio,
+    Table,
+    TableRequest,
+)
 
 
 def names() -> list[str]:
@@ -200,7 +211,8 @@ class _TableBuilder:
                 if len(splits) > 1:
                     yield Column(metric, ratio, splits)
         for title in self.spec.published:
-            yield Column(benchmark.Column(title=title, metric="", protocol="", key=""), PUBLISHED, splits[:1])
+            metric = benchmark.Column(title=title, metric=ANOTHER_METRIC, protocol="", key="")
+            yield Column(metric, PUBLISHED, splits[:1])
 
     def _ratios(self) -> tuple[Ratio, ...]:
         """Those of the columns of our rows and the paper's."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from ssldet.benchmark import spec as benchmark
 from ssldet.benchmark.cells import Settings
 from ssldet.report.document import Section, TextRow
-from ssldet.report.table_data import PUBLISHED, UNSTATED, Column, Line, Table
+from ssldet.report.table_data import ANOTHER_METRIC, PUBLISHED, UNSTATED, Column, Line, Table
 
-RATIOS = {"all": "all", UNSTATED: "-", PUBLISHED: "published"}
+RATIOS = {"all": "all", UNSTATED: "-"}
 """Ratios that are no number, as heads have them."""
 
 TextCells = tuple[tuple[str, ...], ...]
@@ -33,12 +33,18 @@ def digits_of(table: Table) -> dict[str, int]:
 
 def headings(table: Table) -> tuple[tuple[str, str], ...]:
     several = len({column.splits for column in table.columns}) > 1 or table.columns[0].splits != (1,)
-    return tuple((column.metric.title, _heading(column, several)) for column in table.columns)
+    return tuple(_heading_pair(column, several) for column in table.columns)
+
+
+def _heading_pair(column: Column, several: bool) -> tuple[str, str]:
+    if column.ratio == PUBLISHED:
+        return ANOTHER_METRIC, column.metric.title
+    return column.metric.title, _heading(column, several)
 
 
 def _heading(column: Column, several: bool) -> str:
     ratio = RATIOS[column.ratio] if isinstance(column.ratio, str) else f"{100 * column.ratio:g} %"
-    return f"{ratio}, {view(column)}" if several and column.ratio != PUBLISHED else ratio
+    return f"{ratio}, {view(column)}" if several else ratio
 
 
 def view(column: Column) -> str:
