@@ -412,14 +412,15 @@ def presets() -> list[str]:
 
 
 def _preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A preset's fields, and by kind the options that it proposes to any strategy and backbone that knows them."""
+    """A preset's fields, and what it proposes to plugins: to any strategy and backbone that knows an option
+    (`strategy_options`, `backbone_options`), and to one strategy by its name (`options_of`).
+    """
     layer = yaml.safe_load((resources.files("ssldet") / "presets" / f"{name}.yaml").read_text())
     base = layer.pop("base", None)
     if base:
         below, proposed = _preset(base)
-        below |= {f"{kind}_options": options for kind, options in proposed.items()}
-        layer = _merge(below, layer)
-    return layer, {kind: layer.pop(f"{kind}_options", {}) for kind in ("strategy", "backbone")}
+        layer = _merge(below | proposed, layer)
+    return layer, {key: layer.pop(key, {}) for key in ("strategy_options", "backbone_options", "options_of")}
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -515,7 +516,8 @@ def _plugin_options(
         if kind == "dataset":
             spelled |= _proposed_by_data(plugin.facts, merged)
         known = plugin.Config.model_fields
-        options = _merge({k: v for k, v in proposed.get(kind, {}).items() if k in known}, options)
+        offered = {k: v for k, v in proposed.get(f"{kind}_options", {}).items() if k in known}
+        options = _merge(_merge(offered, proposed["options_of"].get(name, {}) if kind == "strategy" else {}), options)
         try:
             spelled[f"{kind}_options"] = _checked(kind, plugin, options).model_dump(mode="json")
         except ConfigError as error:

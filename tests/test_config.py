@@ -43,7 +43,7 @@ def test_the_default_is_the_papers_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", presets())
-@pytest.mark.parametrize("strategy", ["supervised", "dual_guidance"])
+@pytest.mark.parametrize("strategy", sorted({plugin.name for plugin in plugins.available("strategy")}))
 def test_every_preset_resolves_for_every_strategy(name: str, strategy: str) -> None:
     config = resolve({**NEEDED, "strategy": strategy}, preset=name)
     assert config.machine.preset == name
@@ -210,6 +210,18 @@ def test_guidance_that_is_off_leaves_a_run_its_name() -> None:
     assert guided.strategy_options["f_th"] == 0.1
     changed = non_default_options("strategy", "mean_teacher", guided.strategy_options)
     assert changed == {"o_th": 0.1, "ema_decay": 0.9, "guidance": True, "f_th": 0.1}
+
+
+def test_a_preset_proposes_options_to_one_strategy() -> None:
+    """Those of its name go before those for all; neither reaches another strategy, and assignments go before both."""
+    asked = {**NEEDED, "strategy": "soft_teacher"}
+    options = resolve(asked, preset="smoke").experiment.strategy_options
+    assert (options["o_th"], options["class_th"], options["confidence"]) == (0.1, 0.1, "objectness")
+    assert resolve(asked, preset="nano").experiment.strategy_options["class_th"] == 0.9
+    given = resolve(asked, preset="smoke", assignments=["strategy.class_th=0.3"]).experiment.strategy_options
+    assert (given["class_th"], given["confidence"]) == (0.3, "objectness")
+    other = resolve({**NEEDED, "strategy": "flexmatch"}, preset="smoke").experiment.strategy_options
+    assert other["confidence"] == "objectness_class"
 
 
 def test_a_configuration_names_the_revision_that_computes_it(tmp_path: Path) -> None:
