@@ -23,22 +23,27 @@ from ssldet.runs.record import Record
 pytestmark = pytest.mark.acceptance
 
 SETTINGS = ("train.steps=160", "train.warmup=20", "train.burn_in=0.6", "train.lr=0.004", "train.log_every=16")
-"""A quarter of the nano preset's steps at twice its rate, most of them the first stage."""
+"""A quarter of the nano preset's steps at twice its rate, three fifths of them the first stage."""
+
+GENTLE = ("unlabelled_weight=1", "unlabelled_ramp=0.5")
+"""Published weights of 2 to 4 are for teachers that are mostly right: here they drown the labelled clips at once, and
+an average that is warmed up follows its student down.
+"""
 
 PASSED: dict[str, tuple[str, ...]] = {
-    "mean_teacher": ("o_th=0.1",),
-    "fixmatch": ("o_th=0.1",),
-    "dual_guidance": ("o_th=0.1", "f_th=0.2"),
-    "pseudo_label": ("o_th=0.1",),
-    "unbiased_teacher": ("o_th=0.25",),
-    "soft_teacher": ("o_th=0.05", "class_th=0.1", "spread_th=0.1"),
+    "mean_teacher": ("o_th=0.1", *GENTLE),
+    "fixmatch": ("o_th=0.1", *GENTLE),
+    "dual_guidance": ("o_th=0.1", "f_th=0.2", *GENTLE),
+    "pseudo_label": ("o_th=0.1", *GENTLE),
+    "unbiased_teacher": ("o_th=0.1", *GENTLE),
+    "soft_teacher": ("o_th=0.1", "class_th=0.15", "spread_th=0.1", *GENTLE),
     "dense_teacher": ("linear_ramp=0.3",),
-    "efficient_teacher": ("o_th=0.05", "tau2=0.15"),
-    "consistent_teacher": ("o_th=0.02", "first_tau=0.1"),
-    "flexmatch": ("o_th=0.1", "tau=0.2"),
-    "softmatch": ("o_th=0.05",),
+    "efficient_teacher": ("o_th=0.1", "tau2=0.2", *GENTLE),
+    "consistent_teacher": ("o_th=0.05", "first_tau=0.1", *GENTLE),
+    "flexmatch": ("o_th=0.1", "tau=0.2", *GENTLE),
+    "softmatch": ("o_th=0.05", *GENTLE),
     "stable_mean_teacher": ("o_th=0.1",),
-    "mixpl": ("o_th=0.1",),
+    "mixpl": ("o_th=0.1", *GENTLE),
 }
 """Thresholds that a network passes after a hundred steps. Those published are for the scores of other detectors, which
 were trained for much longer: few would let anything pass here.
