@@ -302,6 +302,19 @@ def test_a_task_that_left_a_checkpoint_goes_on_however_often(tmp_path: Path, que
         assert stage.state == "queued" and jobs.jobs[stage.key].id != number
 
 
+def test_a_task_that_gets_further_each_turn_goes_on_without_a_word_too(tmp_path: Path, queue: Queue) -> None:
+    grid = small(tmp_path)
+    jobs = jobs_of(grid, retries=0)
+    jobs.submit_open()
+    stage = next(iter(grid.tasks.values()))
+    for steps, state in ((1, "queued"), (2, "queued"), (2, "failed")):
+        jobs.files.write_progress(stage.key, TaskProgress("train", steps, 4, "steps"))
+        queue.say(jobs.jobs[stage.key].id, "TIMEOUT")
+        jobs.look(Listener())
+        jobs.submit_open()
+        assert stage.state == state
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -385,6 +398,7 @@ def test_what_sbatch_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ):
         assert f"#SBATCH --{line}\n" in script, script
     assert "\nmodule load x\n" in script and " apptainer exec ssldet.sif python -u -m submitit" in script
+    assert """sh -c 'trap "" USR2 TERM; exec "$@"' ssldet-job apptainer""" in script
     stage = next(iter(grid.tasks.values()))
     (pickled,) = (tmp_path / "r" / "jobs").glob("*/700_submitted.pkl")
     carried = cloudpickle.loads(pickled.read_bytes()).function

@@ -8,6 +8,8 @@ command on any login node can go on, and none must stay alive.
 from __future__ import annotations
 
 import importlib.util
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,11 @@ SETTLING_SECONDS = 10.0
 
 WARNING_SECONDS = 90
 """How long before its time limit a job is told, so that it can leave a checkpoint; a third of short limits."""
+
+DEAF_AT_FIRST = """sh -c 'trap "" USR2 TERM; exec "$@"' ssldet-job"""
+"""Starts Python so that a signal that comes while it imports does not kill it: there is no work yet that could be lost,
+and TERM comes again at the time limit.
+"""
 
 LONGEST_HOURS = 24.0
 """Time limit of a job whose partition would give it any time."""
@@ -131,6 +138,7 @@ class GridJobs:
         self._attempts: dict[str, int] = {}
         self._places: dict[str, int] = {}
         self._ended: dict[str, float] = {}
+        self._steps: dict[str, int] = {}
         self._limits: Mapping[str, float | None] | None = None
         self._folder: Path | None = None
 
@@ -198,7 +206,8 @@ class GridJobs:
         """The number that Slurm gives a job."""
         from submitit import SlurmExecutor
 
-        executor = SlurmExecutor(folder=job.folder, python=self.config.python)
+        python = f"{DEAF_AT_FIRST} {self.config.python or shlex.quote(sys.executable)}"
+        executor = SlurmExecutor(folder=job.folder, python=python)
         executor.update_parameters(**self._parameters(task, job))
         return str(executor.submit(SlurmTask(task, self.files.results)).job_id)
 
@@ -330,11 +339,18 @@ class GridJobs:
             self.grid.ended(task, TaskResult("interrupted"))
             return
         reason = self._why(job, state)
-        if not reason and self.files.result(job):  # it left a checkpoint: so it goes on, however often
+        if not reason and (self.files.result(job) or self._went_on(task)):  # so it comes to its end, however often
             self._attempts[task.key] = 0
         again = not reason and self._attempts[task.key] <= self.config.retries
         reason = reason or f"its job {job.id} ended as {state or 'unknown'}, attempt {job.attempt}; {self._output(job)}"
         self._end(task, TaskResult("interrupted" if again else "failed", reason), callback)
+
+    def _went_on(self, task: GridTask) -> bool:
+        """Whether a task was further than in any turn before."""
+        progress = self.files.progress(task.key)
+        steps = progress.done if progress and progress.phase == "train" else 0
+        before, self._steps[task.key] = self._steps.get(task.key, 0), max(steps, self._steps.get(task.key, 0))
+        return steps > before
 
     def _why(self, job: Job, state: str) -> str:
         """Why a task is not handed out again; "" where the machine is to blame, and it is."""
