@@ -190,16 +190,6 @@ def local_long(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return results
 
 
-def test_time_limits_shorter_than_a_run_leave_the_table_as_it_is(
-    tmp_path: Path, cluster: Cluster, local_long: Path
-) -> None:
-    before = cluster.restarts()
-    waited = grid(tmp_path, *LONG, *ON_SLURM, "--set", "executor.hours=0.0167")  # a minute, the shortest there is
-    assert waited.returncode == 0, waited.stdout
-    assert cluster.restarts() > before and submitted(tmp_path) == 4
-    assert same(tmp_path, local_long)
-
-
 def test_preemption_a_cancelled_job_and_a_dead_node_leave_the_table_as_it_is(
     tmp_path: Path, cluster: Cluster, local_long: Path
 ) -> None:
