@@ -236,7 +236,8 @@ def test_tables_have_colour_on_a_terminal_that_wants_it(no_color: str, coloured:
         ("run --preset", "", {"paper", "nano", "smoke"}),
         ("run --set", "train.l", {"train.lr=", "train.log_every="}),
         ("run --strategy fixmatch --set", "strategy.o", {"strategy.o_th="}),
-        ("run --strategy fixmatch --set", "strategy.f", set()),
+        ("run --strategy fixmatch --set", "strategy.f", {"strategy.f_th=", "strategy.frame_head="}),
+        ("run --strategy supervised --set", "strategy.o", set()),
         ("run --set", "dataset.f", {"dataset.flavour="}),
         ("data verify synthetic --set", "f", {"flavour="}),
         ("data verify", "uc", {"ucf24"}),
@@ -349,7 +350,7 @@ def test_a_question_that_is_not_answered_with_yes(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("run --dataset synthetic", "strategy is needed; give --strategy, one of dual_guidance, "),
+        ("run --dataset synthetic", "strategy is needed; give --strategy, one of consistency, "),
         ("run --config {folder}/bad.yaml", "bad.yaml: while parsing a flow sequence"),
         ("data list --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
         ("data verify jhmdb --data-root {folder}/absent", "absent (or SSLDET_DATA): no such folder"),
