@@ -619,6 +619,8 @@ class StepLosses:
         terms: by name. Names of terms of unlabelled clips end in `_u`: the log sets their sum against the others'.
         pseudo_labels: what was taken for true, where something was.
         teacher_clips: clips that a teacher saw.
+        extra_clips: clips that went through the student with gradients beside those of the batch: mirror images,
+            mixtures, second views. The record counts them.
         details: for the log alone: detached parts of terms, as `box/conf`, which add up to their term `box`.
     """
 
@@ -626,6 +628,7 @@ class StepLosses:
     pseudo_labels: PseudoLabels | None = None
     teacher_clips: int = 0
     details: dict[str, Tensor] = field(default_factory=dict)
+    extra_clips: int = 0
 
 
 def _rows_of_one_process(rows: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class Consistency(Strategy):
                     "consistency_u": weight * self._between(student, pairs_u[i], strong[i].shape[-1]),
                 },
                 details=details[i],
+                extra_clips=len(group.clips_bcthw) + len(strong[i]),
             )
             for i, group in enumerate(labelled)
         ]

@@ -36,12 +36,13 @@ class GroupOutcome:
     teacher_clips: int
 
     @classmethod
-    def of(cls, result: StepLosses, gradient_clips: int, refs: ClipRefs | None) -> GroupOutcome:
-        """What the losses of a group leave behind."""
+    def of(cls, result: StepLosses, batch_clips: int, refs: ClipRefs | None) -> GroupOutcome:
+        """What the losses of a group leave behind, of which `batch_clips` went through the student as they came."""
         terms, details = (
             {name: value.detach() for name, value in values.items()} for values in (result.terms, result.details)
         )
-        return cls(terms, details, result.pseudo_labels, refs, gradient_clips, result.teacher_clips)
+        clips = batch_clips + result.extra_clips
+        return cls(terms, details, result.pseudo_labels, refs, clips, result.teacher_clips)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from ssldet.contracts import (
     Strategy,
     Targets,
     TrainingInfo,
+    UnlabelledBatch,
 )
 from ssldet.detector.modes import evaluation_mode
 from ssldet.detector.postprocess import BoxRecords
@@ -271,6 +272,7 @@ class TeacherStudent(Strategy):
                 pseudo[i],
                 teacher_clips=len(group.weak_bcthw),
                 details=details[i] | self._weighted(parts[i], progress),
+                extra_clips=_added(labelled[i], batches[i].labelled) + _added(strong[i], group),
             )
             for i, group in enumerate(groups)
         ]
@@ -320,3 +322,9 @@ class TeacherStudent(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.teacher.load_state_dict(state)
+
+
+def _added(shown: LabelledBatch | StrongView, came: LabelledBatch | UnlabelledBatch) -> int:
+    """How many more clips the student is shown than came."""
+    before = came.clips_bcthw if isinstance(came, LabelledBatch) else came.strong_bcthw
+    return len(shown.clips_bcthw) - len(before)
