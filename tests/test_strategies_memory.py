@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from anchor_free import centre_detector
+from started_strategies import started
 from test_clips import source
 from torch import Tensor
 
@@ -47,14 +48,6 @@ class TestMixPL(StrategyContract):
 
 class TestStableMeanTeacher(StrategyContract):
     plugin = StableMeanTeacher
-
-
-def started(kind: type[Any], state: str = "confident", **options: Any) -> tuple[Any, Any]:
-    """A strategy that has started, and its student."""
-    strategy = kind(kind.Config(**options))
-    student = tiny_student(SINGLE_LABEL, frame_head=strategy.needs.frame_head, state=state)  # type: ignore[arg-type]
-    strategy.start(student, TINY_INFO)
-    return strategy, student
 
 
 def terms_of(strategy: Strategy, student: Any, progress: Progress = TINY_PROGRESS, seed: int = 0) -> dict[str, Tensor]:

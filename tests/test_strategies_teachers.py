@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from started_strategies import started
 from torch import Tensor, nn
 
 from ssldet.contracts import Cells, Decoded, Progress, PseudoLabels, StepLosses, Targets
@@ -72,14 +73,6 @@ class TestGuidedEfficientTeacher(StrategyContract):
 class TestMeanTeacherWithFrameHead(StrategyContract):
     plugin = MeanTeacher
     config: ClassVar[dict[str, Any]] = {"frame_head": True}
-
-
-def started(kind: type[Any], state: str = "confident", **options: Any) -> tuple[Any, Any]:
-    """A strategy that has started, and its student."""
-    strategy = kind(kind.Config(**options))
-    student = tiny_student(SINGLE_LABEL, frame_head=strategy.needs.frame_head, state=state)  # type: ignore[arg-type]
-    strategy.start(student, TINY_INFO)
-    return strategy, student
 
 
 def step(strategy: Any, student: Any, progress: Progress = TINY_PROGRESS, seed: int = 0) -> StepLosses:
