@@ -29,7 +29,7 @@ from torch import Tensor
 from ssldet.contracts import Detector, Needs, Predictions, Progress, PseudoLabels, TrainingInfo
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.pseudo_labels import Confidence, chosen_boxes
-from ssldet.training.teachers import AverageOptions, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions
 
 NO_SCORE = -1.0
 """Fills a queue that is not full."""
@@ -41,7 +41,7 @@ SMALLEST_VARIANCE = 1e-4
 """A component is at least a hundredth wide: equal scores would make it infinitely narrow."""
 
 
-class ConsistentTeacher(TeacherStudent):
+class ConsistentTeacher(AveragedTeacher):
     """L_bou on labelled clips, and on unlabelled ones against boxes above the threshold of their class."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -67,9 +67,6 @@ class ConsistentTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def start(self, student: Detector, info: TrainingInfo) -> None:
         super().start(student, info)

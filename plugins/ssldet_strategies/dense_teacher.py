@@ -36,14 +36,14 @@ from ssldet.detector.region import class_probabilities
 from ssldet.ops.boxes import aligned_giou
 from ssldet.training.objectives import PredictionPair
 from ssldet.training.pseudo_labels import Confidence, confident_boxes
-from ssldet.training.teachers import AverageOptions, StrongView, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
 from ssldet_strategies.cell_maps import cells_of, cells_under
 
 SMALLEST = 1e-6
 """Probabilities in logarithms lie at least this far from 0 and 1."""
 
 
-class DenseTeacher(TeacherStudent):
+class DenseTeacher(AveragedTeacher):
     """The surest cells of the teacher are positives, all others negatives."""
 
     class Config(AverageOptions):
@@ -77,9 +77,6 @@ class DenseTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return Needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def weight_at(self, progress: Progress) -> float:
         """The weight of L_u, which rises linearly after the first stage."""

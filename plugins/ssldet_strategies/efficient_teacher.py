@@ -32,11 +32,11 @@ from ssldet.ops.boxes import aligned_iou
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair
 from ssldet.training.pseudo_labels import Confidence
-from ssldet.training.teachers import AverageOptions, StrongView, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
 from ssldet_strategies.cell_maps import cells_of
 
 
-class EfficientTeacher(TeacherStudent):
+class EfficientTeacher(AveragedTeacher):
     """Sure boxes teach all, unsure ones their objectness."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -60,9 +60,6 @@ class EfficientTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def decay_at(self, progress: Progress) -> float:
         """last - (last - first) (1 + cos(pi t)) / 2 over the second stage."""

@@ -12,12 +12,12 @@ of arXiv 2507.21247, whose paper gives no decay: 0.999, with a warm-up that keep
 
 from __future__ import annotations
 
-from ssldet.contracts import Detector, Needs, Predictions, PseudoLabels
+from ssldet.contracts import Needs, Predictions, PseudoLabels
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
-from ssldet.training.teachers import AverageOptions, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions
 
 
-class MeanTeacher(TeacherStudent):
+class MeanTeacher(AveragedTeacher):
     """L_bou on labelled clips, and on unlabelled ones against the boxes of an averaged teacher."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -28,9 +28,6 @@ class MeanTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         candidates, facts = self.candidates(predictions), self.teacher.network.facts

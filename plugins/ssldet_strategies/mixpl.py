@@ -25,11 +25,11 @@ from ssldet.contracts import Batch, Detector, Needs, Predictions, PseudoLabels
 from ssldet.data.targets import concat_targets
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair, unlabelled_pair_terms
-from ssldet.training.teachers import AverageOptions, StrongView, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
 from ssldet_strategies.mixing import Shown, count_mosaics, erased, mixed_up, mosaic, taken
 
 
-class MixPL(TeacherStudent):
+class MixPL(AveragedTeacher):
     """L_bou on labelled clips, and on mixtures of unlabelled ones against the boxes of an averaged teacher."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -55,9 +55,6 @@ class MixPL(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         return guided_boxes(self.candidates(predictions), predictions, self.teacher.network.facts, self.config)[1]

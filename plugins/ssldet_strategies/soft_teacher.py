@@ -27,16 +27,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssldet.contracts import Batch, Decoded, Detector, Needs, Predictions, PseudoLabels
+from ssldet.contracts import Batch, Decoded, Needs, Predictions, PseudoLabels
 from ssldet.detector.postprocess import BoxRecords
 from ssldet.ops.boxes import aligned_iou
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.pseudo_labels import Confidence, chosen_boxes
-from ssldet.training.teachers import AverageOptions, StrongView, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
 from ssldet_strategies.cell_maps import cells_of, confidence_levels
 
 
-class SoftTeacher(TeacherStudent):
+class SoftTeacher(AveragedTeacher):
     """Soft negatives, and coordinates of reliable boxes alone."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -62,9 +62,6 @@ class SoftTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs()
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Candidates that are sure of their class, of their coordinates or of both, with weights that say so."""

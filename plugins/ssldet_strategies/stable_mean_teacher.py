@@ -48,7 +48,7 @@ from ssldet.contracts import (
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair, forward_groups, supervised_group_terms, unlabelled_group_terms
 from ssldet.training.pseudo_labels import candidate_boxes, carry_to_strong
-from ssldet.training.teachers import AverageOptions, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions
 from ssldet_strategies.cell_maps import cells_of, centre_maps, confidence_levels, difference, distance, objectness_maps
 from ssldet_strategies.error_recovery import ErrorRecovery, recovery_loss
 
@@ -56,7 +56,7 @@ Maps = list[Tensor]
 """One map a level, (b, 1, height, width)."""
 
 
-class StableMeanTeacher(TeacherStudent):
+class StableMeanTeacher(AveragedTeacher):
     """Mean Teacher with error recovery and consistency of maps, in space and over time."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -74,9 +74,6 @@ class StableMeanTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs(weak_following=True)
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def start(self, student: Detector, info: TrainingInfo) -> None:
         super().start(student, info)

@@ -30,13 +30,13 @@ from ssldet.data.batches import concat_labelled
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair
 from ssldet.training.pseudo_labels import Confidence
-from ssldet.training.teachers import AverageOptions, StrongView, Teacher, TeacherStudent
+from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
 
 SMALLEST_LOSS = 1e-6
 """Below it the slope of (1 - p)^gamma might have no bound."""
 
 
-class UnbiasedTeacher(TeacherStudent):
+class UnbiasedTeacher(AveragedTeacher):
     """L_bou on both views of labelled clips; objectness and a focal class loss on pseudo-boxes of unlabelled ones."""
 
     class Config(AverageOptions, GuidanceOptions):
@@ -60,9 +60,6 @@ class UnbiasedTeacher(TeacherStudent):
     @property
     def needs(self) -> Needs:
         return self.config.needs(labelled_weak=self.config.both_views)
-
-    def build_teacher(self, student: Detector) -> Teacher:
-        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
 
     def labelled_view(self, batch: Batch) -> LabelledBatch:
         """Both views of the labelled clips, one after the other."""

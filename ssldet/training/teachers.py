@@ -324,6 +324,16 @@ class TeacherStudent(Strategy):
         self.teacher.load_state_dict(state)
 
 
+class AveragedTeacher(TeacherStudent):
+    """A `TeacherStudent` whose teacher is a moving average of the student; its Config derives from AverageOptions."""
+
+    Config = AverageOptions
+    config: AverageOptions
+
+    def build_teacher(self, student: Detector) -> Teacher:
+        return Teacher(student, "ema", self.config.ema_decay, warmup=self.config.ema_warmup)
+
+
 def _added(shown: LabelledBatch | StrongView, came: LabelledBatch | UnlabelledBatch) -> int:
     """How many more clips the student is shown than came."""
     before = came.clips_bcthw if isinstance(came, LabelledBatch) else came.strong_bcthw
