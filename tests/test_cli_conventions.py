@@ -102,6 +102,7 @@ QUICK = (
     "run --strategy supervised --dataset jhmdb --ratio 0.5 --preset smoke --data-root stand-in --dry-run",
     "runs list --results runs",
     "runs show {run} --results runs",
+    "runs watch {run} --once --results runs",
     "runs rm --results runs --status done --dry-run",
     "runs merge runs --results merged",
     "runs verify --results runs",

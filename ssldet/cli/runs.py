@@ -1,4 +1,4 @@
-"""`ssldet runs`: list, show, merge, verify, export and remove runs."""
+"""`ssldet runs`: list, show, watch, merge, verify, export and remove runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssldet.cli.curve_view import curve_rows
 from ssldet.cli.external_view import list_of, show_external
 from ssldet.cli.options import data_root, json_flag, results_folder, results_folders, yes_flag
-from ssldet.cli.output import aligned, confirm_removal, next_step, print_json, sparkline
+from ssldet.cli.output import aligned, confirm_removal, next_step, print_json
 from ssldet.cli.run_choice import (
     chosen_external,
     chosen_run,
@@ -23,10 +24,10 @@ from ssldet.cli.run_choice import (
     places_of,
     runs_in,
 )
+from ssldet.cli.runs_watch import watch_run
 from ssldet.runs.filters import RunFilter
 
 if TYPE_CHECKING:
-    from ssldet.runs.curves import Curve
     from ssldet.runs.external import External
     from ssldet.runs.merging import Merged
     from ssldet.runs.store import RunEntry
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
 @click.group(epilog="Example: ssldet runs list")
 def command() -> None:
-    """List, show, merge, verify, export and remove runs.
+    """List, show, watch, merge, verify, export and remove runs.
 
     RUN is the start of a run's id, or its folder; or the name of others' numbers.
     """
+
+
+command.add_command(watch_run)
 
 
 # ----------------------------------------------------------------------------------------------------- list
@@ -191,7 +195,7 @@ def _show(entry: RunEntry, checked: Mapping[str, str]) -> None:
     if entry.record:
         files = [(name, digest[:16], checked.get(name, "")) for name, digest in entry.record.files.items()]
         click.echo("\n" + aligned([("file", "sha-256", "content"), *files]))
-    if rows := _curve_rows(log_curves(entry)):
+    if rows := curve_rows(log_curves(entry)):
         click.echo("\n" + aligned(rows))
     if lines := log_tail(entry):
         click.echo("\n" + aligned(_log_table(lines)))
@@ -239,30 +243,6 @@ def _versions(provenance: Mapping[str, Any]) -> list[str]:
 def _plugin_code(provenance: Mapping[str, Any]) -> list[str]:
     """The first digits of each fingerprint."""
     return [f"{name} {(about.get('code') or '?')[:8]}" for name, about in provenance.get("plugins", {}).items()]
-
-
-def _curve_rows(drawn: Sequence[Curve]) -> list[tuple[str, ...]]:
-    """A small curve for each series, over the steps that any of them has; none for a log of a single line."""
-    steps = sorted({step for curve in drawn for step in curve.steps})
-    if len(steps) < 2:
-        return []
-    rows: list[tuple[str, ...]] = [(f"steps {steps[0]} to {steps[-1]}", "", "first", "last", "low", "high")]
-    tops: dict[str, float] = {}
-    for curve in drawn:
-        tops[_scale(curve)] = max(tops.get(_scale(curve), 0.0), *curve.values)
-    for curve in drawn:
-        top = tops[_scale(curve)] if curve.kind in ("pseudo_labels", "validation") else None
-        by_step = dict(zip(curve.steps, curve.values, strict=True))
-        name = f"grad {curve.name}" if curve.kind == "gradient_norms" else curve.name
-        numbers = (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
-        drawing = sparkline([by_step.get(step) for step in steps], top=top)
-        rows.append((name, drawing, *(f"{number:.3g}" for number in numbers)))
-    return rows
-
-
-def _scale(curve: Curve) -> str:
-    """What has one scale, from 0: a score, of student and teacher."""
-    return f"{curve.kind} {curve.name.split()[-1]}"
 
 
 PSEUDO_LABELS = ("frame_coverage", "frame_precision", "boxes", "box_precision")
