@@ -758,6 +758,13 @@ class Strategy(ABC):
         """
         return [self.losses(batch, student, progress) for batch in batches]
 
+    def extra_clips(self, labelled: int, unlabelled: int) -> int:
+        """Clips that go through the student with gradients beside those of a batch of so many: see `StepLosses`.
+
+        `--dry-run` asks before anything is trained.
+        """
+        return 0
+
     def forget_step(self) -> None:
         """Called where the memory did not hold a step: forget what `losses` gathered of it since `after_step`.
 

@@ -1,4 +1,4 @@
-"""What a strategy costs: the clips that go through the student with gradients are those that are counted."""
+"""What a strategy costs: the clips that go through the student with gradients are counted, and foreseen."""
 
 from __future__ import annotations
 
@@ -29,4 +29,6 @@ def test_all_clips_with_gradients_are_counted(name: str) -> None:
     student.register_forward_pre_hook(count)
     strategy.start(student, TINY_INFO)
     result = strategy.losses(batch, student, TINY_PROGRESS)
+    unlabelled = len(batch.unlabelled.strong_bcthw) if batch.unlabelled else 0
     assert sum(seen) == gradient_clips(batch) + result.extra_clips > 0
+    assert result.extra_clips == strategy.extra_clips(len(batch.labelled.clips_bcthw), unlabelled)

@@ -74,6 +74,13 @@ def test_phases_follow_from_the_pace_of_a_clip(tmp_path: Path) -> None:
     assert seconds["train"] == pytest.approx(16 * (1 - burn_in) * (10 * clips["second"] + clips["teacher"]))
 
 
+def test_clips_that_a_strategy_adds_to_those_of_a_batch_are_counted(tmp_path: Path) -> None:
+    plain, mirrored = planned_lite(tmp_path, strategy="mean_teacher"), planned_lite(tmp_path, strategy="consistency")
+    train = plain.config.experiment.train
+    added = clips_per_step(mirrored)["second"] - clips_per_step(plain)["second"]
+    assert added == train.batch + train.unlabelled > 0
+
+
 @pytest.mark.parametrize(("device", "share"), [("cuda", 0.5), ("cpu", 1.0)])
 def test_gpus_share_the_time_and_processes_on_a_cpu_add_up(tmp_path: Path, device: str, share: float) -> None:
     planned = planned_lite(tmp_path)

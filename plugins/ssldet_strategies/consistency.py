@@ -74,6 +74,10 @@ class Consistency(Strategy):
     def needs(self) -> Needs:
         return Needs()
 
+    def extra_clips(self, labelled: int, unlabelled: int) -> int:
+        """Every clip has a mirror image."""
+        return labelled + unlabelled
+
     def losses(self, batch: Batch, student: Detector, progress: Progress) -> StepLosses:
         return Consistency.group_losses(self, [batch], student, progress)[0]
 

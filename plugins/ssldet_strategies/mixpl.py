@@ -59,6 +59,10 @@ class MixPL(AveragedTeacher):
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         return guided_boxes(self.candidates(predictions), predictions, self.teacher.network.facts, self.config)[1]
 
+    def extra_clips(self, labelled: int, unlabelled: int) -> int:
+        """Mosaics stand beside the mixtures, one for four of them."""
+        return max(1, unlabelled // 4)
+
     def strong_view(self, pseudo: PseudoLabels, predictions: Predictions, batch: Batch) -> StrongView:
         """Mixtures of a group's strong views, mosaics after mixup, with the boxes of all clips in them."""
         strong = super().strong_view(pseudo, predictions, batch)

@@ -61,6 +61,10 @@ class UnbiasedTeacher(AveragedTeacher):
     def needs(self) -> Needs:
         return self.config.needs(labelled_weak=self.config.both_views)
 
+    def extra_clips(self, labelled: int, unlabelled: int) -> int:
+        """Labelled clips come in both views."""
+        return labelled if self.config.both_views else 0
+
     def labelled_view(self, batch: Batch) -> LabelledBatch:
         """Both views of the labelled clips, one after the other."""
         labelled = batch.labelled

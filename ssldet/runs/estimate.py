@@ -182,7 +182,9 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
     extra = options.unlabelled if needs.extra_labelled else 0
     return {
         "first": options.batch * paired,
-        "second": (options.batch + extra) * paired + unlabelled * paired_u,
+        "second": (options.batch + extra) * paired
+        + unlabelled * paired_u
+        + plan.strategy.extra_clips(options.batch, unlabelled),
         "teacher": unlabelled,
     }
 
