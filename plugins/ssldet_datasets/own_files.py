@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ssldet.contracts import VideoSource
+from ssldet.data.video import SUFFIXES
 from ssldet_datasets.layouts import IMAGE_SUFFIXES, ImageFolders, inside
-from ssldet_datasets.own_records import SUFFIXES, plain_name
+from ssldet_datasets.own_records import plain_name
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from ssldet.data.video import SUFFIXES
 from ssldet.errors import DataError
 from ssldet_datasets.layouts import checked_id
 
@@ -22,9 +23,6 @@ T = TypeVar("T")
 
 MAX_FRAME = 1_000_000
 MAX_EDGE = 1e6
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp")
-"""Suffixes of video files; a name with any of them names the same video."""
-
 NUMBERED = r"(?:(.+)/)?([^/]*?)(\d{1,7})"
 """Folder, prefix and number of an image's name, video/img_000012, without the suffix."""
 

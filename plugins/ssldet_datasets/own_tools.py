@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ssldet.data.video import SUFFIXES
 from ssldet.errors import DataError
 from ssldet_datasets.own_records import (
-    SUFFIXES,
     Annotation,
     OwnBox,
     OwnVideo,

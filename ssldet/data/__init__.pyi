@@ -11,6 +11,7 @@ from .sampling import stream_seed as stream_seed
 from .splits import LabelSplit as LabelSplit
 from .targets import TruthTable as TruthTable
 from .video import read_frames as read_frames
+from .video import stream_frames as stream_frames
 from .views import ViewOptions as ViewOptions
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "key_frames",
     "load_dataset",
     "read_frames",
+    "stream_frames",
     "stream_seed",
 ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib import get_data_path
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ssldet.contracts import Dataset
+from ssldet.data.box_drawing import INK, Colour, class_colour, draw_box, text_font
 from ssldet.data.doubts import AnnotatedVideo
 from ssldet.data.video import read_some
 from ssldet.errors import DataError
@@ -21,10 +19,10 @@ FRAMES, COLUMNS = 12, 4
 WIDTH = 320
 """Pixels of one frame on a sheet; its height follows."""
 
-GAP, HEAD, LINE = 6, 16, 14
-"""Pixels between frames, of the line above a frame, and of a name above its box."""
+GAP, HEAD, LETTERS = 6, 16, 11
+"""Pixels between frames, of the line above a frame, and of letters."""
 
-INK, PAPER = (30, 30, 30), (255, 255, 255)
+PAPER = (255, 255, 255)
 
 
 def draw_sheets(dataset: Dataset, videos: Sequence[AnnotatedVideo], folder: Path) -> Iterator[tuple[str, Path | str]]:
@@ -73,33 +71,13 @@ def _tile(dataset: Dataset, v: AnnotatedVideo, frame: int, pixels_hwc: np.ndarra
     rows: list[int] = np.flatnonzero(v.truth.frames_n == frame).tolist()
     tile = Image.new("RGB", (width, height + HEAD), PAPER)
     tile.paste(Image.fromarray(pixels_hwc), (0, HEAD))
-    pen, font = ImageDraw.Draw(tile), _font()
+    pen, font = ImageDraw.Draw(tile), text_font(LETTERS)
     number = dataset.facts.numbering.to_file(frame)
     pen.text((1, 1), f"{v.video.id}  {number}" + ("" if len(rows) else "  background"), INK, font)
     for row in rows:
-        _draw_box(pen, v.truth.boxes_n4[row] * scale_4, _name(dataset, v, row), _colour(dataset, v, row), font)
+        edges_4, colour = v.truth.boxes_n4[row] * scale_4, _colour(dataset, v, row)
+        draw_box(pen, edges_4, _name(dataset, v, row), colour, font, top=HEAD)
     return tile
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    """Matplotlib's; the one that Pillow brings lacks letters with accents."""
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
-
-
-def _draw_box(
-    pen: ImageDraw.ImageDraw,
-    edges_4: np.ndarray,
-    name: str,
-    colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont,
-) -> None:
-    x1, y1, x2, y2 = (float(edge) for edge in edges_4)
-    pen.rectangle((x1, y1 + HEAD, x2, y2 + HEAD), outline=colour, width=2)
-    above = y1 >= LINE
-    at = max(x1, 0) + (0 if above else 3), HEAD + (y1 - LINE if above else max(y1, 0) + 2)
-    pen.rectangle(pen.textbbox(at, name, font), fill=INK)
-    pen.text(at, name, colour, font)
 
 
 def _name(dataset: Dataset, v: AnnotatedVideo, row: int) -> str:
@@ -108,8 +86,5 @@ def _name(dataset: Dataset, v: AnnotatedVideo, row: int) -> str:
     return f"{labels} {tube}" if tube >= 0 else labels
 
 
-def _colour(dataset: Dataset, v: AnnotatedVideo, row: int) -> tuple[int, int, int]:
-    """One hue a class, as far apart as there are classes."""
-    label = int(v.truth.labels_nk[row].argmax())
-    red, green, blue = colorsys.hsv_to_rgb(label / max(dataset.facts.num_classes, 1), 0.75, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
+def _colour(dataset: Dataset, v: AnnotatedVideo, row: int) -> Colour:
+    return class_colour(int(v.truth.labels_nk[row].argmax()), dataset.facts.num_classes)

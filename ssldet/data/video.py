@@ -34,6 +34,10 @@ TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.spli
 """How PyAV reads tags: in old .avi files these are not UTF-8, of which it takes care itself from version 19 on."""
 
 
+SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp")
+"""Suffixes of video files."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedVideo:
     """Frames of one video.
@@ -116,6 +120,34 @@ def read_spans(source: VideoSource, num_frames: int, size: tuple[int, int]) -> I
             yield Span(index, index + 1, partial(np.asarray, pixels_hwc), video.decoded)
 
 
+def stream_frames(source: VideoSource, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+    """Every frame of a video as it comes, (height, width, 3) uint8 RGB, one after another: none is kept.
+
+    No time stamps are looked at, and none is repeated: the n-th picture is the n-th frame that the file holds.
+
+    Args:
+        source: a file, or images.
+        size: (width, height) to resize to, as `read_frames` does; None leaves frames as they are.
+
+    Raises:
+        DecodeError: a file that is absent, holds no video or no frames, or is damaged anywhere.
+    """
+    count = 0
+    for pixels_hwc in _stream(source, size):
+        yield pixels_hwc
+        count += 1
+    if not count:
+        raise DecodeError(f"{_name(source)}: holds no frames")
+
+
+def _stream(source: VideoSource, size: tuple[int, int] | None) -> Iterator[np.ndarray]:
+    if source.file is None:
+        yield from (_read_image(image, size) for image in source.images)
+        return
+    scale = _Scale(source.file, size)
+    yield from (scale(frame) for frame, _ in _decode(source.file, probe(source).frames))
+
+
 def read_some(source: VideoSource, frames: Sequence[int], size: tuple[int, int] | None = None) -> np.ndarray:
     """Some frames of a video, (n, height, width, 3) uint8, in the order asked for; decodes to the last, keeps these.
 
@@ -188,6 +220,19 @@ def file_orientation(file: Path) -> Orientation:
         except av.FFmpegError:  # `read_frames` says what is wrong with it
             first = None
     return STORED if first is None else _orientation(first, file)
+
+
+def frame_rate(source: VideoSource) -> Fraction | None:
+    """Frames a second on average, as the file says; None for images, or where it does not say.
+
+    Raises:
+        DecodeError: a file that cannot be opened or holds no video.
+    """
+    if source.file is None:
+        return None
+    with _open_container(source.file) as (_, stream):
+        rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate) if rate else None
 
 
 def timing(source: VideoSource, most: int = 300) -> Timing | None:
