@@ -8,6 +8,7 @@
         - DataError: data absent, incomplete, or not what it claims to be
             - AbsentData: nothing of a data set is where it was looked for
             - DecodeError: a video or image that does not decode
+        - PackError: a packed run that is damaged, of a later version, or holds what no pack holds
         - DetectionsError: a detections file that cannot be scored as it is
     - WeightsError: a weights file that does not fit the network (exit 2)
     - CheckpointError: a checkpoint that is damaged or belongs to another run
@@ -62,6 +63,10 @@ class AbsentData(DataError):
 
 
 class DecodeError(DataError):
+    pass
+
+
+class PackError(RequestError):
     pass
 
 

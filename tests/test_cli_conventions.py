@@ -159,7 +159,10 @@ def test_the_quick_requests_have_every_verb() -> None:
         "doctor",
         "figure",
         "plugins test",
+        "predict",
+        "runs pack",
         "runs rescore",
+        "runs unpack",
         "weights convert",
         "weights verify",
     }  # these have tests of their own

@@ -78,6 +78,7 @@ def test_a_run_leaves_its_files_and_no_checkpoint(finished: tuple[Path, Record])
         "log.jsonl",
         "detections.parquet",
         "per_video.parquet",
+        "network.json",
         "weights.safetensors",
         "record.json",
     }

@@ -40,6 +40,7 @@ VERBS = {
     "grid": Verb("ssldet.cli.grid:command", "Plan and run all cells of the paper's tables.", "Experiments"),
     "tune": Verb("ssldet.cli.tune:command", "Choose settings on validation videos, fairly.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
+    "predict": Verb("ssldet.cli.predict:command", "Find actions in videos with a trained detector.", "Results"),
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
     "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),
     "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),

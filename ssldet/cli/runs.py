@@ -1,4 +1,4 @@
-"""`ssldet runs`: list, show, watch, merge, verify, export and remove runs."""
+"""`ssldet runs`: list, show, watch, merge, verify, export, pack and remove runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog="Example: ssldet runs list")
 def command() -> None:
-    """List, show, watch, merge, verify, export and remove runs.
+    """List, show, watch, merge, verify, export, pack and remove runs.
 
     RUN is the start of a run's id, or its folder; or the name of others' numbers.
     """
@@ -424,3 +424,45 @@ def export_runs(file: Path, results: tuple[Path, ...], as_json: bool) -> None:
     else:
         click.echo(f"{file}: {rows} rows")
         next_step(f"pandas.read_{'csv' if file.suffix == '.csv' else 'parquet'}({str(file)!r}) reads it")
+
+
+# --------------------------------------------------------------------------------------------------- pack, unpack
+
+
+@command.command("pack", epilog="Example: ssldet runs pack 3f2a --out ours.zip")
+@click.argument("name", metavar="RUN", shell_complete=complete_runs)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: FOLDER.zip]")
+@results_folders
+@data_root
+@json_flag
+def pack_run(name: str, out: Path | None, results: tuple[Path, ...], data_root: Path | None, as_json: bool) -> None:
+    """Write RUN into one file for others: record, settings, split, log, weights and detections, with their hashes.
+
+    `ssldet predict --run FILE` works on it as it is, `ssldet runs unpack FILE` puts it among other runs.
+    """
+    from ssldet.runs.packing import pack
+
+    entry = chosen_run(name, results)
+    file = pack(entry, out or Path(f"{entry.folder.name}.zip"), data_root)
+    if as_json:
+        print_json({"run": entry.id, "file": str(file), "bytes": file.stat().st_size})
+    else:
+        click.echo(f"{file}: run {entry.id}, {file.stat().st_size / 1e6:.1f} MB")
+        next_step(f"`ssldet runs unpack {file}` elsewhere, or `ssldet predict VIDEO --run {file}`")
+
+
+@command.command("unpack", epilog="Example: ssldet runs unpack ours.zip")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@results_folder
+@json_flag
+def unpack_run(file: Path, results: Path | None, as_json: bool) -> None:
+    """Put the run of a packed FILE among others. Nothing in it is executed, and what is not whole is refused."""
+    from ssldet.runs import layout
+    from ssldet.runs.packing import unpack
+
+    unpacked = unpack(file, results or layout.RESULTS)
+    if as_json:
+        print_json({"run": unpacked.run, "folder": str(unpacked.folder), "outcome": unpacked.outcome})
+    else:
+        click.echo(f"{unpacked.folder}: run {unpacked.run}, {unpacked.outcome}")
+        next_step(f"`ssldet runs show {unpacked.folder}` shows it")

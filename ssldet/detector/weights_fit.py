@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssldet import plugins
-from ssldet.contracts import Backbone
+from ssldet.contracts import Backbone, DatasetFacts
 from ssldet.detector.build import build_detector
 from ssldet.detector.weights import (
     WeightsReport,
@@ -164,7 +164,7 @@ def read_named(backbone: Backbone, part: str | None, file: Path) -> Mapping[str,
 
 
 def compare_with_network(
-    backbone: Backbone, dataset: str, part: str | None, state: Mapping[str, Tensor], source: str
+    backbone: Backbone, dataset: str | DatasetFacts, part: str | None, state: Mapping[str, Tensor], source: str
 ) -> WeightsReport:
     """How tensors fit the network, or its part. The network is built without memory for its values."""
     with_head = any(name.startswith("frame_head.") for name in state)

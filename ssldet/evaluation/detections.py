@@ -81,10 +81,14 @@ class DetectionsWriter:
         """Append one video's detections, frames as indices from 0; they are put into the order of content."""
         if video_id in self._seen:
             raise DetectionsError(f"video {video_id!r} was already written to {self.path}")
+        self._seen.add(video_id)
+        self.extend(video_id, detections)
+
+    def extend(self, video_id: str, detections: VideoDetections) -> None:
+        """Append what was detected in later frames of the video that was added last: a long one comes in parts."""
         numbers = (detections.boxes_n4, detections.confidence_n, detections.scores_nk)
         if not all(np.isfinite(values).all() for values in numbers):
             raise DetectionsError(f"the detections of video {video_id!r} hold numbers that are not finite")
-        self._seen.add(video_id)
         self._tables.append(_table(video_id, in_content_order(detections), self.facts))
         self._waiting += len(detections.frames_n)
         if self._waiting >= ROWS_PER_GROUP:
@@ -94,6 +98,17 @@ class DetectionsWriter:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._tables), row_group_size=self._waiting)
         self._tables, self._waiting = [], 0
+
+
+def join_detections(parts: Sequence[Path], path: Path) -> None:
+    """Write the rows of several files of `DetectionsWriter`, each of other videos, into one; whole or not at all.
+
+    One group of rows is in memory at a time.
+    """
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, **_FORMAT) as writer:
+        for file in map(pq.ParquetFile, parts):
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group))
 
 
 def _table(video_id: str, detections: VideoDetections, facts: DatasetFacts) -> pa.Table:

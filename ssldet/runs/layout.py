@@ -27,6 +27,9 @@ CHECKPOINT_BEFORE = "checkpoint.before.safetensors"
 """The one before, in case the newest is damaged. Both are deleted when the run is done, unless `keep_checkpoints`."""
 
 WEIGHTS = "weights.safetensors"
+NETWORK = "network.json"
+"""What the weights are of: enough to build the network and to apply it to other videos, without the data."""
+
 DETECTIONS = "detections.parquet"
 
 PER_VIDEO = "per_video.parquet"
@@ -38,7 +41,7 @@ CLAIM = ".claim"
 LOCK = ".lock"
 """What earlier versions held in its place."""
 
-KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, PER_VIDEO, WEIGHTS)
+KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, PER_VIDEO, NETWORK, WEIGHTS)
 """What a finished run keeps beside its record, which holds their hashes."""
 
 RUN_FILES = (RECORD, *KEPT, CHECKPOINT, CHECKPOINT_BEFORE, LOCK, CLAIM)

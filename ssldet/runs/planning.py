@@ -183,6 +183,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(name: str, count: int) -> list[torch.device]:
+    """The devices of so many processes: one as `choose_device` has it, several from the first one on.
+
+    Raises:
+        ConfigError: there is no such device, or there are fewer.
+    """
+    device = choose_device(name)
+    if count > 1:
+        _check_devices(Machine(device=name, devices=count), device, count)
+    return [rank_device(device, rank) for rank in range(count)] if count > 1 else [device]
+
+
 def on_this_machine(machine: Machine, experiment: Experiment) -> tuple[Machine, torch.device]:
     """The machine's settings with the number of processes that `torchrun` started, and the device of this one.
 

@@ -35,6 +35,7 @@ from ssldet.runs import first_stage, layout
 from ssldet.runs.claims import Claim, ClaimHeld, ClaimLost, Owner, claimed
 from ssldet.runs.first_stage import FirstStage
 from ssldet.runs.log import RunLog, read_log
+from ssldet.runs.network import network_of_plan, write_network
 from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan, rank_device, weights_hashes
 from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
@@ -478,6 +479,7 @@ class _Run:
         with replacing(plan.folder / layout.WEIGHTS) as temporary:
             weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
             save_file(weights, temporary)
+        write_network(plan.folder / layout.NETWORK, network_of_plan(plan))
         record = self._record("done", metrics)
         record.write(plan.record_path)
         if not plan.config.machine.keep_checkpoints:
