@@ -384,7 +384,7 @@ def test_boxes_differ_by_line_style_and_lightness() -> None:
 def test_requests_that_cannot_be_carried_out(finished: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ((6,), "known: 3, 4, 5"),
-        ((3, "--out", "x.gif"), ".png or .pdf"),
+        ((3, "--out", "x.gif"), ".png, .pdf, .svg"),
         ((3, "--results", tmp_path), "ssldet grid --tables 2"),
         ((4, "--results", tmp_path), "ssldet grid --figures 4"),
         ((5, "--results", tmp_path), "ssldet grid --tables 2"),

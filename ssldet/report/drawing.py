@@ -1,4 +1,4 @@
-"""Pictures: the data of `figures` and `qualitative` drawn with matplotlib, and written as .png or .pdf.
+"""Pictures: the data of `figures` and `qualitative` drawn with matplotlib, and written as .png, .pdf or .svg.
 
 A reader who prints in grey tells everything apart by lightness, hatching, marker or line style.
 """
@@ -23,9 +23,11 @@ from ssldet.report.figures import ClassChange, ClassChanges, Panel, Sweep
 from ssldet.report.qualitative import Box, Frames, ShownFrame
 from ssldet.util.files import replacing
 
-FORMATS = (".png", ".pdf")
+FORMATS = (".png", ".pdf", ".svg")
 STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType inside the file: text stays text
+    "svg.fonttype": "none",  # the same
+    "svg.hashsalt": "ssldet",  # names of parts follow from what they are
     "font.size": 9,
     "text.parse_math": False,  # a $ in a name is a $
     "hatch.linewidth": 0.6,
@@ -246,15 +248,15 @@ def _draw_box(
 
 
 def check_format(path: Path) -> None:
-    """Raises RequestError for a file that is neither .png nor .pdf."""
+    """Raises RequestError for a file that is no .png, .pdf or .svg."""
     if path.suffix.lower() not in FORMATS:
-        raise RequestError(f"a figure is written to a file named {' or '.join(FORMATS)}, not {path.name!r}")
+        raise RequestError(f"a figure is written to a file named {', '.join(FORMATS)}, not {path.name!r}")
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all; the same figure gives the same bytes. Raises RequestError."""
     check_format(path)
     kind = path.suffix.lower().removeprefix(".")
-    metadata = {"CreationDate": None} if kind == "pdf" else {}
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
     with matplotlib.rc_context(STYLE), replacing(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)

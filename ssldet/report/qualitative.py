@@ -3,6 +3,7 @@
     choose_frames(run, dataset)     what is shown, as plain data
     frames_of(run, dataset, ids)    frames of the videos that are named, a row a video
     picture(dataset, shown)         the pixels of one of the frames
+    detections_of(run, ...)         what a run detected
 
 One annotated frame is drawn of each video. It is right when its best box, the detection of the highest score, overlaps
 a truth of its class by an IoU of 0.5; else it is a failure. Of either kind as many videos are drawn as there are
@@ -80,7 +81,7 @@ def choose_frames(run: Run, dataset: Dataset, *, right_rows: int = 2, columns: i
         DetectionsError, DataError: the detections do not fit the data, or data are absent.
     """
     videos = scored_videos(run.entry.folder, run.record, run.experiment, dataset)
-    detections = _detections(run, dataset, videos)
+    detections = detections_of(run, dataset, videos)
     draws = np.random.default_rng(seed)
     judged = [
         judge(dataset.facts, video, truth, int(draws.choice(truth.annotated_frames)), detections[video.id])
@@ -108,7 +109,7 @@ def frames_of(run: Run, dataset: Dataset, ids: Sequence[str], *, columns: int = 
     for video_id in ids:
         if video_id not in known:
             raise UnknownName(f"video that run {run.entry.id} was scored on", video_id, known)
-    detections = _detections(run, dataset, scored)
+    detections = detections_of(run, dataset, scored)
     rows = []
     for video_id in ids:
         truth = dataset.truth(video_id)
@@ -122,7 +123,8 @@ def frames_of(run: Run, dataset: Dataset, ids: Sequence[str], *, columns: int = 
     return Frames(run, tuple(rows), len(judged), sum(frame.right for frame in judged), 0, tuple(ids))
 
 
-def _detections(run: Run, dataset: Dataset, videos: Sequence[Video]) -> Detections:
+def detections_of(run: Run, dataset: Dataset, videos: Sequence[Video]) -> Detections:
+    """The detections of a run. Raises RequestError where it kept none."""
     path = run.entry.folder / layout.DETECTIONS
     if not path.is_file():
         raise RequestError(
