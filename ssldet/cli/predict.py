@@ -37,6 +37,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Least score of a tube.")
 @click.option("--min-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Least length of a tube.")
 @click.option("--no-video", is_flag=True, help="Write no annotated videos, which takes less than half the time.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["csv", "cvat", "coco"]),
+    help="Write the tubes as boxes for the data set `folder` too, to be corrected and trained on.",
+)
 @click.option("--tubes", is_flag=True, help="Print every tube, not a line a video.")
 @results_folders
 @plugin_option("dataset", "--dataset", "With --weights: data set whose classes they tell apart.")
@@ -59,6 +65,7 @@ def command(
     min_score: float,
     min_frames: int,
     no_video: bool,
+    form: str | None,
     tubes: bool,
     device: str,
     devices: int,
@@ -82,8 +89,9 @@ def command(
         found = predict(trained, inputs, options, chosen, progress)
     for video_id, why in found.failed.items():
         click.echo(f"not looked at: {video_id}: {why}", err=True)
+    annotations = [] if form is None else _write_annotations(form, found, out)
     if as_json:
-        print_json(_as_json(found, trained))
+        print_json(_as_json(found, trained) | {"annotations": annotations})
     else:
         _show(found, tubes)
         next_step(
@@ -130,6 +138,18 @@ def _progress() -> Iterator[Progress]:
             reporter.advance(done, video)
 
         yield hear
+
+
+def _write_annotations(form: str, found: Predictions, out: Path) -> list[str]:
+    """The files of boxes; says which videos have none."""
+    from ssldet.report.annotation_files import write_annotations
+
+    files = write_annotations(form, found.videos, found.facts, out)
+    if bare := [video.id for video in found.videos if not video.tubes]:
+        click.echo(
+            f"no tubes, so no boxes, in {', '.join(bare)}: lower --min-score, or leave them unlabelled", err=True
+        )
+    return [str(file) for file in files]
 
 
 def _as_json(found: Predictions, trained: TrainedDetector) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ssldet.util.files import replacing
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 """What an .mp4 is written with: the first that the installed PyAV brings. The last one browsers do not show."""
 
-QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "4"}}
+QUALITY = {"libx264": {"crf": "18", "preset": "veryfast"}, "mpeg4": {"qscale": "4"}}
 
 MOST_TICKS = 65535
 """Largest denominator of a frame rate: MPEG-4 has 16 bits for it."""
