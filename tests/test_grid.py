@@ -187,6 +187,8 @@ def test_the_grid_notes_how_its_tasks_go(tmp_path: Path) -> None:
         (["--only", "stratgy=supervised"], "did you mean 'strategy'"),
         (["--only", "ratio=0.77"], "no cell is asked for; ratio is one of 0.05, 0.1"),
         (["--preset", "smok"], "did you mean 'smoke'"),
+        (["--preset", "smoke,nan"], "did you mean 'nano'"),
+        (["--preset", "smoke,nano,lite"], "two: from scratch, and from weights"),
         (["--set", "train.stepz=1"], "did you mean 'train.steps'"),
     ],
 )

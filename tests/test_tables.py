@@ -333,6 +333,27 @@ def test_the_settings_that_fill_most_cells_are_chosen(tmp_path: Path) -> None:
     assert build_table("3", collect_runs([tmp_path]), TableRequest()).settings.preset == "paper"  # of equals
 
 
+def test_runs_from_scratch_and_from_weights_may_have_presets_of_their_own(tmp_path: Path) -> None:
+    pair = Settings("nano,smoke")
+    write_run(tmp_path, value=0.2)
+    write_run(tmp_path, value=0.3, settings=SMOKE)
+    write_run(tmp_path, value=0.4, settings=SMOKE, pretrained=True)
+    found = table(tmp_path, settings=pair)
+    assert (entry(found).mean, entry(found, pretrained=True).mean) == (pytest.approx(20), pytest.approx(40))
+    assert any("preset smoke" in reason for reason in left_out(found)["other settings"])
+    assert "Preset nano from scratch and smoke pretrained" in " ".join(of_table(found).caption)
+
+
+def test_two_presets_are_chosen_where_they_fill_more_than_one(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, settings=SMOKE, pretrained=True)
+    found = build_table("3", collect_runs([tmp_path]), TableRequest())
+    assert (found.settings.preset, found.best and found.best.filled) == ("nano,smoke", 2)
+    assert {option.settings.preset for option in found.others} == {"nano", "smoke"}
+    write_run(tmp_path, settings=SMOKE)
+    assert build_table("3", collect_runs([tmp_path]), TableRequest()).settings.preset == "smoke"  # of equals one
+
+
 def test_settings_under_which_all_failed_are_better_than_none(tmp_path: Path) -> None:
     write_run(tmp_path, value=None, status="failed")
     found = build_table("3", collect_runs([tmp_path]), TableRequest())

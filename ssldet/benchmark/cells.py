@@ -38,7 +38,7 @@ class Settings:
     """What a table's cells are run under.
 
     Attributes:
-        preset: of all runs.
+        preset: of all runs; or two, "nano,lite": of those from scratch, and of those that start from weights.
         dataset_map: the paper's data set -> the one that stands in for it; others stand for themselves.
         assignments: "key=value", as `--set` takes them.
         machine: fields of `config.Machine` (data_root, results, device ...).
@@ -55,6 +55,11 @@ class Settings:
     videos: Sequence[str] | None = None
     tuned: TunedSettings | None = None
     threads: int | None = None
+
+    def preset_for(self, pretrained: bool) -> str:
+        """The preset of runs from scratch, or of those that start from weights."""
+        scratch, _, weights = self.preset.partition(",")
+        return weights or scratch if pretrained else scratch
 
     def dataset(self, name: str) -> DatasetChoice:
         """The data of the cells of a data set, by its name with or without a flavour. Raises ConfigError."""
@@ -102,7 +107,9 @@ def run_config(cell: Cell, settings: Settings) -> RunConfig:
         **settings.machine,
     }
     tuned = settings.tuned_for(cell.strategy)
-    config = resolve(flags, preset=settings.preset, assignments=settings.all_assignments(), tuned=tuned)
+    config = resolve(
+        flags, preset=settings.preset_for(cell.pretrained), assignments=settings.all_assignments(), tuned=tuned
+    )
     if settings.tuned:
         _check_tuned(settings.tuned, config, cell.dataset)
     return with_threads(config, settings.threads)

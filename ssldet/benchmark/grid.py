@@ -25,7 +25,7 @@ from ssldet.benchmark.spec import Cell, Row, TableSpec
 from ssldet.benchmark.tasks import Task
 from ssldet.config import RunConfig, presets, resolve
 from ssldet.contracts import GridTask, TaskProgress, TaskResult, TaskState
-from ssldet.errors import PluginError, RequestError, SsldetError, UnknownName
+from ssldet.errors import ConfigError, PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
 from ssldet.runs.claims import owner_of
 from ssldet.runs.estimate import Pace, pace, seconds_by_phase
@@ -342,8 +342,7 @@ def plan_grid(request: GridRequest, progress: Callable[[int, int], None] = lambd
     Raises:
         RequestError: nothing is asked for, or by names or settings that do not exist.
     """
-    if request.settings.preset not in presets():
-        raise UnknownName("preset", request.settings.preset, presets())
+    check_presets(request.settings)
     _check_dataset_map(request.settings)
     _check_plugins(request)
     wanted = list(_distinct(_cells(request)))
@@ -391,6 +390,16 @@ def _check_extra(request: GridRequest) -> None:
     for name in request.only:
         if name not in FILTERS:
             raise UnknownName("filter", name, FILTERS)
+
+
+def check_presets(settings: Settings) -> None:
+    """Raises UnknownName of a preset that there is not, and ConfigError of a third one."""
+    names = settings.preset.split(",")
+    if len(names) > 2:
+        raise ConfigError(f"presets {settings.preset!r}: one for all runs, or two: from scratch, and from weights")
+    for name in names:
+        if name not in presets():
+            raise UnknownName("preset", name, presets())
 
 
 def _check_dataset_map(settings: Settings) -> None:

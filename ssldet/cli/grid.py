@@ -50,7 +50,9 @@ TABLES = "2,3,4,5,6"
 @click.option("--pretrained", is_flag=True, help="With --dataset: start from published weights.")
 @click.option("--seeds", default="0", show_default=True, help="Every cell is run with each of these seeds.")
 @click.option("--splits", default="1", show_default=True, help="Official splits.")
-@preset_option("Settings of all runs: paper, lite, nano or smoke.  [default: paper]")
+@preset_option(
+    "Settings of all runs: paper, lite, nano or smoke; or two, for runs from scratch and pretrained.  [default: paper]"
+)
 @dataset_map
 @optional_rows("Optional rows that are wanted too")
 @plugin_option("strategy", "--strategy", "Further strategies, beside Supervised in every table.", multiple=True)

@@ -51,7 +51,7 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None
 @click.option("--format", "form", type=click.Choice(FORMATS), help="[default: by the suffix of --out, else terminal]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, whole or not at all.")
 @json_flag
-@preset_option("Show runs of this preset.")
+@preset_option("Show runs of this preset; or of two, from scratch and pretrained: nano,lite.")
 @dataset_map
 @network_and_videos("the runs shown")
 @run_settings("Show runs made with this setting.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 from ssldet import config
@@ -41,6 +42,11 @@ class SettingsOption:
     tried: int = 0
     newest: float = 0.0
 
+    @property
+    def mixes_presets(self) -> bool:
+        """Whether runs from scratch and those that start from weights have presets of their own."""
+        return self.settings.preset_for(False) != self.settings.preset_for(True)
+
 
 # -------------------------------------------------------------------------------------------------- matching
 
@@ -69,7 +75,13 @@ class CellMatcher:
         assert row.strategy is not None
         chosen = self.settings
         tuned = chosen.tuned_for(row.strategy)
-        settings = [chosen.preset, self._chosen_data, chosen.all_assignments(), chosen.videos, tuned]
+        settings = [
+            chosen.preset_for(row.pretrained),
+            self._chosen_data,
+            chosen.all_assignments(),
+            chosen.videos,
+            tuned,
+        ]
         name = content_hash([row.strategy, row.options, row.pretrained, ratio, settings])
         if name not in self._resolved:
             options = tuple(sorted(row.options.items()))
@@ -210,21 +222,29 @@ def requested_settings(
 def settings_options(spec: TableSpec, collection: RunCollection, base: Settings | None = None) -> list[SettingsOption]:
     """Settings found in records under which a table could be shown, those that fill most cells first.
 
+    Among them are pairs of presets: of runs from scratch, and of those that start from weights.
+
     Args:
         base: what they have in common, preset and data apart.
     """
     base = base or Settings()
-    by_data: dict[str, Settings] = {}
-    presets = config.presets()
+    presets_of: dict[str, tuple[DatasetChoice, set[str]]] = {}
     for run in collection.runs:
-        if run.preset in presets and _may_stand_for(run.dataset, spec.dataset):
-            changed = config.non_default_options("dataset", run.dataset.name, run.dataset.options)
-            papers_data = run.dataset.name == spec.dataset and not changed
-            stand_in = {} if papers_data else {spec.dataset: run.dataset}
-            settings = replace(base, preset=run.preset, dataset_map=stand_in)
-            by_data.setdefault(content_hash([run.preset, run.dataset.name, run.dataset.options]), settings)
-    counted = [option_of(spec, collection, settings) for settings in by_data.values()]
+        if run.preset in config.presets() and _may_stand_for(run.dataset, spec.dataset):
+            name = content_hash([run.dataset.name, run.dataset.options])
+            presets_of.setdefault(name, (run.dataset, set()))[1].add(run.preset)
+    counted = [
+        option_of(spec, collection, replace(base, preset=preset, dataset_map=_stand_in(data, spec.dataset)))
+        for data, presets in presets_of.values()
+        for preset in [*sorted(presets), *map(",".join, permutations(sorted(presets), 2))]
+    ]
     return sorted(counted, key=_preference, reverse=True)
+
+
+def _stand_in(data: DatasetChoice, name: str) -> dict[str, DatasetChoice]:
+    """The map that puts data in the place of the paper's; empty where they are the paper's."""
+    changed = config.non_default_options("dataset", data.name, data.options)
+    return {} if data.name == name and not changed else {name: data}
 
 
 def _may_stand_for(choice: DatasetChoice, name: str) -> bool:
@@ -244,9 +264,9 @@ def option_of(spec: TableSpec, collection: RunCollection, settings: Settings) ->
     )
 
 
-def _preference(option: SettingsOption) -> tuple[int, int, bool, bool, float]:
+def _preference(option: SettingsOption) -> tuple[int, int, bool, bool, bool, float]:
     settings = option.settings
-    usual = settings.preset == DEFAULT_PRESET, not settings.dataset_map
+    usual = not option.mixes_presets, settings.preset == DEFAULT_PRESET, not settings.dataset_map
     return option.filled, option.tried, *usual, option.newest
 
 

@@ -85,7 +85,7 @@ def _rows(runs: Sequence[Run], settings: Settings, matcher: CellMatcher) -> Iter
 def _row(run: Run, settings: Settings, matcher: CellMatcher) -> Row:
     experiment = run.experiment
     plain = row_of(experiment.strategy, pretrained=experiment.pretrained)
-    if run.preset != settings.preset:
+    if run.preset != settings.preset_for(experiment.pretrained):
         return plain
     changed = matcher.changed_options(experiment)
     title = title_of(paper_name(experiment.strategy), changed)

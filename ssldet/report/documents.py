@@ -15,7 +15,7 @@ from ssldet.report import comparison_blocks, flat_rows
 from ssldet.report.data_table import TABLE_1, DataRow
 from ssldet.report.document import NOT_RUN, Block, Document, Section, TextRow
 from ssldet.report.table_data import ANOTHER_METRIC, UNSTATED, Entry, Table
-from ssldet.report.wording import RATIOS, digits_of, flags, headings, printed, sections_of
+from ssldet.report.wording import RATIOS, digits_of, flags, headings, in_words, printed, sections_of
 
 SYMBOLS = {
     "other preset": ("†", "made with another preset than the paper's settings"),
@@ -117,7 +117,7 @@ def _caption(table: Table) -> Iterator[str]:
 
 def _settings_line(table: Table) -> str:
     settings = table.settings
-    line = f"Preset {settings.preset}, data {settings.dataset(table.spec.dataset)}"
+    line = f"Preset {in_words(settings)}, data {settings.dataset(table.spec.dataset)}"
     line += "".join(f", {assignment}" for assignment in settings.assignments)
     line += f", {len(settings.videos)} listed videos" if settings.videos is not None else ""
     if table.best and table.best.filled:

@@ -67,7 +67,9 @@ def build_table(name: str, collection: RunCollection, request: TableRequest) -> 
             best = fallback
         settings = best.settings
     table = build_from(spec, collection, request, settings)
-    return replace(table, best=best, others=tuple(option for option in others if option.filled))
+    return replace(
+        table, best=best, others=tuple(option for option in others if option.filled and not option.mixes_presets)
+    )
 
 
 def build_from(spec: TableSpec, collection: RunCollection, request: TableRequest, settings: Settings) -> Table:
@@ -282,7 +284,7 @@ class _TableBuilder:
             yield "partial"
         if failed:
             yield "failed"
-        if self.settings.preset != DEFAULT_PRESET and not self.spec.of_dataset:
+        if self.settings.preset_for(runs[0].experiment.pretrained) != DEFAULT_PRESET and not self.spec.of_dataset:
             yield "other preset"
         if self.spec.dataset in self.settings.dataset_map:
             yield "other data"
@@ -310,5 +312,6 @@ class _TableBuilder:
         if run.entry.status in ("damaged", "incompatible"):
             self.left_out.append(leave_out(run.entry, run.entry.problem))
         else:
-            preset = f"preset {run.preset}: " if run.preset != self.settings.preset else ""
+            expected = self.settings.preset_for(run.experiment.pretrained)
+            preset = f"preset {run.preset}: " if run.preset != expected else ""
             self.left_out.append(leave_out(run.entry, preset + "; ".join(keys), "other settings"))

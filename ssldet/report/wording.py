@@ -79,6 +79,12 @@ def baseline_title(table: Table) -> str:
     return next(plain, table.spec.baseline)
 
 
+def in_words(settings: Settings) -> str:
+    """The preset, or the two that runs from scratch and those that start from weights have."""
+    scratch, weights = settings.preset_for(False), settings.preset_for(True)
+    return scratch if scratch == weights else f"{scratch} from scratch and {weights} pretrained"
+
+
 def flags(settings: Settings) -> str:
     """The flags that ask for settings."""
     mapped = ",".join(f"{name}={choice}" for name, choice in settings.dataset_map.items())
