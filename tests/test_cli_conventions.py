@@ -157,6 +157,7 @@ def test_the_quick_requests_have_every_verb() -> None:
     left = {
         "compare",
         "doctor",
+        "export",
         "figure",
         "plugins test",
         "predict",

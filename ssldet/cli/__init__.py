@@ -41,6 +41,7 @@ VERBS = {
     "tune": Verb("ssldet.cli.tune:command", "Choose settings on validation videos, fairly.", "Experiments"),
     "evaluate": Verb("ssldet.cli.evaluate:command", "Score a detections file against the truth.", "Experiments"),
     "predict": Verb("ssldet.cli.predict:command", "Find actions in videos with a trained detector.", "Results"),
+    "export": Verb("ssldet.cli.export:command", "Write a detector as TorchScript or ONNX.", "Results"),
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
     "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),
     "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),

@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssldet.cli.options import data_root, json_flag, plugin_option, preset_option, results_folders, run_settings
+from ssldet.cli.options import json_flag
 from ssldet.cli.output import aligned, next_step, print_json
-from ssldet.cli.run_choice import chosen_run, complete_runs
+from ssldet.cli.trained import trained_detector, trained_options
 
 if TYPE_CHECKING:
     from ssldet.report.prediction import PredictedVideo, Predictions, Progress
     from ssldet.runs.network import TrainedDetector
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command("predict", epilog="Example: ssldet predict holiday.mp4 clips/ --run 3f2a --tubes")
 @click.argument("paths", metavar="VIDEO...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--run", "name", metavar="RUN", shell_complete=complete_runs, help="Run whose weights are used, or a pack of one."
-)
-@click.option("--weights", type=FILE, help="A weights file instead: a run's, or one of --backbone and --dataset.")
+@trained_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -36,7 +31,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Least score of a tube.")
 @click.option("--min-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Least length of a tube.")
-@click.option("--no-video", is_flag=True, help="Write no annotated videos, which takes less than half the time.")
+@click.option("--no-video", is_flag=True, help="Write no annotated videos.")
 @click.option(
     "--as",
     "form",
@@ -44,12 +39,6 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Write the tubes as boxes for the data set `folder` too, to be corrected and trained on.",
 )
 @click.option("--tubes", is_flag=True, help="Print every tube, not a line a video.")
-@results_folders
-@plugin_option("dataset", "--dataset", "With --weights: data set whose classes they tell apart.")
-@plugin_option("backbone", "--backbone", "With --weights: their network.  [default: the preset's]")
-@preset_option("With --weights: settings of clips and network.  [default: paper]")
-@run_settings("With --weights: a setting, such as clip.frames=8.")
-@data_root
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--devices",
@@ -83,7 +72,7 @@ def command(
 
     chosen = choose_devices(device, devices)
     inputs = inputs_of(paths, out)
-    trained = _trained(**of_weights)
+    trained = trained_detector(**of_weights)
     options = PredictOptions(out, TubeOptions(least_score=min_score, least_frames=min_frames), annotate=not no_video)
     with _progress() as progress:
         found = predict(trained, inputs, options, chosen, progress)
@@ -99,30 +88,6 @@ def command(
         )
     if found.failed:
         sys.exit(1)
-
-
-def _trained(
-    name: str | None,
-    weights: Path | None,
-    results: tuple[Path, ...],
-    data_root: Path | None,
-    assignments: tuple[str, ...],
-    **network: str | None,
-) -> TrainedDetector:
-    """The detector that `--run` or `--weights` names. Raises RequestError, WeightsError."""
-    from ssldet.errors import RequestError
-    from ssldet.runs.network import trained_file, trained_run
-    from ssldet.runs.packing import is_pack, packed_detector
-
-    if (name is None) == (weights is None):
-        raise RequestError("whose weights? Name a run with --run (`ssldet runs list`), or a file with --weights: one")
-    given = [f"--{key}" for key, value in network.items() if value is not None] + ["--set"] * bool(assignments)
-    if name is not None:
-        if given:
-            raise RequestError(f"{given[0]} belongs to --weights FILE; a run says itself what its network is")
-        return packed_detector(Path(name)) if is_pack(name) else trained_run(chosen_run(name, results), data_root)
-    assert weights is not None
-    return trained_file(weights, network, assignments, data_root)
 
 
 @contextmanager
