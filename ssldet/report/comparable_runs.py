@@ -1,6 +1,7 @@
 """Which runs stand on either side of a comparison, and whether they may be held against each other.
 
 side_of(name, results)      the runs that a name means: of one configuration, one a seed, with what they have kept
+side_of_runs(name, runs)    the same of runs at hand
 same_tests(first, second)   what both were tested on; refused where it is not the same
 columns_of(names, ...)      the numbers that are compared
 
@@ -81,9 +82,27 @@ def side_of(name: str | Path, results: Folders | None) -> Side:
     if (external := _named_external(str(name), results)) is not None:
         return Side(str(name), {None: external}, {None: per_video_of(external)})
     runs, left_out = _one_configuration(str(name), *_named_runs(str(name), results))
+    return side_of_runs(str(name), runs, left_out)
+
+
+def side_of_runs(
+    name: str, runs: Sequence[Run], left_out: tuple[LeftOut, ...] = (), files: dict[Path, PerVideo] | None = None
+) -> Side:
+    """Finished runs of one configuration on one split, one a seed.
+
+    Args:
+        files: folder -> per-video matches, of runs whose files were read before; the others are added.
+
+    Raises:
+        RequestError: a run has no per-video matches.
+    """
+    read = {} if files is None else files
+    for run in runs:
+        if run.folder not in read:
+            read[run.folder] = per_video_of(run)
     in_order = sorted(runs, key=lambda run: run.place)
     by_seed: dict[int | None, TestedRun] = {run.experiment.seed: run for run in in_order}
-    return Side(str(name), by_seed, {seed: per_video_of(run) for seed, run in by_seed.items()}, left_out)
+    return Side(name, by_seed, {seed: read[run.folder] for seed, run in by_seed.items()}, left_out)
 
 
 def _named_external(name: str, results: Folders | None) -> ExternalRun | None:

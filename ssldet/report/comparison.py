@@ -1,6 +1,7 @@
 """Two configurations held against each other, from per-video matches alone: no data, no detections, no model.
 
     compare(first, second)      the differences of two runs, or of two folders with seeds of one configuration each
+    compare_sides(...)          the same of runs at hand
 
 A difference has two intervals. The one over seeds covers what training draws; it needs several seeds on both sides. The
 one over test videos covers which videos were tested, for the networks at hand. Neither covers what the other does.
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -166,10 +168,32 @@ def compare(
     """
     if draws < 1:
         raise RequestError(f"draws is {draws}, expected at least 1; {DRAWS} are usual")
-    sides = (side_of(first, results), side_of(second, results))
+    names = [metrics] if isinstance(metrics, str) else metrics
+    return compare_sides(side_of(first, results), side_of(second, results), metrics=names, draws=draws, seed=seed)
+
+
+def compare_sides(
+    first: Side,
+    second: Side,
+    *,
+    metrics: Iterable[str] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    known: KnownScores | None = None,
+) -> Comparison:
+    """`compare` of runs at hand.
+
+    Args:
+        known: scores that earlier comparisons of the same runs have left there; those of this one are added.
+
+    Raises:
+        RequestError, UnknownName: as of `compare`.
+    """
+    sides = (first, second)
     kept = same_tests(*sides)
-    columns = columns_of([metrics] if isinstance(metrics, str) else metrics, *sides, kept)
+    columns = columns_of(metrics, *sides, kept)
     drawn = draw_videos(kept.videos, draws, seed)
+    scores = _ScoresOfRuns(kept, drawn, (draws, seed), {} if known is None else known)
     return Comparison(
         first=sides[0].compared,
         second=sides[1].compared,
@@ -181,7 +205,7 @@ def compare(
         pairs=common_seeds(*sides),
         draws=draws,
         seed=seed,
-        columns=tuple(_difference(column, *sides, kept, drawn) for column in columns),
+        columns=tuple(_difference(column, *sides, kept, drawn, scores) for column in columns),
         remarks=tuple(_remarks(*sides, drawn)),
     )
 
@@ -198,12 +222,32 @@ def _settings(first: TestedRun, second: TestedRun) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------------- differences
 
 
-def _difference(column: ComparedColumn, first: Side, second: Side, kept: PerVideo, draws: Draws) -> ColumnDifference:
+KnownScores = dict[tuple[Any, ...], np.ndarray]
+"""AP of classes by run, number, test videos and draws."""
+
+
+class _ScoresOfRuns:
+    """The AP of every class of a run with all videos, without each of them, and in every draw."""
+
+    def __init__(self, kept: PerVideo, drawn: Draws, draws: tuple[int, int], known: KnownScores) -> None:
+        self.weights_wv = np.concatenate([all_videos(kept), without_each(len(kept.videos)), drawn.weights_dv])
+        self.known, self.test = known, (tuple(video.id for video in kept.videos), draws)
+
+    def of(self, side: Side, column: ComparedColumn, seed: int | None) -> np.ndarray:
+        """(w, k) AP of the k classes under w weights; row 0 has all videos."""
+        name = (side.runs[seed].folder, column, self.test)
+        if name not in self.known:
+            self.known[name] = class_scores(side.matches(column, seed), column.key, self.weights_wv)
+        return self.known[name]
+
+
+def _difference(
+    column: ComparedColumn, first: Side, second: Side, kept: PerVideo, draws: Draws, scores: _ScoresOfRuns
+) -> ColumnDifference:
     """One column, from the AP of every class with all videos, without each of them, and in every draw."""
     videos = len(kept.videos)
-    weights_wv = np.concatenate([all_videos(kept), without_each(videos), draws.weights_dv])
     seeds = common_seeds(first, second)
-    ours, other = (_Scores.of(side, column, seeds or tuple(side.runs), weights_wv) for side in (first, second))
+    ours, other = (_Scores.of(side, column, seeds or tuple(side.runs), scores) for side in (first, second))
     gains_w = mean_over_classes(ours.mean_wk) - mean_over_classes(other.mean_wk)
     over_seeds, p = _over_seeds(ours.means(), other.means())
     return ColumnDifference(
@@ -230,8 +274,8 @@ class _Scores:
     mean_wk: np.ndarray
 
     @classmethod
-    def of(cls, side: Side, column: ComparedColumn, seeds: Sequence[int | None], weights_wv: np.ndarray) -> _Scores:
-        of_seed = {seed: class_scores(side.matches(column, seed), column.key, weights_wv) for seed in seeds}
+    def of(cls, side: Side, column: ComparedColumn, seeds: Sequence[int | None], scores: _ScoresOfRuns) -> _Scores:
+        of_seed = {seed: scores.of(side, column, seed) for seed in seeds}
         return cls(of_seed, np.mean(list(of_seed.values()), axis=0))
 
     def means(self) -> dict[int | None, float]:
