@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from ssldet.benchmark.cells import PER_RUN, DatasetChoice, settings_key
 from ssldet.config import Experiment, spelled_out
 from ssldet.errors import RequestError
+from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.external_runs import ExternalRun, collect_externals
 from ssldet.runs import layout
 from ssldet.runs.listing import protocol_of
@@ -121,13 +123,16 @@ class RunCollection:
     """All runs found: those with known settings, newest last, and those of which nothing can be known.
 
     `externals` are others' numbers that lie beside them.
-    `resolved` keeps the settings of cells that were asked for, so that each is resolved once for all tables.
+    `resolved` keeps the settings of cells that were asked for, so that each is resolved once for all tables; `matches`
+    and `scores` likewise what runs left for their test videos, and their numbers under draws of these.
     """
 
     runs: tuple[Run, ...] = ()
     unreadable: tuple[LeftOut, ...] = ()
     externals: tuple[ExternalRun, ...] = ()
     resolved: dict[str, Experiment | None] = field(default_factory=dict)
+    matches: dict[Path, PerVideo] = field(default_factory=dict)
+    scores: dict[tuple[Path, tuple[str, str, str]], np.ndarray] = field(default_factory=dict)
 
 
 Folders = str | Path | Iterable[str | Path]

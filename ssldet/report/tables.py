@@ -38,6 +38,7 @@ from ssldet.report.table_data import (
     Table,
     TableRequest,
 )
+from ssldet.report.video_scores import VideoScores
 
 
 def names() -> list[str]:
@@ -124,7 +125,7 @@ class _TableBuilder:
         self._baselines: dict[tuple[bool, float], RunSelection] = {}
         self._add_rows()
         self._add_plugins()
-        self.comparisons = TableComparisons(spec, tuple(self.lines), self.cells, self._by_seed)
+        self.comparisons = TableComparisons(spec, tuple(self.lines), self.cells, self._by_seed, VideoScores(collection))
         self.externals = self._external_rows()
         self._add_externals()
         self.seeds = request.seeds or self._seeds_found()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -15,16 +14,20 @@ from ssldet.errors import RequestError
 from ssldet.evaluation.per_video import PerVideo, ScoredVideo
 from ssldet.report.resampling import Draws, draw_videos, mean_scores
 from ssldet.report.run_matches import Place, matches_of, per_video_of
-from ssldet.report.run_selection import Run
+from ssldet.report.run_selection import Run, RunCollection
 
 
 class VideoScores:
-    """Mean scores of runs under the same draws of test videos, wherever they were tested on the same ones."""
+    """Mean scores of runs under the same draws of test videos, wherever they were tested on the same ones.
 
-    def __init__(self) -> None:
-        self._files: dict[Path, PerVideo] = {}
+    Args:
+        collection: keeps what is read and drawn for the other tables of the same runs.
+    """
+
+    def __init__(self, collection: RunCollection | None = None) -> None:
+        kept = collection or RunCollection()
+        self._files, self._scores = kept.matches, kept.scores
         self._drawn: dict[tuple[ScoredVideo, ...], Draws] = {}
-        self._scores: dict[tuple[Path, Place], np.ndarray] = {}
 
     def pair(self, ours: Mapping[int, Run], other: Mapping[int, Run], place: Place) -> tuple[np.ndarray, np.ndarray]:
         """(d,) each, in percent: means over the seeds that both have, under the same draws.
@@ -48,12 +51,12 @@ class VideoScores:
         return np.asarray(np.mean([self._of_run(run, place) for run in runs], axis=0))
 
     def _of_run(self, run: Run, place: Place) -> np.ndarray:
-        key = (run.entry.folder, place)
+        key, kept = (run.entry.folder, place), self._read(run)
+        weights_dv = self._weights(kept.videos)
         if key not in self._scores:
-            kept = self._read(run)
             matches = matches_of(run, kept, place)
             share = _share_of_classes(matches, run)
-            self._scores[key] = 100 * share * mean_scores(matches, place[2], self._weights(kept.videos))
+            self._scores[key] = 100 * share * mean_scores(matches, place[2], weights_dv)
         return self._scores[key]
 
     def _read(self, run: Run) -> PerVideo:
