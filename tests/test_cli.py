@@ -117,7 +117,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal is made with openpty")
 @pytest.mark.parametrize(("no_color", "expected"), [("", "\x1b[31merror:\x1b[0m"), ("1", "error: ")])
 def test_colour_is_for_terminals_that_want_it(no_color: str, expected: str) -> None:
-    code = "from ssldet.cli import report\nfrom ssldet.errors import ConfigError\nreport(ConfigError('bad'))"
+    code = "from ssldet.cli import say_error\nfrom ssldet.errors import ConfigError\nsay_error(ConfigError('bad'))"
     ours, theirs = os.openpty()
     environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)

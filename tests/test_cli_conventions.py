@@ -162,6 +162,7 @@ def test_the_quick_requests_have_every_verb() -> None:
         "plugins test",
         "predict",
         "runs pack",
+        "report",
         "runs rescore",
         "runs unpack",
         "weights convert",

@@ -45,6 +45,7 @@ VERBS = {
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
     "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),
     "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),
+    "report": Verb("ssldet.cli.report:command", "Write pages about all runs: leaderboard, curves, videos.", "Results"),
     "runs": Verb("ssldet.cli.runs:command", "List, show and remove runs.", "Results"),
     "data": Verb("ssldet.cli.data:command", "Find, check, count and prepare data sets.", "Data"),
     "split": Verb("ssldet.cli.split:command", "Make, show and check labelled / unlabelled splits.", "Data"),
@@ -92,7 +93,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except SsldetError as error:
-            report(error)
+            say_error(error)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):  # the latter from a question that got no answer
             click.echo("interrupted", err=True)
@@ -100,11 +101,11 @@ class LazyGroup(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE or error.filename is None:  # a closed pipe is click's, the rest a bug
                 raise
-            report(RequestError(f"{error.filename}: {error.strerror}"))
+            say_error(RequestError(f"{error.filename}: {error.strerror}"))
             ctx.exit(RequestError.exit_code)
 
 
-def report(error: SsldetError) -> None:
+def say_error(error: SsldetError) -> None:
     """Write an error to stderr, a line for each mistake; red on a terminal that has not asked for NO_COLOR.
 
     A plugin's own traceback comes first: it is what its author needs.

@@ -73,14 +73,14 @@ def show(documents: Sequence[Document], console: Console) -> None:
     for number, document in enumerate(documents):
         console.print(Text(("\n" if number else "") + document.title, style="bold"))
         for line in document.caption:
-            console.print(Text(_printable(line)))
+            console.print(Text(printable(line)))
         for block in document.blocks:
             if block.title:
                 console.print(Text(block.title, style="bold"))
             for part in _parts(block, console.width):
                 _print_grid(block, part, console)
         for line in _footnotes(document):
-            console.print(Text(_printable(line), style="dim"))
+            console.print(Text(printable(line), style="dim"))
 
 
 def _parts(block: Block, width: int) -> Iterator[list[ColumnGroup]]:
@@ -114,7 +114,7 @@ def _widths(block: Block, part: Sequence[ColumnGroup]) -> list[int]:
     for group in part:
         heads = enumerate((title or group.title for title in group.titles), group.first)
         columns = [_column_width(block, number, head) for number, head in heads]
-        missing = _width(_printable(group.title)) - _span(columns) if block.two_levels else 0
+        missing = _width(printable(group.title)) - _span(columns) if block.two_levels else 0
         widths += [*columns[:-1], columns[-1] + max(missing, 0)]
     return widths
 
@@ -140,7 +140,7 @@ def _group_heads(part: Sequence[ColumnGroup], label: int, widths: Sequence[int])
     """Two lines: the metrics, each in the middle above its columns, and a rule below each."""
     first = part[0].first
     spans = [_span(widths[group.first - first : group.last + 1 - first]) for group in part]
-    for cells in ([_printable(group.title) for group in part], ["─" * span for span in spans]):
+    for cells in ([printable(group.title) for group in part], ["─" * span for span in spans]):
         heads = (cell.center(span) for cell, span in zip(cells, spans, strict=True))
         yield (" " * GAP).join([" " * label, *heads]).rstrip()
 
@@ -176,7 +176,7 @@ def _compact(line: str) -> str:
 def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
     """Text in lines of about `width`, broken at spaces."""
     lines = [""]
-    for word in _printable(text).split(" "):
+    for word in printable(text).split(" "):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append(word)
         else:
@@ -194,14 +194,14 @@ def _left_out(document: Document) -> Iterator[str]:
         yield f"Left out, {kind}: {', '.join(runs[:SHOWN])}{more}"
 
 
-def _printable(value: Any) -> str:
+def printable(value: Any) -> str:
     """Text without the characters that steer a terminal or stand for nothing; white space is a space."""
     words = str(value).split()
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in " ".join(words))
 
 
 def _shortened(reason: str, length: int = 160) -> str:
-    reason = _printable(reason)
+    reason = printable(reason)
     return reason if len(reason) <= length else reason[: length - 3] + "..."
 
 
@@ -230,7 +230,7 @@ def latex(documents: Sequence[Document]) -> str:
 
 def html(documents: Sequence[Document]) -> str:
     """One page of its own."""
-    return _rendered("tables.html.j2", documents, finalize=_printable, autoescape=True)
+    return _rendered("tables.html.j2", documents, finalize=printable, autoescape=True)
 
 
 def _rendered(template: str, documents: Sequence[Document], *, finalize: Callable[[Any], str], **options: Any) -> str:
@@ -257,7 +257,7 @@ def _footnotes(document: Document) -> tuple[str, ...]:
 
 def _markdown_text(value: Any) -> str:
     """Text that stands for itself in GitHub's Markdown, in one line."""
-    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", _printable(value))
+    text = re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", printable(value))
     return re.sub(r"(?<!\w)@", "&#64;", text)  # a name after it would be told
 
 
@@ -281,7 +281,7 @@ _TEX = {
 
 def _latex_text(value: Any) -> str:
     """Text that stands for itself in LaTeX, in one line."""
-    return "".join(_TEX.get(sign, sign) for sign in _printable(value))
+    return "".join(_TEX.get(sign, sign) for sign in printable(value))
 
 
 # ----------------------------------------------------------------------------------------------- CSV, JSON

@@ -1,0 +1,184 @@
+"""Pages of two sides held against each other: which pairs there are, and what each page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+from ssldet.evaluation.per_video import PerVideo
+from ssldet.report.comparable_runs import side_of_runs
+from ssldet.report.comparison import Comparison, KnownScores, compare_sides
+from ssldet.report.run_selection import Run
+from ssldet.report.site.charts import Chart, line_chart
+from ssldet.report.site.leaderboard import Configuration
+from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, series_of
+from ssldet.report.site.remarks import Remarks
+from ssldet.report.site.run_numbers import ERRORS
+from ssldet.runs import layout
+from ssldet.runs.curves import curves
+from ssldet.runs.log import read_log
+
+MOST_PAIRS = 60
+"""Comparisons of a site, the most telling first; the others are named with the command that makes them."""
+
+LABELS = {
+    "Precision of pseudo-boxes": ("pseudo_labels", "box_precision"),
+    "Coverage of pseudo-boxes": ("pseudo_labels", "box_coverage"),
+    "Precision of frame labels": ("pseudo_labels", "frame_precision"),
+    "Coverage of frame labels": ("pseudo_labels", "frame_coverage"),
+}
+"""Title of a chart -> where the log has its numbers, of both sides alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two sides that are held against each other, and why."""
+
+    first: Configuration
+    second: Configuration
+    why: str
+
+    @property
+    def ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.first.ids, self.second.ids
+
+    @property
+    def command(self) -> str:
+        """What makes the comparison in the terminal."""
+        return f"ssldet compare {' '.join(','.join(ids) for ids in self.ids)}"
+
+
+@dataclass(frozen=True, slots=True)
+class KindDifference:
+    """A kind of error: the mean shares of both sides, fractions."""
+
+    kind: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComparePage:
+    """What a page of two sides shows.
+
+    Attributes:
+        errors: kinds of error, means over all classes and runs; `charts`: the training of one run of each side.
+    """
+
+    page: str
+    pair: Pair
+    comparison: Comparison
+    errors: tuple[KindDifference, ...]
+    charts: tuple[Chart, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What a link to it says."""
+        columns = self.comparison.columns
+        words = ", ".join(f"{column.title} {100 * column.difference:+.1f}" for column in columns)
+        return f"less {self.pair.second.title}: {words}"
+
+
+def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]) -> list[Pair]:
+    """The pairs that are worth a page, the most telling first: what tables contrast, what was run alike, seeds.
+
+    Args:
+        groups: all configurations.
+        contrasted: ids of a run of either side, as tables contrast them: matched controls, then baselines.
+    """
+    group_of = {run_id: group for group in groups for run_id in group.ids}
+    named = [
+        Pair(group_of[one], group_of[other], "contrasted in a table")
+        for one, other in contrasted
+        if one in group_of and other in group_of and group_of[one] is not group_of[other]
+    ]
+    every = [*named, *_run_alike(groups), *_seeds(groups)]
+    kept: dict[frozenset[tuple[str, ...]], Pair] = {}
+    for pair in every:
+        kept.setdefault(frozenset(pair.ids), pair)
+    return list(kept.values())
+
+
+def _run_alike(groups: Sequence[Configuration]) -> Iterator[Pair]:
+    """Configurations on the same data, ratio and split, of one network and preset, two by two."""
+    by_place: dict[tuple[object, ...], list[Configuration]] = {}
+    for group in groups:
+        run = group.reference
+        experiment = run.experiment
+        place = (run.record.data_fingerprint, experiment.ratio, run.split, run.eval_on, experiment.backbone, run.preset)
+        by_place.setdefault((*place, experiment.pretrained), []).append(group)
+    for alike in by_place.values():
+        yield from (Pair(second, first, "run alike") for first, second in combinations(alike, 2))
+
+
+def _seeds(groups: Sequence[Configuration]) -> Iterator[Pair]:
+    """The seeds of each configuration against its first: what differs there is noise."""
+    for group in groups:
+        (first, reference), *others = group.runs.items()
+        for seed, run in others:
+            sides = [
+                Configuration(f"{group.title}, seed {of}", {of: each}) for of, each in ((seed, run), (first, reference))
+            ]
+            yield Pair(sides[0], sides[1], "two seeds of one configuration")
+
+
+def compare_page(pair: Pair, page: str, files: dict[Path, PerVideo], known: KnownScores) -> ComparePage:
+    """Hold both sides against each other.
+
+    Args:
+        files, known: what earlier comparisons have read and computed; that of this one is added.
+
+    Raises:
+        RequestError: they cannot be compared.
+    """
+    remarks = Remarks()
+    sides = [side_of_runs(side.title, list(side.runs.values()), (), files) for side in (pair.first, pair.second)]
+    comparison = compare_sides(sides[0], sides[1], known=known)
+    errors = remarks.attempt("Kinds of error", _errors, pair) or ()
+    charts = remarks.attempt("Curves", _charts, pair) or ()
+    return ComparePage(page, pair, comparison, tuple(errors), charts, tuple(remarks.sentences))
+
+
+def _errors(pair: Pair) -> list[KindDifference]:
+    first, second = (_mean_kinds(list(side.runs.values())) for side in (pair.first, pair.second))
+    return [KindDifference(kind, first[kind], second[kind]) for kind in first if kind in second]
+
+
+def _mean_kinds(runs: Sequence[Run]) -> dict[str, float]:
+    """Kind of error -> the mean share over some runs that have it."""
+    shares: dict[str, list[float]] = {}
+    for run in runs:
+        result = run.record.metrics.get(ERRORS, {}).get(run.protocol)
+        for kind, value in (result.kinds if result else {}).items():
+            if value.mean is not None:
+                shares.setdefault(kind, []).append(value.mean)
+    return {kind: sum(values) / len(values) for kind, values in shares.items()}
+
+
+def _charts(pair: Pair) -> tuple[Chart, ...]:
+    """The training of the first run of each side, in the same charts."""
+    logs = {side.title: read_log(side.reference.folder / layout.LOG) for side in (pair.first, pair.second)}
+    drawn = [_losses(logs, name) for name in _shared_terms(logs)]
+    for title, path in LABELS.items():
+        series = [replace(field_series(lines, name, *path), name=name) for name, lines in logs.items()]
+        drawn.append(line_chart(title, series, x_title=STEPS, y_title="fraction", y_range=FRACTION))
+    return tuple(chart for chart in drawn if chart)
+
+
+def _shared_terms(logs: Mapping[str, Sequence[Mapping[str, object]]]) -> list[str]:
+    """The loss terms of both logs, in the order of the first."""
+    first, *others = ([curve.name for curve in curves(lines) if curve.kind == "losses"] for lines in logs.values())
+    return [name for name in first if all(name in other for other in others)]
+
+
+def _losses(logs: Mapping[str, Sequence[Mapping[str, object]]], term: str) -> Chart | None:
+    series = [
+        series_of(curve, name)
+        for name, lines in logs.items()
+        for curve in curves(lines)
+        if (curve.kind, curve.name) == ("losses", term)
+    ]
+    return line_chart(f"Loss term {term}", series, x_title=STEPS, y_title="weighted loss")

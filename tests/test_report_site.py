@@ -1,0 +1,268 @@
+"""`ssldet report`: pages that link to each other, escape what records say, and name what they could not show."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from made_records import config_of, record_of, write_interrupted, write_record
+from made_site import HOSTILE, Links, log_line, write_hostile, write_log, write_results
+
+from ssldet import cli
+from ssldet.contracts import Matches, PrecisionRule, RankedDetections
+from ssldet.errors import RequestError
+from ssldet.report.site import SiteSummary, build_site
+from ssldet.report.site import build as building
+from ssldet.report.site.charts import MOST_POINTS, Dot, Series, line_chart, number, scatter_chart
+from ssldet.report.site.precision_recall import recall_and_precision
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good runs beside one that is full of hostile text, one that was interrupted, and one whose record is damaged."""
+    root = tmp_path_factory.mktemp("results")
+    write_results(root)
+    write_hostile(root)
+    write_interrupted(root, config_of("Mean-Teacher"))
+    damaged = write_record(root, record_of(config_of("Mean-Teacher", ratio=0.3)))
+    (damaged / "record.json").write_text('{"schema_version": 3, "id": "dead')
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> SiteSummary:
+    return build_site([results], tmp_path_factory.mktemp("site") / "pages")
+
+
+@pytest.fixture(scope="module")
+def site(written: SiteSummary) -> Path:
+    return written.index.parent
+
+
+@pytest.fixture
+def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the tables, which take seconds, where a test is of something else."""
+    monkeypatch.setattr(building.table_pages, "filled_tables", lambda collection, remarks: {})
+
+
+def pages(site: Path) -> Iterator[Path]:
+    return site.rglob("*.html")
+
+
+def page_of(site: Path, title: str) -> Path:
+    return next(page for page in pages(site) if f"<h1>{title}</h1>" in page.read_text())
+
+
+def ssldet(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, ["report", *map(str, arguments)])
+
+
+# ------------------------------------------------------------------------------------------- links and safety
+
+
+def test_every_link_leads_to_a_page_or_a_place_in_one(site: Path) -> None:
+    ids = {page.resolve(): set(Links(page).ids) for page in pages(site)}
+    assert len(ids) > 10
+    for page in pages(site):
+        for link in Links(page).links:
+            place, _, fragment = link.partition("#")
+            target = (page.parent / place).resolve() if place else page.resolve()
+            assert target.is_file() and site.resolve() in target.parents, (page, link)
+            assert not fragment or fragment in ids[target], (page, link)
+
+
+def test_nothing_that_a_record_says_becomes_markup(site: Path) -> None:
+    for page in pages(site):
+        found = Links(page)
+        assert set(found.scripts) == {("../" if page.parent != site else "") + "assets/site.js"}, page
+        assert "\x1b" not in page.read_text(encoding="utf-8")
+    said = [page for page in pages(site / "runs") if "owned" in page.read_text()]
+    assert len(said) == 1 and said[0].name == f"run-{len(list(pages(site / 'runs')))}.html"
+    shown = " ".join(HOSTILE.replace("\x1b", "\N{REPLACEMENT CHARACTER}").split())
+    assert Links(said[0]).text.count(shown) > 8
+
+
+def test_an_id_is_given_once_on_a_page(site: Path) -> None:
+    for page in pages(site):
+        ids = Links(page).ids
+        assert len(ids) == len(set(ids)), page
+
+
+# --------------------------------------------------------------------------------------------------- content
+
+
+def test_the_leaderboard_has_a_row_a_configuration(results: Path, site: Path) -> None:
+    text = (site / "index.html").read_text()
+    assert text.count('<tr id="row-') == 3
+    values = [
+        json.loads(path.read_text())["metrics"]["video_map"]["yowo"]["thresholds"]["0.5"]["mean"]
+        for path in sorted(results.glob("*dual_guidance*/record.json"))
+    ]
+    mean, spread = 100 * float(np.mean(values)), 100 * float(np.std(values, ddof=1))
+    assert f"{mean:.1f} ± {spread:.1f}" in Links(site / "index.html").text.replace("  ", " ")
+
+
+def test_a_cell_of_a_table_leads_to_its_runs(results: Path, site: Path) -> None:
+    tables = list(pages(site / "tables"))
+    ids = {path.parent.name.rpartition("-")[2] for path in results.glob("*dual_guidance*/record.json")}
+    links = {link for table in tables for link in Links(table).links if "/runs/" in link}
+    assert {f"../runs/{run_id}.html" for run_id in ids} <= links
+
+
+def test_the_page_of_a_run_has_all_that_log_and_record_say(site: Path) -> None:
+    text = Links(page_of(site, "Dual Guidance")).text
+    for words in (
+        *("Loss term box", "box_u", "Loss term frame", "Pseudo-boxes", "precision", "teacher", "Learning rate"),
+        *("o_th", "Precision over recall", "Videos, the worst first", "data fingerprint", "--config run.yaml"),
+        "less Supervised: V@0.5",
+    ):
+        assert words in text, words
+
+
+def test_the_settings_of_a_run_make_it_again(site: Path) -> None:
+    page = page_of(site, "Dual Guidance")
+    again = yaml.safe_load(page.with_suffix(".yaml").read_text())
+    expected = config_of("Dual Guidance").model_dump(mode="json")["experiment"]
+    assert {**again["experiment"], "seed": 0} == expected
+    assert "results" not in again["machine"]
+
+
+def test_a_comparison_has_the_numbers_of_the_verb(results: Path, site: Path) -> None:
+    page = next(page for page in pages(site / "compare") if "contrasted in a table" in page.read_text())
+    command = next(line for line in page.read_text().splitlines() if "ssldet compare" in line)
+    arguments = command.partition("ssldet compare ")[2].partition("<")[0].split()
+    shown = CliRunner().invoke(cli.main, ["compare", *arguments, "--json"])
+    column = json.loads(shown.stdout)["columns"][0]
+    text = Links(page).text
+    low, high = (100 * column["over_videos"][end] for end in ("low", "high"))
+    assert f"{100 * column['difference']:+.2f}" in text and f"[{low:+.2f}, {high:+.2f}]" in text
+
+
+# ------------------------------------------------------------------------------------- damaged, absent, refused
+
+
+def test_a_half_damaged_folder_lists_what_it_left_out(written: SiteSummary, site: Path) -> None:
+    assert {each.kind for each in written.left_out} == {"interrupted", "damaged"}
+    text = Links(site / "index.html").text
+    assert "2 runs left out" in text and "it has no record" in text and "no readable record" in text
+
+
+@pytest.mark.usefixtures("without_tables")
+@pytest.mark.parametrize("name", ["log.jsonl", "per_video.parquet"])
+@pytest.mark.parametrize("damage", ["absent", "rubbish"])
+def test_a_run_lacks_what_its_folder_lacks_and_says_so(name: str, damage: str, results: Path, tmp_path: Path) -> None:
+    run = next(results.glob("*dual_guidance*seed0*"))
+    copy = shutil.copytree(run, tmp_path / "results" / run.name)
+    (copy / name).unlink() if damage == "absent" else (copy / name).write_bytes(b'[{"step": "\xff"}\n')
+    build_site([tmp_path / "results"], tmp_path / "pages")
+    text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
+    assert "All numbers" in text and "How it was made" in text
+    if (name, damage) != ("log.jsonl", "rubbish"):  # a log is read up to the first line that is not whole
+        assert "Not on this page" in text and name in text
+    assert ("Loss term" in text) == (name != "log.jsonl")
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_a_log_of_the_wrong_form_hides_no_other_part(results: Path, tmp_path: Path) -> None:
+    run = next(results.glob("*dual_guidance*seed0*"))
+    copy = shutil.copytree(run, tmp_path / "results" / run.name)
+    write_log(copy, [log_line(10, losses=[1, 2], pseudo_labels="none"), log_line(20, lr="fast")])
+    build_site([tmp_path / "results"], tmp_path / "pages")
+    text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
+    assert "Curves: what it is made from is damaged" in text and "Precision over recall" in text
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
+    write_interrupted(tmp_path, config_of())
+    refused = ssldet("--results", tmp_path, "--out", tmp_path / "pages")
+    assert refused.exit_code == 2 and "has a record that can be read" in refused.stderr
+    assert "it has no record" in refused.stderr
+    assert not (tmp_path / "pages").exists()
+
+
+def test_what_is_no_report_is_not_overwritten(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(RequestError, match="something else than a report"):
+        build_site([results], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_report_is_replaced_when_the_new_one_is_whole(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "pages"
+    out.mkdir()
+    (out / building.MARK).write_text("")
+    (out / "index.html").write_text("old")
+    monkeypatch.setattr(building._Site, "write", lambda site: (site.folder / "index.html").write_text("new") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_site([results], out)
+    assert (out / "index.html").read_text() == "old"
+    monkeypatch.setattr(building._Site, "write", lambda site: (site.folder / "index.html").write_text("new"))
+    build_site([results], out)
+    assert (out / "index.html").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+# ---------------------------------------------------------------------------------------------------- charts
+
+
+def test_lines_are_thinned_and_keep_their_ends() -> None:
+    chart = line_chart("t", [Series("a", range(5000), [1.0] * 5000)], x_title="step")
+    assert chart and chart.lines[0].points == MOST_POINTS
+    assert chart.lines[0].path.startswith(f"M{chart.left:.1f} ")
+    assert chart.lines[0].path.split("L")[-1].startswith(f"{chart.right:.1f} ")
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    chart = line_chart(
+        "t", [Series("a", [1, 2, 3], [math.nan, 1.0, math.inf]), Series("b", [1], [math.nan])], x_title=""
+    )
+    assert chart and [(line.name, line.points) for line in chart.lines] == [("a", 1)]
+    assert line_chart("t", [Series("b", [1], [math.nan])], x_title="") is None
+    assert scatter_chart("t", [Dot("a", math.nan, 1, "p", "r")], x_title="", y_title="") is None
+
+
+@pytest.mark.parametrize("ys", [[0.0], [0.0, 0.0], [-3.0, -3.0], [1e-9, 2e-9], [1e12, 3e12], [-1.0, 5.0]])
+def test_every_range_has_round_ticks_in_order_within_the_drawing(ys: list[float]) -> None:
+    chart = line_chart("t", [Series("a", range(len(ys)), ys)], x_title="step")
+    assert chart
+    places = [tick.at for tick in chart.y_ticks]
+    assert 2 <= len(places) <= 7 and places == sorted(places, reverse=True)
+    assert all(chart.top <= place <= chart.bottom for place in places)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0123456, "0.0123"), (12345.6, "12.3k"), (2.5e6, "2.5M"), (700, "700"), (10.985, "10.98")]
+)
+def test_numbers_are_short(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+def test_precision_and_recall_follow_from_the_ranks_of_hits() -> None:
+    """Hit, two misses that stand in one row, two hits in one row, of five truths."""
+    ranked = RankedDetections(np.zeros(3, np.int64), np.array([1, 0, 1], np.uint64), np.array([1, 2, 2]))
+    rule: Any = PrecisionRule
+    matches = Matches(("v",), (0.5,), {"0.5": (0,)}, rule, np.array([[5]]), {0: ranked})
+    recall_h, precision_h = recall_and_precision(matches, 0)
+    assert recall_h.tolist() == pytest.approx([1 / 5, 2 / 5, 3 / 5])
+    assert precision_h.tolist() == pytest.approx([1, 2 / 4, 3 / 5])
+
+
+# ------------------------------------------------------------------------------------------------ the verb
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_the_verb_says_what_it_wrote(results: Path, tmp_path: Path) -> None:
+    said = ssldet("--results", results, "--out", tmp_path / "pages", "--json")
+    content = json.loads(said.stdout)
+    assert said.exit_code == 0 and content["runs"] == 5 and content["comparisons"] > 2
+    assert Path(content["index"]).is_file() and len(content["left_out"]) == 2
