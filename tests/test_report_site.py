@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +16,10 @@ from made_records import config_of, record_of, write_interrupted, write_record
 from made_site import HOSTILE, Links, log_line, write_hostile, write_log, write_results
 
 from ssldet import cli
-from ssldet.contracts import Matches, PrecisionRule, RankedDetections
 from ssldet.errors import RequestError
 from ssldet.report.site import SiteSummary, build_site
 from ssldet.report.site import build as building
 from ssldet.report.site.charts import MOST_POINTS, Dot, Series, line_chart, number, scatter_chart
-from ssldet.report.site.precision_recall import recall_and_precision
 
 
 @pytest.fixture(scope="module")
@@ -245,16 +242,6 @@ def test_every_range_has_round_ticks_in_order_within_the_drawing(ys: list[float]
 )
 def test_numbers_are_short(value: float, words: str) -> None:
     assert number(value) == words
-
-
-def test_precision_and_recall_follow_from_the_ranks_of_hits() -> None:
-    """Hit, two misses that stand in one row, two hits in one row, of five truths."""
-    ranked = RankedDetections(np.zeros(3, np.int64), np.array([1, 0, 1], np.uint64), np.array([1, 2, 2]))
-    rule: Any = PrecisionRule
-    matches = Matches(("v",), (0.5,), {"0.5": (0,)}, rule, np.array([[5]]), {0: ranked})
-    recall_h, precision_h = recall_and_precision(matches, 0)
-    assert recall_h.tolist() == pytest.approx([1 / 5, 2 / 5, 3 / 5])
-    assert precision_h.tolist() == pytest.approx([1, 2 / 4, 3 / 5])
 
 
 # ------------------------------------------------------------------------------------------------ the verb

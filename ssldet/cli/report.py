@@ -15,10 +15,17 @@ SHOWN = 5
 
 @click.command("report", epilog="Example: ssldet report --results results/runs --out site")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pages: new, empty, or an earlier report.")
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Of each run's videos, the worst so many by pictures and a clip; they need its detections and the data.",
+)
 @results_folders
 @data_root
 @json_flag
-def command(out: Path, results: tuple[Path, ...], data_root: Path | None, as_json: bool) -> None:
+def command(out: Path, worst: int, results: tuple[Path, ...], data_root: Path | None, as_json: bool) -> None:
     """Write pages about all runs: leaderboard, tables, each run, and runs held against each other.
 
     They open from a file, without a server or a network: SITE/index.html. What records, logs and per-video matches tell
@@ -28,7 +35,7 @@ def command(out: Path, results: tuple[Path, ...], data_root: Path | None, as_jso
     from ssldet.util.files import plain
 
     say = (lambda text: None) if as_json else (lambda text: click.echo(text, err=True))
-    written = build_site(results or None, out, data_root=data_root, say=say)
+    written = build_site(results or None, out, data_root=data_root, worst=worst, say=say)
     if as_json:
         print_json(plain(written))
         return

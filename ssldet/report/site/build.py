@@ -29,7 +29,8 @@ from ssldet.report.site.compare_page import MOST_PAIRS, ComparePage, Pair, compa
 from ssldet.report.site.leaderboard import FILTERS, Configuration, Link, configurations, leaderboard
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.rendering import assets, render_page
-from ssldet.report.site.run_page import run_page
+from ssldet.report.site.run_page import Pictures, run_page
+from ssldet.report.site.scored_run import DataSets
 from ssldet.report.site.site_map import INDEX, SiteMap, site_map
 from ssldet.report.table_data import Table
 from ssldet.runs.external import find_externals
@@ -37,6 +38,9 @@ from ssldet.runs.listing import external_summary, options_beside_preset
 
 MARK = ".ssldet-report"
 """A file at the top of a site, by which the next report knows that it may take its place."""
+
+WORST = 4
+"""Videos of a run that are shown by pictures and a clip, unless told otherwise."""
 
 Say = Callable[[str], None]
 """Hears what is being done."""
@@ -64,7 +68,12 @@ class SiteSummary:
 
 
 def build_site(
-    results: Folders | None, out: Path, *, data_root: Path | None = None, say: Say = lambda text: None
+    results: Folders | None,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    worst: int = WORST,
+    say: Say = lambda text: None,
 ) -> SiteSummary:
     """Write the report of all runs in or below some folders.
 
@@ -72,6 +81,7 @@ def build_site(
         results: one folder or several; None means results/runs.
         out: the folder to write, which is new, empty, or an earlier report: that is replaced when the new one is whole.
         data_root: the folder of the data, for what only they tell; None: the runs' own.
+        worst: so many of the worst videos of a run are shown by pictures and a clip.
         say: hears what is being done.
 
     Returns:
@@ -90,7 +100,7 @@ def build_site(
         raise RequestError(_nothing_to_show(folders, left_out))
     _check_out(out)
     with _replaced(out) as folder:
-        site = _Site(folder, folders, collection, shown, left_out, data_root, say)
+        site = _Site(folder, folders, collection, shown, left_out, DataSets(data_root), worst, say)
         site.write()
     return SiteSummary(
         index=out / INDEX,
@@ -152,7 +162,8 @@ class _Site:
     collection: RunCollection
     runs: Sequence[Run]
     left_out: list[LeftOut]
-    data_root: Path | None
+    datasets: DataSets
+    worst: int
     say: Say
     pages: SiteMap = field(default_factory=SiteMap)
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -207,7 +218,7 @@ class _Site:
         for place, run in enumerate(self.runs, start=1):
             self.say(f"run {run.id} ({place} of {len(self.runs)})")
             page = self.pages.runs[run.folder]
-            shown = run_page(run, page, titles[run.id], self.data_root)
+            shown = run_page(run, page, titles[run.id], self.datasets, Pictures(self.folder, self.worst))
             shown = replace(shown, comparisons=tuple(_links(compared, run)))
             self._page("run.html.j2", page, shown=shown)
             if shown.config:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from ssldet.contracts import Matches, RankedDetections
+from ssldet.contracts import Matches
 from ssldet.evaluation.per_video import PerVideo
+from ssldet.evaluation.precision_recall import recall_and_precision
 from ssldet.report.site.charts import SMALL, Chart, Series, line_chart
 
 KEY = "0.5"
@@ -55,24 +54,6 @@ def _chart(name: str, matches: Mapping[str, Matches], label: int) -> Chart | Non
 
 def _series(title: str, matches: Matches, label: int) -> Series:
     """The curve, and the recall that is reached."""
-    recall_h, precision_h = recall_and_precision(matches, label)
+    recall_h, precision_h = recall_and_precision(matches, label, KEY)
     reached = f"to recall {recall_h[-1]:.2f}" if len(recall_h) else ""
     return Series(title, recall_h.tolist(), precision_h.tolist(), reached)
-
-
-def recall_and_precision(matches: Matches, label: int, key: str = KEY) -> tuple[np.ndarray, np.ndarray]:
-    """(h,) recall and precision at each of the h hits of a class in rank order; empty without truth or hits."""
-    truths = int(matches.truths_vk[:, label].sum())
-    if not truths:
-        return np.zeros(0), np.zeros(0)
-    is_hit_n, counts_n = _spelled_out(matches.ranked[label], matches.columns[key][0])
-    ranks_n, hits_n = np.cumsum(counts_n), np.cumsum(is_hit_n)
-    return hits_n[is_hit_n] / truths, hits_n[is_hit_n] / ranks_n[is_hit_n]
-
-
-def _spelled_out(ranked: RankedDetections, bit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each row is a hit, and how many detections it stands for; a row of several hits is a row each."""
-    is_hit_n = (ranked.outcomes_n.astype(np.uint64) >> np.uint64(bit) & np.uint64(1)) == 1
-    repeats_n = np.where(is_hit_n, ranked.counts_n, 1)
-    counts_n = np.where(is_hit_n, 1, ranked.counts_n)
-    return np.repeat(is_hit_n, repeats_n), np.repeat(counts_n, repeats_n)

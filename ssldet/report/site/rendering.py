@@ -1,4 +1,4 @@
-"""Pages out of templates. All that a template puts into a page is escaped, and has no characters that steer anything."""
+"""Pages out of templates. What a template puts into a page is escaped, and has no characters that steer anything."""
 
 from __future__ import annotations
 
@@ -47,8 +47,13 @@ def _environment() -> Environment:
     )
     environment.filters |= {"percent": percent, "signed": signed, "short": number, "anchor": anchor}
     environment.filters |= {"widest": widest, "few_groups": few_groups}
-    environment.globals["kinds_in"] = kinds_in
+    environment.globals |= {"kinds_in": kinds_in, "folder_of": folder_of}
     return environment
+
+
+def folder_of(page: str) -> str:
+    """The folder of a page's pictures, beside the page."""
+    return page.rpartition("/")[2].removesuffix(".html")
 
 
 def percent(fraction: float, digits: int = 1) -> str:

@@ -39,12 +39,17 @@ function makeSortable(table) {
 
 // ---------------------------------------------------------------------------------------------- filtering
 
+// What a row is compared with is no property of it.
+function ownWords(row) {
+  return [...row.cells].filter((cell) => !cell.classList.contains("against")).map((cell) => cell.textContent).join(" ").toLowerCase();
+}
+
 function matches(row, wanted) {
   const words = (wanted.get("words") || "").toLowerCase();
   for (const [name, value] of wanted) {
     if (name !== "words" && value && row.dataset[name] !== value) return false;
   }
-  return !words || row.textContent.toLowerCase().includes(words);
+  return !words || ownWords(row).includes(words);
 }
 
 function applyFilters(form, table) {
