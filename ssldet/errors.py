@@ -11,7 +11,8 @@
         - PackError: a packed run that is damaged, of a later version, or holds what no pack holds
         - DetectionsError: a detections file that cannot be scored as it is
     - WeightsError: a weights file that does not fit the network (exit 2)
-    - CheckpointError: a checkpoint that is damaged or belongs to another run
+    - CheckpointError: a checkpoint that belongs to another run or was written by another version
+        - DamagedCheckpoint: one that cannot be read, or is not as it was written
     - PluginError: a plugin that is broken, duplicated or incompatible
     - TrainingError: training cannot go on (a loss that is not finite, say)
         - LostRank: one of several processes ended, and this one cannot go on without it
@@ -79,6 +80,10 @@ class WeightsError(SsldetError):
 
 
 class CheckpointError(SsldetError):
+    pass
+
+
+class DamagedCheckpoint(CheckpointError):
     pass
 
 

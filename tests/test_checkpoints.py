@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ssldet.errors import CheckpointError
+from ssldet.errors import CheckpointError, DamagedCheckpoint
 from ssldet.training import checkpoints
 
 
@@ -100,8 +100,21 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     with pytest.raises(CheckpointError, match=r"belongs to run|is damaged|no checkpoint"):
         checkpoints.load_newest(path, "another")
     checkpoints.before(path).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"c\.safetensors"):
+    with pytest.raises(DamagedCheckpoint, match=r"c(\.before)?\.safetensors is damaged"):
         checkpoints.load_newest(path, "a")
+
+
+def test_damaged_checkpoints_are_set_aside_and_what_can_be_read_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    write(path, 1)
+    write(path, 2)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="belongs to run 'a'") as refusal:
+        checkpoints.load_newest(path, "another")
+    assert not isinstance(refusal.value, DamagedCheckpoint)
+    kept = [file.name for file in checkpoints.set_aside(path)]
+    assert kept == ["c.damaged.safetensors", "c.before.damaged.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept) and not checkpoints.any_of(path)
 
 
 def test_without_hard_links_the_last_two_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

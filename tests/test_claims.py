@@ -22,7 +22,7 @@ from test_runner import StopAt, config
 from ssldet.benchmark import grid as grid_module
 from ssldet.benchmark.executors.local import run_grid
 from ssldet.cli import main
-from ssldet.runs import claims, layout, runner
+from ssldet.runs import claims, layout, runner, store
 from ssldet.runs.claims import Claim, ClaimHeld, ClaimLost, claimed, owner_of, read_owner
 from ssldet.runs.planning import plan
 from ssldet.runs.runner import Interrupted, Reporter
@@ -235,6 +235,39 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_one_without_and_says_so(tmp_pat
     (warning,) = record.notes["warnings"]
     assert "training goes on from the checkpoint before it, of step 8" in warning
     assert not newest.exists() and not (planned.folder / layout.CHECKPOINT_BEFORE).exists()
+
+
+def test_a_run_without_a_checkpoint_that_can_be_read_begins_anew_and_says_so(tmp_path: Path) -> None:
+    """With its first stage, which is not trained again; the damaged files are kept until the run is removed."""
+    first = ("train.burn_in=0.25",)
+    whole = runner.execute(plan(config(tmp_path / "whole", "supervised", first)), Reporter())
+    planned = plan(config(tmp_path / "damaged", "supervised", first))
+    with pytest.raises(Interrupted):
+        runner.execute(planned, StopAt(13))
+    for name in (layout.CHECKPOINT, layout.CHECKPOINT_BEFORE):
+        (planned.folder / name).write_bytes((planned.folder / name).read_bytes()[:-100])
+    (stage,) = tmp_path.glob("damaged/first_stages/*/checkpoint.safetensors")
+    trained = stage.stat().st_mtime_ns
+    record = runner.execute(planned, Reporter())
+    assert record.metrics == whole.metrics and record.files[layout.WEIGHTS] == whole.files[layout.WEIGHTS]
+    (warning,) = record.notes["warnings"]
+    kept = " and ".join(layout.DAMAGED)
+    assert warning.endswith(f"no checkpoint in {planned.folder} can be read: kept as {kept}; training begins anew")
+    assert stage.stat().st_mtime_ns == trained
+    assert all((planned.folder / name).is_file() for name in layout.DAMAGED)
+    assert store.remove(store.find_runs([tmp_path / "damaged"])[0]) == []
+
+
+def test_a_first_stage_without_a_checkpoint_that_can_be_read_is_trained_anew(tmp_path: Path) -> None:
+    planned = plan(config(tmp_path, "supervised", ("train.burn_in=0.75",)))
+    whole = runner.execute(planned, Reporter())
+    for newest in tmp_path.glob("first_stages/*/checkpoint*.safetensors"):
+        newest.write_bytes(b"")
+    planned.record_path.unlink()
+    record = runner.execute(planned, Reporter())
+    assert record.metrics == whole.metrics
+    (warning,) = record.notes["warnings"]
+    assert "training begins anew" in warning
 
 
 def test_a_damaged_first_stage_is_trained_on_from_its_checkpoint_before(tmp_path: Path) -> None:

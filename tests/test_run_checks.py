@@ -156,6 +156,7 @@ def test_damaged_and_unfinished_runs_are_found(tmp_path: Path) -> None:
 def test_what_belongs_to_no_run_is_found(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "a" * 12, notes={"first_stage": "used"})
     (folder / ".record.json.0123.tmp").touch()
+    (folder / layout.CHECKPOINT_DAMAGED).touch()
     leave_claim(folder, silent=1e6)
     for key, file in (("used", layout.STAGE), ("unused", layout.STAGE), ("half", layout.CHECKPOINT)):
         (tmp_path / "first_stages" / key).mkdir(parents=True)
@@ -166,6 +167,7 @@ def test_what_belongs_to_no_run_is_found(tmp_path: Path) -> None:
         ("orphaned", "first_stages/unused"),
         ("orphaned", f"{folder.name}/.claim"),
         ("orphaned", f"{folder.name}/.record.json.0123.tmp"),
+        ("orphaned", f"{folder.name}/{layout.CHECKPOINT_DAMAGED}"),
     ]
 
 

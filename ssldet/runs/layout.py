@@ -26,6 +26,10 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_BEFORE = "checkpoint.before.safetensors"
 """The one before, in case the newest is damaged. Both are deleted when the run is done, unless `keep_checkpoints`."""
 
+CHECKPOINT_DAMAGED = "checkpoint.damaged.safetensors"
+CHECKPOINT_BEFORE_DAMAGED = "checkpoint.before.damaged.safetensors"
+"""The same, where neither could be read and training began anew; kept to be looked at."""
+
 WEIGHTS = "weights.safetensors"
 NETWORK = "network.json"
 """What the weights are of: enough to build the network and to apply it to other videos, without the data."""
@@ -44,7 +48,9 @@ LOCK = ".lock"
 KEPT = (CONFIG, SPLIT, LOG, DETECTIONS, PER_VIDEO, NETWORK, WEIGHTS)
 """What a finished run keeps beside its record, which holds their hashes."""
 
-RUN_FILES = (RECORD, *KEPT, CHECKPOINT, CHECKPOINT_BEFORE, LOCK, CLAIM)
+DAMAGED = (CHECKPOINT_DAMAGED, CHECKPOINT_BEFORE_DAMAGED)
+
+RUN_FILES = (RECORD, *KEPT, CHECKPOINT, CHECKPOINT_BEFORE, *DAMAGED, LOCK, CLAIM)
 """Everything that a run writes into its folder. The record is removed first: half a run is not a finished one."""
 
 FIRST_STAGES = "first_stages"

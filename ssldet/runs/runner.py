@@ -291,9 +291,9 @@ class _Run:
         reader = self._prepare()
         training = self._training(reader)
         self.reporter.phase("train", plan.steps, "steps")
-        if checkpoints.any_of(checkpoint := plan.folder / layout.CHECKPOINT):
-            training.resume(checkpoint)
-        elif stage := self._first_stage():
+        checkpoint = plan.folder / layout.CHECKPOINT
+        resumed = checkpoints.any_of(checkpoint) and training.resume(checkpoint)
+        if not resumed and (stage := self._first_stage()):
             self._load_or_train(stage, training)
             if self.ranks.is_first:
                 write_text(plan.folder / layout.LOG, stage.log.read_text(encoding="utf-8"))

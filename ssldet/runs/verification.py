@@ -3,7 +3,7 @@
 damaged       a record that cannot be read, or files that are not those that the record names
 edited        a record whose content does not match its checksum
 unfinished    a run that was interrupted or failed, and that nobody carries out
-orphaned      what belongs to no run: halves of files, unfinished first stages, claims of the dead
+orphaned      what no run needs: halves of files, damaged checkpoints, unfinished first stages, claims of the dead
 mixed         runs that other versions of ssldet or torch made than most here
 """
 
@@ -68,6 +68,8 @@ def _orphans(results: Path, entries: Iterable[RunEntry]) -> Iterator[Finding]:
         yield Finding("orphaned", path, "half of a file, whose process was killed; it can be deleted")
     for path in sorted(results.glob(".merging-*")):
         yield Finding("orphaned", path, "half of a merge, which was killed; it can be deleted")
+    for path in sorted(path for name in layout.DAMAGED for path in results.rglob(name)):
+        yield Finding("orphaned", path, "a damaged checkpoint, kept to be looked at; it can be deleted")
     for path in sorted(results.rglob(layout.CLAIM)):
         if owner_of(path.parent) is None:
             yield Finding("orphaned", path, "the claim of a process that is dead; the next one takes it over")

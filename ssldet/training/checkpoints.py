@@ -1,6 +1,7 @@
 """Checkpoints: named tensors and JSON beside them in one safetensors file, written whole and read without code.
 
 The one before is kept beside the newest (`before`), and `load_newest` falls back on it where the newest is damaged.
+Where both are, `set_aside` renames them, so that training can begin anew and nobody loses what may be looked at.
 A checkpoint is flat: "student/...", "teacher/...", "optimizer/3/exp_avg" (`prefixed`, `part`). The header holds
 a format name, its version, a checksum and the caller's `meta`, which names the run and the step.
 """
@@ -20,11 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ssldet.errors import CheckpointError
+from ssldet.errors import CheckpointError, DamagedCheckpoint
 from ssldet.util.files import plain, replacing
 
 FORMAT = "ssldet-checkpoint"
 VERSION = "1"
+
+GO_ON = "training goes on from the checkpoint before it"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -75,23 +78,44 @@ def load_newest(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor
     """As `load`, of the newest checkpoint that is whole; and what was wrong with a newer one, "" where nothing was.
 
     Raises:
-        CheckpointError: neither is whole and this run's; says what is wrong with the newest.
+        DamagedCheckpoint: no file that is there can be read; says what is wrong with the newest.
+        CheckpointError: one can be read, and is not this run's or this version's.
     """
-    try:
-        return (*load(path, run_id), "")
-    except CheckpointError as error:
+    faults: dict[Path, CheckpointError] = {}
+    for file in (path, before(path)):
         try:
-            tensors, meta = load(before(path), run_id)
-        except CheckpointError:
-            raise error from None
-        return tensors, meta, f"{path} cannot be read; training goes on from the checkpoint before it"
+            tensors, meta = load(file, run_id)
+        except CheckpointError as error:
+            faults[file] = error
+        else:
+            return tensors, meta, f"{path} cannot be read; {GO_ON}" if faults else ""
+    raise _why_none(faults)
+
+
+def _why_none(faults: Mapping[Path, CheckpointError]) -> CheckpointError:
+    """Of what is wrong with all checkpoints, what speaks against beginning anew; else what is wrong with the newest."""
+    present = [fault for file, fault in faults.items() if file.exists()] or list(faults.values())
+    readable = [fault for fault in present if not isinstance(fault, DamagedCheckpoint)]
+    return (readable or present)[0]
+
+
+def aside(path: Path) -> Path:
+    """Where a checkpoint is kept that is damaged."""
+    return path.with_name(f"{path.stem}.damaged{path.suffix}")
+
+
+def set_aside(path: Path) -> list[Path]:
+    """Rename a damaged checkpoint and the damaged one before it; gives their new places. Raises OSError."""
+    present = [file for file in (path, before(path)) if file.exists()]
+    return [file.replace(aside(file)) for file in present]
 
 
 def load(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint: its tensors on the CPU, and its meta.
 
     Raises:
-        CheckpointError: it is absent, damaged, of another format or version, or (with `run_id`) of another run.
+        DamagedCheckpoint: it cannot be read, or its content is not what was written.
+        CheckpointError: it is absent, of another format or version, or (with `run_id`) of another run.
     """
     header, tensors = _read(Path(path))
     if header.get("format") != FORMAT:
@@ -102,7 +126,7 @@ def load(path: Path, run_id: str | None = None) -> tuple[dict[str, Tensor], dict
             "resume with the ssldet that wrote it, or delete the run's folder and start again"
         )
     if _checksum(tensors, header.get("meta", "")) != header.get("checksum"):
-        raise CheckpointError(f"{path} is damaged: its content does not match its checksum; delete it to start again")
+        raise DamagedCheckpoint(f"{path} is damaged: its content does not match its checksum; delete it to start again")
     meta = json.loads(header["meta"])
     if run_id is not None and meta.get("run_id") != run_id:
         raise CheckpointError(f"{path} belongs to run {meta.get('run_id')!r}, expected {run_id!r}")
@@ -117,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({error}); delete it to start again") from error
+        raise DamagedCheckpoint(f"{path} is damaged or not a checkpoint ({error}); delete it to start again") from error
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ssldet.contracts import Batch, Detector, Progress, StepLosses, Strategy
 from ssldet.data.batches import BatchSource
 from ssldet.data.loader import Batches, BatchKeys, batch_source
 from ssldet.data.sampling import stream_seed
-from ssldet.errors import ConfigError, TrainingError, did_you_mean
+from ssldet.errors import ConfigError, DamagedCheckpoint, TrainingError, did_you_mean
 from ssldet.nn.batch_norm import StatisticsRecord, StatisticsSnapshot, running_statistics_of_groups
 from ssldet.nn.joint_batch_norm import normalised_together
 from ssldet.nn.recomputing import recompute_blocks
@@ -627,12 +627,20 @@ class Training:
         if self.ranks.size > 1:
             check_same(self.ranks, self._state())
 
-    def resume(self, path: Path, run_id: str | None = None) -> None:
+    def resume(self, path: Path, run_id: str | None = None) -> bool:
         """Go on from a checkpoint of this run, or of the one that is named; from the one before where it is damaged.
 
-        Raises CheckpointError.
+        Returns:
+            Whether there was one to go on from. Where all are damaged they are kept aside, which the log says, and
+            training is as fresh as it was.
+
+        Raises:
+            CheckpointError: what is there is another run's or another version's.
         """
-        tensors, meta, fault = checkpoints.load_newest(path, run_id or self.run_id)
+        newest = self._newest(path, run_id or self.run_id)
+        if newest is None:
+            return False
+        tensors, meta, fault = newest
         if fault:
             self.notices.append(f"{fault}, of step {meta['counts']['step']}")
         self.student.load_state_dict(checkpoints.part(tensors, "student"))
@@ -649,6 +657,21 @@ class Training:
             self.watch.restore(meters["watch"])
             if self.meter:
                 self.meter.counts = Counter(meters["pseudo_labels"])
+        return True
+
+    def _newest(self, path: Path, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any], str] | None:
+        """What `load_newest` gives, in all processes; None in all where no checkpoint can be read."""
+        newest = None
+        with suppress(DamagedCheckpoint):
+            newest = checkpoints.load_newest(path, run_id)
+        if not self.ranks.any(newest is None):  # none moves a file that another one is still reading
+            return newest
+        self.ranks.from_first(partial(self._begin_anew, path))
+        return None
+
+    def _begin_anew(self, path: Path) -> None:
+        kept = " and ".join(file.name for file in checkpoints.set_aside(path))
+        self.notices.append(f"no checkpoint in {path.parent} can be read: kept as {kept}; training begins anew")
 
 
 def takes_groups(strategy: type[Strategy]) -> bool:
