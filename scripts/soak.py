@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import secrets
@@ -34,14 +35,16 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
+from click.testing import CliRunner
 
 from ssldet.benchmark.cells import Settings, parse_dataset_map
 from ssldet.benchmark.executors.local import run_grid
 from ssldet.benchmark.grid import GridRequest, plan_grid
 from ssldet.benchmark.spec import spec
+from ssldet.cli import main as ssldet
 from ssldet.contracts import GridCallback, GridTask, TaskProgress, TaskResult
 
 MARK = "SSLDET_SOAK"
@@ -70,8 +73,8 @@ TABLE = ("table", "6", "--format", "csv")
 SECONDS_TO_END = 60.0
 """How long processes may take to end that nobody wants any more: they finish a step, or find their parent gone."""
 
-LONGEST_LIFE = 40.0
-"""Seconds after which a command is struck at the latest; it takes some of them to import."""
+LONGEST_LIFE = 25.0
+"""Seconds after which a command of a soak is struck again at the latest."""
 
 Figures = dict[str, Any]
 
@@ -90,10 +93,67 @@ def start(arguments: Sequence[str], results: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(program, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def said(arguments: Sequence[str], results: Path) -> str:
-    """What a command of the suite prints."""
-    program = [sys.executable, "-m", "ssldet", *arguments, "--results", str(results)]
-    return subprocess.run(program, capture_output=True, text=True, check=True).stdout
+def outlives(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a command is still running after so many seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+class Forked:
+    """A command of the suite, forked from this program, in a process group of its own.
+
+    This program has imported all that a command needs: of a kill at a random moment little would be seen otherwise
+    but imports.
+    """
+
+    def __init__(self, arguments: Sequence[str], results: Path) -> None:
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become([*arguments, "--results", str(results)])
+
+    def outlives(self, seconds: float) -> bool:
+        """Whether it is still running after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                return True
+            else:
+                time.sleep(0.02)
+        return False
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code."""
+        self.outlives(math.inf)
+        assert self.code is not None
+        return self.code
+
+    def kill(self, draw: random.Random) -> str:
+        """SIGKILL for it alone, or for all processes of its group; says which."""
+        everything = draw.random() < 0.5
+        (os.killpg if everything else os.kill)(self.pid, signal.SIGKILL)
+        self.wait()
+        return "the grid and its processes" if everything else "the grid"
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    """Go on as a command that has nothing to read and nobody to speak to, and end as it does."""
+    os.setsid()
+    for stream in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    code: object = 1
+    try:
+        ssldet(arguments)
+    except SystemExit as ending:
+        code = ending.code or 0
+    finally:
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def ours() -> Iterator[psutil.Process]:
@@ -132,7 +192,8 @@ def numbers(results: Path) -> Figures:
     """The table, and of every run its metrics and the hash of its weights."""
     records = [json.loads(path.read_text()) for path in sorted(results.glob("*/record.json"))]
     runs = {record["id"]: [record["metrics"], record["files"]["weights.safetensors"]] for record in records}
-    return {"table": said(TABLE, results), "runs": runs}
+    table = CliRunner().invoke(ssldet, [*TABLE, "--results", str(results)])
+    return {"table": table.stdout, "runs": runs}
 
 
 def check_kept(before: Mapping[str, str], results: Path) -> None:
@@ -152,59 +213,34 @@ def check_same(expected: Figures, results: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ kills
 
 
-def kill_alone_or_with_all(process: subprocess.Popen[bytes], draw: random.Random) -> str:
-    """SIGKILL for a command alone, or for all processes of its group; says which."""
-    everything = draw.random() < 0.5
-    (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
-    process.wait()
-    return "the grid and its processes" if everything else "the grid"
-
-
 def kills(count: int, folder: Path, draw: random.Random) -> Figures:
     """Kill a running grid `count` times, beginning a new one whenever it comes to its end. Raises Lost."""
-    expected = left_alone(folder / "whole")
-    struck: Counter[str] = Counter()
-    whole_grids, at_kill = 0, []
-    while struck.total() < count:
-        results = folder / f"killed-{whole_grids}"
-        process, before = start(GRID, results), finished(results)
-        if outlives(process, draw.uniform(1, LONGEST_LIFE)):
+    began = time.monotonic()
+    check_code(Forked(GRID, folder / "whole").wait(), folder / "whole")
+    expected, longest = numbers(folder / "whole"), time.monotonic() - began
+    struck, at_kill, grids = Counter[str](), list[int](), 0
+    while True:
+        results = folder / f"killed-{grids}"
+        grid, before = Forked(GRID, results), finished(results)
+        if struck.total() < count and grid.outlives(draw.uniform(0, longest)):
             before |= finished(results)
-            struck[kill_alone_or_with_all(process, draw)] += 1
+            struck[grid.kill(draw)] += 1
             check_kept(before, results)
             at_kill.append(len(before))
-            say(f"{struck.total()} kills, {whole_grids} grids done, {len(before)} cells finished")
+            say(f"{struck.total()} kills, {grids} grids done, {len(before)} cells finished")
             continue
-        check_end(process, expected, results)
-        whole_grids += 1
-    process = start(GRID, results)
-    process.wait()
-    check_end(process, expected, results)
-    return {"kills": dict(struck), "grids": whole_grids + 1, "finished_cells_at_kills": at_kill, "lost": 0}
+        check_code(grid.wait(), results)
+        check_same(expected, results)
+        shutil.rmtree(results)
+        grids += 1
+        if struck.total() == count:
+            return {"kills": dict(struck), "grids": grids, "finished_cells_at_kills": at_kill, "lost": 0}
 
 
-def outlives(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether a command is still running after so many seconds."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
-def check_end(process: subprocess.Popen[bytes], expected: Figures, results: Path) -> None:
-    """Raises Lost where a grid did not end well, or with other numbers; removes its results where all is well."""
-    if process.returncode:
-        raise Lost(f"a grid that was killed ended with exit code {process.returncode}: {results}")
-    check_same(expected, results)
-    shutil.rmtree(results)
-
-
-def left_alone(results: Path) -> Figures:
-    """The numbers of a grid that nobody kills."""
-    if code := start(GRID, results).wait():
-        raise Lost(f"the grid ended with exit code {code} though nobody killed it; give its command by hand")
-    return numbers(results)
+def check_code(code: int, results: Path) -> None:
+    """Raises Lost where a grid that nobody struck failed."""
+    if code:
+        raise Lost(f"the grid in {results} ended with exit code {code}; give its command by hand to see why")
 
 
 # ------------------------------------------------------------------------------------------------------------- soak
@@ -271,12 +307,12 @@ def survive(command: Sequence[str], results: Path, struck: Counter[str], draw: r
     left = draw.randint(3, 5)
     while True:
         process, before = start(command, results), finished(results)
-        while left and outlives(process, draw.uniform(2, LONGEST_LIFE / 2)):
+        while left and outlives(process, draw.uniform(2, LONGEST_LIFE)):
             struck[strike(process.pid, draw)] += 1
             left -= 1
-        process.wait()
+        code = process.wait()
         check_kept(before, results)
-        if process.returncode == 0:
+        if code == 0:
             return
 
 

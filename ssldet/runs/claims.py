@@ -22,14 +22,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ssldet.errors import RequestError, SsldetError
 from ssldet.runs import layout
+from ssldet.util.processes import born, this_machine
 
 BEAT_SECONDS = 10.0
 SILENCE_SECONDS = 120.0
@@ -71,7 +69,7 @@ class Owner:
 
     def is_dead(self) -> bool:
         """Whether it was a process of this machine that is no more; nothing is known of other machines."""
-        return bool(self.machine) and self.machine == _machine() and _born(self.pid) != self.born
+        return bool(self.machine) and self.machine == this_machine() and born(self.pid) != self.born
 
 
 class Claim:
@@ -83,8 +81,8 @@ class Claim:
             secrets.token_hex(8),
             socket.gethostname(),
             os.getpid(),
-            _machine(),
-            _born(os.getpid()),
+            this_machine(),
+            born(os.getpid()),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self._file = -1
@@ -293,26 +291,3 @@ def _changed(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
-
-
-@cache
-def _machine() -> str:
-    """This boot of this machine, and the namespace that its processes are numbered in."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def _born(pid: int) -> str:
-    """When a process began, in ticks that no change of the clock moves; "" where there is none, or its corpse alone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in ("Z", "X") else fields[19]
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    with suppress(psutil.Error):
-        return str(psutil.Process(pid).create_time())
-    return ""

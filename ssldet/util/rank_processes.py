@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import time
 import traceback
@@ -32,6 +31,7 @@ from ssldet import errors
 from ssldet.errors import LostRank, SsldetError, TrainingError
 from ssldet.util.interrupts import SIGNALS, leave_signals_to_parent
 from ssldet.util.ranks import Place, Ranks, joined
+from ssldet.util.temporary import temporary_folder
 
 SECONDS_TO_FOLLOW = 5.0
 """How long the other ranks have to say what they know, once one has failed."""
@@ -112,8 +112,8 @@ def run_on_ranks(
         SsldetError: what a rank raised, of its class where that is one of `ssldet.errors`; else TrainingError.
         RankStopped: the ranks heeded `stop`.
     """
-    with tempfile.TemporaryDirectory(prefix="ssldet-ranks-") as folder:
-        members = [_start(function, arguments, Path(folder) / "store", devices, rank) for rank in range(len(devices))]
+    with temporary_folder() as folder:
+        members = [_start(function, arguments, folder / "store", devices, rank) for rank in range(len(devices))]
         team = _Team(members, on_message, stop)
         try:
             team.listen()
