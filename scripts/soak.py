@@ -213,11 +213,15 @@ def check_same(expected: Figures, results: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ kills
 
 
-def kills(count: int, folder: Path, draw: random.Random) -> Figures:
-    """Kill a running grid `count` times, beginning a new one whenever it comes to its end. Raises Lost."""
+def kills(count: int, longest: float, folder: Path, draw: random.Random) -> Figures:
+    """Kill a running grid `count` times, each within `longest` seconds, beginning a new one whenever it is done.
+
+    Raises:
+        Lost: of what was finished something is gone or changed.
+    """
     began = time.monotonic()
     check_code(Forked(GRID, folder / "whole").wait(), folder / "whole")
-    expected, longest = numbers(folder / "whole"), time.monotonic() - began
+    expected, longest = numbers(folder / "whole"), min(longest, time.monotonic() - began)
     struck, at_kill, grids = Counter[str](), list[int](), 0
     while True:
         results = folder / f"killed-{grids}"
@@ -428,6 +432,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("kills", "soak"))
     parser.add_argument("--count", type=int, default=100, help="kills (default: 100)")
+    parser.add_argument("--within", type=float, default=60.0, help="seconds in which a kill comes (default: 60)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of soaking, two rounds at least (default: 60)")
     parser.add_argument("--report", type=Path, help="JSON file of what was seen; printed without it")
     parser.add_argument("--folder", type=Path, help="where all of it happens, and stays (default: one that is removed)")
@@ -450,7 +455,11 @@ def main() -> int:
         confined(folder)
         seen: Figures
         try:
-            done = kills(asked.count, folder, draw) if asked.what == "kills" else soak(asked.minutes, folder, draw)
+            done = (
+                kills(asked.count, asked.within, folder, draw)
+                if asked.what == "kills"
+                else soak(asked.minutes, folder, draw)
+            )
             seen = {"seconds": round(time.monotonic() - began), **done}
         except Lost as error:
             seen = {"seconds": round(time.monotonic() - began), "lost": str(error)}
