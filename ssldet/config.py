@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from pydantic_core import to_jsonable_python
 
 from ssldet import plugins
-from ssldet.contracts import Backbone, DatasetFacts, Options, Strategy
+from ssldet.contracts import Backbone, DatasetFacts, Options, Strategy, Tracker
 from ssldet.data.batches import ClipOptions
 from ssldet.data.datasets import dataset_options
 from ssldet.data.stored_frames import default_quality
@@ -329,6 +329,10 @@ class Machine(Options):
     """Leave out videos that cannot be read, and say so in the record."""
     keep_checkpoints: bool = False
     """Keep the checkpoints of a finished run."""
+    tracker: str | None = None
+    """The tracker that the log goes to beside its file, such as "tensorboard"; None: to none."""
+    tracker_options: dict[str, Any] = Field(default_factory=dict)
+    """Its options."""
 
     def switches(self) -> dict[str, str]:
         """Options of how a step is computed."""
@@ -350,6 +354,11 @@ class RunConfig(Options):
     def build_backbone(self) -> Backbone:
         """The backbone with its typed options."""
         return _build("backbone", self.experiment.backbone, self.experiment.backbone_options)
+
+    def build_tracker(self) -> Tracker | None:
+        """The tracker with its typed options; None where the run has none."""
+        machine = self.machine
+        return _build("tracker", machine.tracker, machine.tracker_options) if machine.tracker else None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -452,7 +461,7 @@ def _from_assignment(text: str) -> dict[str, Any]:
     head, *rest = key.split(".")
     if head == "preset":
         raise ConfigError(f"--set {text!r}: a preset is what --set changes; choose it with --preset")
-    if rest and head in PLUGIN_KINDS:
+    if rest and head in (*PLUGIN_KINDS, "tracker"):
         head = f"{head}_options"
     for part in reversed(rest):
         nested = {part: nested}
@@ -474,6 +483,7 @@ def _typed(merged: Mapping[str, Any], proposed: Mapping[str, Any], mistakes: lis
     if problem := revision_problem(merged.get("revision", REVISION)):
         mistakes.append(problem)
     spelled = _plugin_options({**merged, "revision": REVISION}, proposed, mistakes)
+    spelled = {**spelled, **_tracker_options(merged, mistakes)}
     parts: dict[str, Any] = {}
     for name, model in (("experiment", Experiment), ("machine", Machine)):
         try:
@@ -523,6 +533,24 @@ def _plugin_options(
         except ConfigError as error:
             mistakes += str(error).splitlines()
     return spelled
+
+
+def _tracker_options(merged: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
+    """The options of the tracker, spelled out; nothing where there is none."""
+    name, options = merged.get("tracker"), merged.get("tracker_options") or {}
+    if name is None:
+        mistakes += [
+            f"tracker.{key} is an option of a tracker, and there is none; name it with --tracker" for key in options
+        ]
+        return {}
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        return {}  # Machine says what is wrong
+    try:
+        typed = typed_options(plugins.load("tracker", name).Config, options, "tracker.", f" of tracker {name!r}")
+    except (UnknownName, ConfigError) as error:
+        mistakes.append(error if isinstance(error, UnknownName) else str(error))
+        return {}
+    return {"tracker_options": typed.model_dump(mode="json")}
 
 
 def _proposed_by_data(facts: DatasetFacts, merged: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The contracts: what a plugin implements, and the records that pass between the core and plugins.
 
-There are five kinds of plugin, found through entry points of the same name:
+There are six kinds of plugin, found through entry points of the same name:
 
     ssldet.datasets     Dataset     who does what, where and when; where the frames lie
     ssldet.backbones    Backbone    how a Detector is built: clips -> boxes with confidence and class scores
     ssldet.strategies   Strategy    which losses a step has, on labelled and on unlabelled clips
     ssldet.metrics      Metric      detections + truth -> numbers, under a named protocol
     ssldet.executors    Executor    where the tasks of a grid are carried out
+    ssldet.trackers     Tracker     where the numbers of a run's log go beside its file
 
 Shape letters: b clips, t frames of a clip, h w pixels, n boxes, k classes, a anchors, c channels.
 Boxes are xyxy float32 in pixels of the view (or video) they belong to. Frames count from 0 in arrays and
@@ -1133,3 +1134,61 @@ class Executor(ABC):
     def cancel(self, grid: TaskGrid) -> int:
         """End what earlier commands handed out; gives how many tasks that were. Raises RequestError."""
         raise RequestError(f"{type(self).__name__} leaves nothing behind that could be cancelled; Ctrl-C stops it")
+
+
+# --------------------------------------------------------------------------------------------- trackers
+
+TrackedStatus = Literal["done", "failed", "interrupted"]
+"""How a run ended, as far as one process carried it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """A run, as a tracker sees it.
+
+    Attributes:
+        id: of the run; the same run has it in every process that goes on with it.
+        name: of its folder: strategy, data, ratio, split, seed and id.
+        config: its settings, as its record has them.
+        folder: where this tracker may keep files, shared by the runs of a results folder; it is there.
+    """
+
+    id: str
+    name: str
+    config: Mapping[str, Any]
+    folder: Path
+
+
+class Tracker(ABC):
+    """Where the numbers of a run's log go beside its file, for others to show them.
+
+    All calls come in their order, from a thread that the run does not wait for. What a call raises ends the tracking
+    and is said in the log; the run goes on. A process that goes on with a run begins with `start` again and gives
+    all lines from the first on: what the tracker had of the run is replaced. The generators of random numbers that all
+    of a process shares are left alone: training may be drawing from them at that moment.
+    """
+
+    api_version: ClassVar[str] = API_VERSION
+    Config: ClassVar[type[Options]] = Options
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    def check(self) -> None:
+        """Called before a run begins.
+
+        Raises:
+            RequestError: nothing can be tracked here: what to install.
+        """
+
+    @abstractmethod
+    def start(self, run: TrackedRun) -> None:
+        """A run begins, or goes on. By default nothing leaves this machine: a server is for an option to ask for."""
+
+    @abstractmethod
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """The numbers of a line of the log, after a training step: "losses/box", "lr", "pseudo_labels/boxes"."""
+
+    @abstractmethod
+    def finish(self, status: TrackedStatus, scores: Mapping[str, float]) -> None:
+        """Nothing more comes. `scores`: those of the record as "metric/protocol/key", none where it is not done."""

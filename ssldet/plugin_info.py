@@ -97,9 +97,7 @@ def describe(plugin: plugins.PluginInfo, *, measure: bool = False) -> dict[str, 
         "method": method,
         "sources": sources(f"{around}\n{text}"),
     }
-    content |= {"dataset": _of_dataset, "metric": _of_metric, "executor": _of_executor}.get(
-        plugin.kind, _of_configured
-    )(found)
+    content |= _OF_KIND.get(plugin.kind, _of_configured)(found)
     return content | (_tables(found, measure=measure) if plugin.kind == "backbone" else {})
 
 
@@ -192,3 +190,10 @@ def _of_metric(found: type[Any]) -> dict[str, Any]:
 def _of_executor(found: type[Any]) -> dict[str, Any]:
     tasks = "go on without the command" if found.outlives else "end with the command"
     return {"tasks": tasks, "options": _options(found.Config)}
+
+
+def _of_tracker(found: type[Any]) -> dict[str, Any]:
+    return {"options": _options(found.Config)}
+
+
+_OF_KIND = {"dataset": _of_dataset, "metric": _of_metric, "executor": _of_executor, "tracker": _of_tracker}

@@ -37,6 +37,7 @@ GROUPS = {
     "strategy": "ssldet.strategies",
     "metric": "ssldet.metrics",
     "executor": "ssldet.executors",
+    "tracker": "ssldet.trackers",
 }
 """Kind of plugin -> its entry-point group."""
 

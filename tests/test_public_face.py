@@ -99,7 +99,7 @@ def test_every_class_of_the_contract_is_documented(contract: type) -> None:
     assert ast.get_docstring(tree.body[0]), f"{contract.__name__} has no docstring of its own"
 
 
-@pytest.mark.parametrize("kind", ["Dataset", "Backbone", "Strategy", "Metric", "Executor"])
+@pytest.mark.parametrize("kind", ["Dataset", "Backbone", "Strategy", "Metric", "Executor", "Tracker"])
 def test_every_method_of_a_contract_is_documented(kind: str) -> None:
     contract = getattr(contracts, kind)
     methods = [value for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]

@@ -81,7 +81,8 @@ def complete_settings(of: str) -> Complete:
         from ssldet.cli import set_keys
 
         keys = dict(set_keys.core_keys()) if of == "run" else {}
-        kinds = ("strategy", "backbone", "dataset", *(["executor"] if "executor" in context.params else []))
+        where = [kind for kind in ("executor", "tracker") if kind in context.params]
+        kinds = ("strategy", "backbone", "dataset", *where)
         for kind in kinds if of == "run" else (of,):
             named = _named(context.params, kind)
             chosen = [plugin for plugin in plugins.available(kind) if not named or plugin.name == named]

@@ -23,6 +23,7 @@ from ssldet.cli.options import (
     run_settings,
     settings_file,
     several_runs,
+    tracker_option,
     videos_option,
 )
 from ssldet.cli.output import next_step, results_words
@@ -71,6 +72,7 @@ TABLES = "2,3,4,5,6"
     default="local",
     show_default=True,
 )
+@tracker_option
 @click.option("--dry-run", is_flag=True, help="Show what is done, to run, failed and blocked, and what it would take.")
 @click.option("--detach", is_flag=True, help="Hand runs out and return, where the executor has a queue of its own.")
 @click.option("--status", is_flag=True, help="Show where the runs stand, from the results folder and the queue.")
@@ -245,7 +247,11 @@ def machine_settings(jobs: int, asked: Mapping[str, Any], cores: int | None = No
 
     names = ("data_root", "results", "weights_root", "download", "device", "skip_damaged", "threads", "loader_workers")
     cores = cores or max(1, (os.cpu_count() or 1) // jobs)
-    machine = {**{name: asked[name] for name in names}, "workers": asked["threads"] or cores}
+    machine = {
+        **{name: asked[name] for name in names},
+        "tracker": asked.get("tracker"),
+        "workers": asked["threads"] or cores,
+    }
     given = {name: value for name, value in machine.items() if value is not None}
     return {"machine": given, "threads": _threads_of_environment() or cores}
 

@@ -125,6 +125,12 @@ def loader_workers(function: F) -> F:
     return click.option("--loader-workers", type=click.IntRange(min=0), help=help_text)(function)
 
 
+def tracker_option(function: F) -> F:
+    """`--tracker`: where logs go beside their files."""
+    help_text = "Where the log goes beside its file, tensorboard say; its options: --set tracker.KEY=VALUE."
+    return plugin_option("tracker", "--tracker", help_text)(function)
+
+
 def several_runs(function: F) -> F:
     """The options of verbs that carry out many runs: weights, device, threads, runs at a time, damaged videos."""
     threads = "CPU threads of a run.  [default: the preset's, or OMP_NUM_THREADS, or all cores / jobs]"

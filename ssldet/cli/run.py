@@ -17,6 +17,7 @@ from ssldet.cli.options import (
     preset_option,
     results_folder,
     run_settings,
+    tracker_option,
     videos_option,
     weights_root,
 )
@@ -72,6 +73,7 @@ LONG_RUN_SECONDS = 6 * 3600
 @click.option("--val-fraction", type=float, help="Share of labelled videos kept for validation.")
 @click.option("--skip-damaged", is_flag=True, default=None, help="Leave out videos that do not decode.")
 @click.option("--keep-checkpoints", is_flag=True, default=None, help="Keep the training state of a finished run.")
+@tracker_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done and what it would take.")
 @click.option(
     "--profile",

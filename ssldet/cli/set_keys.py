@@ -13,8 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-OPEN_KEYS = ("strategy_options", "backbone_options", "dataset_options")
-"""Fields of an experiment that hold the options of plugins."""
+OPEN_KEYS = ("strategy_options", "backbone_options", "dataset_options", "tracker_options")
+"""Fields of a run that hold the options of plugins."""
 
 
 class Field(NamedTuple):

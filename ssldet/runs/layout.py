@@ -5,6 +5,7 @@
 <results>/pretrained/<run>/     weights files, by the names that their backbone looks for
 <results>/external/<name>/      external.json, per_video.parquet: others' detections, scored
 <results>/jobs/                 of grids that a batch system carries out: see benchmark/executors/job_files.py
+<results>/trackers/<tracker>/  what trackers keep of runs
 <results>/profiles/<run>.json.gz  what some training steps did, for a viewer of traces
 """
 
@@ -74,7 +75,10 @@ PROFILES = "profiles"
 JOBS = "jobs"
 """Which tasks of a grid a batch system has, and what its jobs left."""
 
-NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL, PROFILES, JOBS)
+TRACKERS = "trackers"
+"""What trackers keep of all runs, a folder each."""
+
+NO_RUNS = (FIRST_STAGES, PRETRAINED, EXTERNAL, PROFILES, JOBS, TRACKERS)
 """Folders of results that hold parts of several runs, or what is not ours, and no run."""
 
 RUN_FOLDER = re.compile(r".+-split\d+-seed\d+-([0-9a-f]{12})")

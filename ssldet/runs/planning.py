@@ -123,6 +123,8 @@ def plan(config: RunConfig, datasets: DatasetCache | None = None) -> Plan:
     _check_forward(config, strategy)
     _check_normalisation(config, strategy)
     _check_compiled(config)
+    if tracker := config.build_tracker():
+        tracker.check()
     weights = _weights(config, backbone)
     _check_frozen(config, backbone, weights)
     datasets = datasets or DatasetCache()

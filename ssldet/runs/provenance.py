@@ -45,7 +45,7 @@ def provenance() -> dict[str, Any]:
     `distributions[name]` has `version`; one installed from a source tree also `commit` (None outside git) and
     `dirty`: the tree of the distribution itself, never that of the folder the user stands in.
     """
-    moving = [kind for kind in plugins.KINDS if kind != "executor"]  # where a run runs moves no number
+    moving = [kind for kind in plugins.KINDS if kind not in ("executor", "tracker")]  # these move no number
     offered = {plugin.distribution for kind in moving for plugin in plugins.available(kind)}
     return {
         "python": platform.python_version(),
@@ -105,7 +105,11 @@ def _git(tree: Path, *arguments: str) -> str | None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "-C", os.fspath(tree), *arguments], capture_output=True, text=True, timeout=30, env=environment
+            ["git", "-C", os.fspath(tree), *arguments],  # noqa: S607 - the user's git
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

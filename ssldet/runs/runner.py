@@ -40,6 +40,7 @@ from ssldet.runs.planning import Plan, build_student, choose_convolutions, plan,
 from ssldet.runs.plugin_code import plugin_code
 from ssldet.runs.provenance import hardware, peak_memory_bytes, provenance, reset_peak_memory
 from ssldet.runs.record import Record, SplitSummary, TrainingSummary
+from ssldet.runs.tracking import Tracking, tracked
 from ssldet.runs.validation import detections_of, shared_out, validation_scores
 from ssldet.training import checkpoints
 from ssldet.training.assembly import assemble_training
@@ -281,8 +282,16 @@ class _Run:
     training: Training | None = None
     skipped: tuple[str, ...] = ()
     convolutions: Mapping[str, Any] = field(default_factory=lambda: {"layout": "as it is"})
+    tracking: Tracking = field(default_factory=Tracking)
 
     def run(self) -> Record:
+        """Carry it out. The first rank alone tells the tracker."""
+        with (
+            tracked(self.plan, self.reporter.warn) if self.ranks.is_first else nullcontext(Tracking()) as self.tracking
+        ):
+            return self._run()
+
+    def _run(self) -> Record:
         plan = self.plan
         self._plugin_code({})  # as it is now, not after hours of training
         if self.ranks.is_first:
@@ -300,6 +309,8 @@ class _Run:
         with ExitStack() as open_files:
             if self.ranks.is_first:
                 log = open_files.enter_context(RunLog(plan.folder / layout.LOG, keep_until=training.counts.step))
+                for line in read_log(plan.folder / layout.LOG):
+                    self.tracking.log(line)
                 training.log = partial(self._log, log)
             self._train(training)
         evaluated = [video for video in plan.evaluated if video.id not in self.skipped]
@@ -438,6 +449,8 @@ class _Run:
             raise Interrupted("stopped while it was scored; the same command resumes it from the last checkpoint")
 
     def _log(self, log: RunLog, line: dict[str, Any]) -> None:
+        self.tracking.log(line)
+        line = {**line, "warnings": [*line["warnings"], *self.tracking.news()]}
         log.append(**line)
         for warning in line["warnings"]:
             self.reporter.warn(f"step {line['step']}: {warning}")
@@ -480,8 +493,10 @@ class _Run:
             weights = {name: tensor.contiguous() for name, tensor in detector.state_dict().items()}
             save_file(weights, temporary)
         write_network(plan.folder / layout.NETWORK, network_of_plan(plan))
+        self.tracking.settle()
         record = self._record("done", metrics)
         record.write(plan.record_path)
+        self.tracking.finish("done", metrics)
         if not plan.config.machine.keep_checkpoints:
             checkpoints.remove(plan.folder / layout.CHECKPOINT)
         return record
@@ -543,6 +558,8 @@ class _Run:
         if listed := plan.config.experiment.videos:
             sizes = {"train": len(plan.train), "evaluated": len(plan.evaluated)}
             notes["subset"] = {"listed": len(listed), **sizes}
+        if self.tracking.fault:
+            notes["tracker"] = self.tracking.fault
         if warnings := training_warnings(plan.folder / layout.LOG):
             notes["warnings"] = warnings
         if plan.needs.unlabelled:

@@ -15,6 +15,7 @@ from .tiny import TINY_PROGRESS as TINY_PROGRESS
 from .tiny import tiny_batch as tiny_batch
 from .tiny import tiny_detector as tiny_detector
 from .tiny import tiny_targets as tiny_targets
+from .trackers import TrackerContract as TrackerContract
 
 __all__ = [
     "MULTI_LABEL",
@@ -28,6 +29,7 @@ __all__ = [
     "MetricContract",
     "Outcome",
     "StrategyContract",
+    "TrackerContract",
     "check",
     "contract_of",
     "run_pytest",

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
-from ssldet.contracts import Backbone, Dataset, Executor, Metric, Strategy
+from ssldet.contracts import Backbone, Dataset, Executor, Metric, Strategy, Tracker
 from ssldet.errors import SsldetError
 from ssldet.testing.backbones import BackboneContract
 from ssldet.testing.base import Contract
@@ -32,6 +32,7 @@ from ssldet.testing.datasets import DatasetContract
 from ssldet.testing.executors import ExecutorContract
 from ssldet.testing.metrics import MetricContract
 from ssldet.testing.strategies import StrategyContract
+from ssldet.testing.trackers import TrackerContract
 
 CONTRACTS: dict[type[Any], type[Contract]] = {
     Dataset: DatasetContract,
@@ -39,6 +40,7 @@ CONTRACTS: dict[type[Any], type[Contract]] = {
     Strategy: StrategyContract,
     Metric: MetricContract,
     Executor: ExecutorContract,
+    Tracker: TrackerContract,
 }
 
 
