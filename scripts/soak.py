@@ -50,7 +50,7 @@ from ssldet.contracts import GridCallback, GridTask, TaskProgress, TaskResult
 MARK = "SSLDET_SOAK"
 """Variable that names all processes of one soak, whoever their parents are by now."""
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory; it is only listed
 
 SETS = (
     "train.steps=16",
@@ -290,16 +290,16 @@ def soak(minutes: float, folder: Path, draw: random.Random) -> Figures:
 
 def soak_round(number: int, folder: Path, machine: Surroundings, expected: Figures, draw: random.Random) -> Round:
     """One round, in a results folder of its own that is removed at its end."""
-    this, began, results = Round(number), time.monotonic(), folder / "round"
-    for command in (GRID, RUN):
-        survive(command, results, this.struck, draw)
-    check_same(expected, results)
-    this.halves = len(list(results.rglob(".*.tmp")))
+    this, began, results = Round(number), time.monotonic(), [folder / name for name in ("grid", "run", "within")]
+    survive(GRID, results[0], this.struck, draw)
+    check_same(expected, results[0])
+    survive(RUN, results[1], this.struck, draw)
+    this.halves = sum(1 for each in results[:2] for _ in each.rglob(".*.tmp"))
     watcher = GridWatcher(draw, this)
-    while not grid_within(folder / "within", watcher):
+    while not grid_within(results[2], watcher):
         pass  # workers that were killed left tasks undone
-    check_same(expected, folder / "within")
-    for each in (results, folder / "within"):
+    check_same(expected, results[2])
+    for each in results:
         shutil.rmtree(each)
     machine.look(this)
     this.seconds = round(time.monotonic() - began, 1)
@@ -308,7 +308,7 @@ def soak_round(number: int, folder: Path, machine: Surroundings, expected: Figur
 
 def survive(command: Sequence[str], results: Path, struck: Counter[str], draw: random.Random) -> None:
     """Strike a command and its processes some times, starting it again whenever it ends of that. Raises Lost."""
-    left = draw.randint(3, 5)
+    left = draw.randint(2, 4)
     while True:
         process, before = start(command, results), finished(results)
         while left and outlives(process, draw.uniform(2, LONGEST_LIFE)):
