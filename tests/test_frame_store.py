@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,10 +91,40 @@ def test_a_file_cut_short_is_missing(store: FrameStore) -> None:
     store.prepare(videos)
     path = next(store.folder.glob("d-*.npy"))
     path.write_bytes(path.read_bytes()[:-1])
-    (store.folder / ".d.npy.0123.tmp").write_bytes(b"left by a killed run")
+    left, being_written = store.folder / ".d.npy.0123.tmp", store.folder / ".d.npy.4567.tmp"
+    for half in (left, being_written):
+        half.write_bytes(b"half a file")
+    os.utime(left, (1000, 1000))  # by a killed run, long ago
     assert store.missing(videos) == [videos[2]]
     assert store.prepare(videos).decoded == 1
-    assert not list(store.folder.glob(".*.tmp"))
+    assert list(store.folder.glob(".*.tmp")) == [being_written]
+
+
+@pytest.mark.parametrize("number", frame_store.NO_LOCKS)
+def test_a_file_system_without_locks_holds_nothing_up(
+    store: FrameStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    videos = store.dataset.videos("train")
+    assert store.prepare(videos).decoded == len(videos) and store.missing(videos) == []
+
+
+def test_two_that_decode_at_once_do_not_disturb_each_other(store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system where a lock holds nobody off: the second begins and ends while the first is at a video."""
+    monkeypatch.setattr(frame_store, "_acquired", lambda lock: True)
+    videos, decode, reports = store.dataset.videos("train"), frame_store.store_video, list[int]()
+
+    def interrupted(*arguments: Any) -> DataError | None:
+        monkeypatch.setattr(frame_store, "store_video", decode)
+        reports.append(store.prepare(videos).decoded)
+        return decode(*arguments)
+
+    monkeypatch.setattr(frame_store, "store_video", interrupted)
+    assert store.prepare(videos).decoded == len(videos) == reports[0]
+    assert store.missing(videos) == [] and not list(store.folder.glob(".*.tmp"))
 
 
 def test_nothing_half_written_stays(store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""An installation that cannot be written, without a home folder: what works, and what says which folder to name."""
+"""An installation that cannot be written, without a home folder: what works, and what says which folder to name.
+
+And data, into whose folder nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import pytest
 from numba.core import caching
 
 import ssldet.ops
-from ssldet import doctor
+from ssldet import doctor, plugins
+from ssldet.data.frame_store import FrameStore
 from ssldet.ops import iou
 from ssldet.ops.compiled import compiled
 
@@ -50,3 +54,24 @@ def test_doctor_says_which_folder_to_name(monkeypatch: pytest.MonkeyPatch) -> No
     report = doctor.Report()
     assert doctor.folders(Path("results"), report)["compiled code"] == "not kept"
     assert any("set NUMBA_CACHE_DIR to a folder that can be written" in problem for problem in report.problems)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """All files and folders below one, with size and time of change."""
+    status = {path: path.stat() for path in folder.rglob("*")}
+    return {str(path): (found.st_size, found.st_mtime_ns) for path, found in status.items()}
+
+
+@pytest.mark.parametrize("name", ["ucf24", "jhmdb", "ava", "folder"])
+def test_nothing_is_written_into_the_data(tmp_path: Path, name: str) -> None:
+    """So data on a file system that may only be read are as good as any. Permissions would not hold root back."""
+    plugin = plugins.load("dataset", name)
+    plugin.write_stand_in(tmp_path / "data")
+    before = tree(tmp_path / "data")
+    dataset = plugin(tmp_path / "data", plugin.Config())
+    dataset.verify()
+    videos = [video for subset in ("train", "test") for video in dataset.videos(subset)]
+    for video in videos:
+        dataset.truth(video.id)
+    FrameStore(dataset, 16, tmp_path / "cache").prepare(videos[:2], skip_damaged=True)
+    assert dataset.fingerprint() and tree(tmp_path / "data") == before

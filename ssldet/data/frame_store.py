@@ -6,10 +6,13 @@ in memory. Frames are stored square: a video of another shape is squeezed, as YO
 
 Many processes read, one writes: who holds `decoding.lock` decodes what is missing, video by video, each file whole or
 not at all, and `decoding.json` says who that is. A store that is stopped half-way goes on with the videos it lacks.
+The lock saves work and nothing hangs on it: on a network file system that does not honour it, or has none, two
+processes may decode the same video, and the later of two equal files takes the place of the earlier.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -39,6 +42,13 @@ POLL_SECONDS = 0.5
 
 STALL_SECONDS = 1800.0
 """A run that waits for another one gives up when this long no video was added; a film takes minutes."""
+
+
+LEFTOVER_SECONDS = 3600.0
+"""Halves of files are left by killed runs when nobody has touched them for so long; no video takes so long to write."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems without locks say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +252,11 @@ class FrameStore:
             return "another process"
 
     def _sweep(self) -> None:
-        """Remove what a killed run left; only the holder of the lock writes, so nothing else is there to be lost."""
+        """Remove what killed runs left, and nothing that another process may be writing: a lock may not be honoured."""
         for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):  # it is done, or removed by another process
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                    leftover.unlink()
 
     def _lock(self) -> FileLock:
         try:
@@ -287,6 +299,8 @@ def _acquired(lock: FileLock) -> bool:
     except Timeout:  # is an OSError too
         return False
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            return True
         raise _unwritable(Path(lock.lock_file).parent, error) from error
     return True
 
