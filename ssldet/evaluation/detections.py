@@ -224,7 +224,7 @@ def read_detections(
         return Detections(facts, known, store, lenient=lenient, conventions=conventions or FileConventions())
     except DetectionsError as error:
         raise DetectionsError(f"{path}: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DetectionsError(f"{path} is truncated or damaged: {error}") from error
 
 
