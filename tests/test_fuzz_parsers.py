@@ -1,12 +1,14 @@
 """Files from strangers: mutated real and made files end in truth or in the suite's own errors, soon and small.
 
-At least 500 examples for each parser. A limit on the address space turns runaway memory into a failure, and each
-test has a limit of time.
+At least 500 examples for each parser, and 10,000 in the acceptance tier (test_acceptance_fuzz.py). A limit on the
+address space turns runaway memory into a failure, and each test has a limit of time. What runs write and people edit is
+in test_fuzz_files.py.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import resource
@@ -40,8 +42,8 @@ from ssldet_datasets.layouts import checked_id
 from ssldet_datasets.tube_files import ActTubes, StoredTubes
 from ssldet_datasets.ucf24 import UCF24
 
-EXAMPLES = 500
-SECONDS = 30  # of the processor; a few on a quiet machine
+EXAMPLES = int(os.environ.get("SSLDET_FUZZ_EXAMPLES", "500"))
+SECONDS = 30 * max(1, EXAMPLES / 500)  # of the processor; a few on a quiet machine
 MORE_MEMORY = 3 * 2**30
 
 TOKENS = [b"../", b"/etc/passwd", b"\x00", b"-1", b"nan", b"1e999", b"9" * 40, b"\xff\xfe", b",", b'"', b"{", b"[" * 50]
@@ -145,15 +147,25 @@ def plain_mat(content: bytes) -> bytes:
     return content[:128] + zlib.decompress(content[136 : 136 + size])
 
 
-def fuzz(parse: Callable[[Path], Any], content: bytes, path: Path) -> None:
-    """Parse changed content many times. As it is it must be read: a parser that refuses all would pass the rest."""
+def fuzz(
+    parse: Callable[[Path], Any],
+    content: bytes,
+    path: Path,
+    change: Callable[[bytes, int], bytes] = mutate,
+    share: float = 1.0,
+) -> None:
+    """Parse changed content many times. As it is it must be read: a parser that refuses all would pass the rest.
+
+    Args:
+        share: of the examples, for parsers that take long; in the acceptance tier all get all.
+    """
     path.write_bytes(content)
     parse(path)
 
-    @FUZZ
+    @settings(FUZZ, max_examples=EXAMPLES if EXAMPLES > 500 else round(share * EXAMPLES))
     @given(st.integers(0, 2**32))
     def one(seed: int) -> None:
-        survives(parse, path, mutate(content, seed))
+        survives(parse, path, change(content, seed))
 
     one()
 

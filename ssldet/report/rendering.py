@@ -237,7 +237,7 @@ def _rendered(template: str, documents: Sequence[Document], *, finalize: Callabl
     """A template filled in. `finalize` escapes all that is put into it, so that no template can forget to."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    environment = Environment(  # noqa: S701 - `finalize` escapes whatever is put into a template
         loader=PackageLoader("ssldet.report"),
         undefined=StrictUndefined,
         finalize=finalize,

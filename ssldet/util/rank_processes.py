@@ -174,7 +174,7 @@ class _Team:
 
     def _hear(self, member: _Member) -> None:
         try:
-            message = pickle.loads(member.connection.recv_bytes())
+            message = pickle.loads(member.connection.recv_bytes())  # noqa: S301 - from a process that this one started
         except (EOFError, OSError):
             message = _death(member)
         if not isinstance(message, _Failure | _Done):

@@ -129,7 +129,7 @@ class ProcessRanks(Ranks):
         pickled = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
         lengths = self.gather(torch.tensor([len(pickled)])).tolist()
         parts = self.gather(pickled).split(lengths)
-        return [pickle.loads(part.numpy().tobytes()) for part in parts]  # from a process of this run
+        return [pickle.loads(part.numpy().tobytes()) for part in parts]  # noqa: S301 - from a process of this run
 
     def from_first(self, function: Callable[[], T]) -> T:
         key = f"first/{self._waits}"
@@ -164,7 +164,7 @@ class ProcessRanks(Ranks):
             value = self.store.get(key)
         if not value:
             raise LostRank(f"rank {self.rank} of {self.size} waited for rank 0, which failed")
-        return pickle.loads(base64.b64decode(value))  # from a process of this run
+        return pickle.loads(base64.b64decode(value))  # noqa: S301 - from a process of this run
 
     def _all_gather(self, tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]

@@ -89,7 +89,8 @@ def leave_to_slurm(stopping: StopRequest) -> None:
         time.sleep(SECONDS_FOR_SLURM)
     if _is_running(number):
         with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["scontrol", "requeue", number], check=False, timeout=slurm_queue.COMMAND_SECONDS)
+            requeue = ["scontrol", "requeue", number]
+            subprocess.run(requeue, check=False, timeout=slurm_queue.COMMAND_SECONDS)
         time.sleep(SECONDS_FOR_SLURM)
     os._exit(128 + (stopping.signal or signal.SIGTERM))
 
