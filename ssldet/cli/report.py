@@ -13,7 +13,7 @@ SHOWN = 5
 """Reasons of each kind that are said in the terminal; the pages have all of them."""
 
 
-@click.command("report", epilog="Example: ssldet report --results results/runs --out site")
+@click.command("report", epilog="Example: ssldet report --out site")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pages: new, empty, or an earlier report.")
 @click.option(
     "--worst",
