@@ -12,7 +12,11 @@ from made_site import write_hostile, write_results
 from ssldet.report import tables
 from ssldet.report.site import build_site
 
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "campaigns"
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
+
+FOLDERS = ("tables", "runs", "compare")
+"""Where the pages of each kind lie, beside the leaderboard."""
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Chromium, on the path or named by CHROMIUM")
 
@@ -43,8 +47,14 @@ def page(running: Browser) -> Browser:
 
 def one_of_each(site: Path) -> list[Path]:
     """The leaderboard, and a page of every other kind, that of the hostile run among them."""
-    folders = (sorted((site / folder).glob("*.html")) for folder in ("tables", "runs", "compare"))
+    folders = (sorted((site / folder).glob("*.html")) for folder in FOLDERS)
     return [site / "index.html", *(found[0] for found in folders), next((site / "runs").glob("run-*.html"))]
+
+
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the results that are committed."""
+    return build_site([RESULTS], tmp_path_factory.mktemp("campaigns") / "pages").index.parent
 
 
 def shown_rows(page: Browser, column: int) -> list[str]:
@@ -127,19 +137,36 @@ def test_all_text_has_a_contrast_of_4_5(dark: bool, site: Path, page: Browser) -
         assert page.run(CONTRASTS) == [], path
 
 
+def complaints_of_axe(page: Browser, path: Path) -> list[str]:
+    """What axe-core finds on a page with all that can be opened open."""
+    page.open(path)
+    page.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.run(f"{AXE.read_text(encoding='utf-8')};0")
+    found: list[str] = page.run(
+        "axe.run().then(all => all.violations.map(each => each.id + ': ' + each.nodes.slice(0, 3)"
+        ".map(node => node.html.slice(0, 160) + ' ' + (node.any[0] || node.all[0] || node.none[0] || {}).message)))"
+    )
+    return found
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing(dark: bool, site: Path, page: Browser) -> None:
     page.window(1440, dark=dark)
-    script = AXE.read_text(encoding="utf-8")
     for path in one_of_each(site):
+        assert complaints_of_axe(page, path) == [], path
+
+
+@pytest.mark.acceptance
+def test_the_committed_campaigns_are_shown_in_less_than_5_mb(campaigns: Path, page: Browser) -> None:
+    assert sum(path.stat().st_size for path in campaigns.rglob("*") if path.is_file()) < 5e6
+    for path in campaigns.rglob("*.html"):
         page.open(path)
-        page.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-        page.run(f"{script};0")
-        found = page.run(
-            "axe.run().then(all => all.violations.map(each => each.id + ': ' + each.nodes.slice(0, 3)"
-            ".map(node => node.html.slice(0, 160) + ' ' + (node.any[0] || node.all[0] || node.none[0] || {}).message)))"
-        )
-        assert found == [], path
+    assert not page.complaints
+    for dark in (False, True):
+        page.window(360, dark=dark)
+        for path in (campaigns / "index.html", *(next((campaigns / name).glob("*.html")) for name in FOLDERS)):
+            assert complaints_of_axe(page, path) == [] and page.run(CONTRASTS) == [], path
+            assert page.run("document.documentElement.scrollWidth") <= 360, path
 
 
 # --------------------------------------------------------------------------------------------- the leaderboard

@@ -25,7 +25,7 @@ from ssldet.report.run_selection import (
     result_folders,
 )
 from ssldet.report.site import table_page as table_pages
-from ssldet.report.site.compare_page import MOST_PAIRS, ComparePage, Pair, compare_page, pairs
+from ssldet.report.site.compare_page import IN_A_TABLE, MOST_PAIRS, ComparePage, Pair, compare_page, pairs
 from ssldet.report.site.leaderboard import FILTERS, Configuration, Link, configurations, leaderboard
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.rendering import assets, render_page
@@ -178,8 +178,8 @@ class _Site:
         titles = self._titles(made)
         groups, repeated = configurations(self.runs, titles)
         self.left_out += repeated
-        self._write_tables(made)
         compared = self._write_comparisons(pairs(groups, table_pages.contrasted(made)), remarks)
+        self._write_tables(made, compared)
         self._write_runs(titles, compared)
         self._write_index(groups, made, compared, remarks)
         for place, text in assets().items():
@@ -191,9 +191,10 @@ class _Site:
         named = table_pages.titles(made)
         return {run.id: named.get(run.id) or _title(run) for run in self.runs}
 
-    def _write_tables(self, made: Mapping[str, Table]) -> None:
+    def _write_tables(self, made: Mapping[str, Table], compared: Sequence[ComparePage]) -> None:
         for short, table in made.items():
             shown = table_pages.table_page(short, table, self.pages.tables[short], self.pages)
+            shown = replace(shown, comparisons=tuple(_contrasts(compared, table)))
             self._page("table.html.j2", shown.page, shown=shown)
 
     def _write_comparisons(self, wanted: Sequence[Pair], remarks: Remarks) -> list[ComparePage]:
@@ -232,9 +233,7 @@ class _Site:
         compared: Sequence[ComparePage],
         remarks: Remarks,
     ) -> None:
-        links: dict[tuple[str, ...], list[Link]] = {}
-        for shown in compared:
-            links.setdefault(shown.pair.first.ids, []).append(Link(shown.page, shown.summary))
+        links = {group.ids: list(_links(compared, group.reference)) for group in groups}
         board = leaderboard(groups, self.left_out, self.pages, table_pages.mean_ranks(made, self.pages), links)
         externals = [external_summary(each) for each in find_externals(self.folders) if each.record]
         self._page(
@@ -272,6 +271,15 @@ class _Site:
 
 def _title(run: Run) -> str:
     return title_of(paper_name(run.experiment.strategy), options_beside_preset(run.entry))
+
+
+def _contrasts(compared: Sequence[ComparePage], table: Table) -> Iterator[Link]:
+    """The comparisons between rows of a table that it contrasts, or that are its baseline."""
+    ids = {run_id for row in table.entries for entry in row if entry for run_id in entry.runs}
+    for shown in compared:
+        first, second = shown.pair.ids
+        if shown.pair.why == IN_A_TABLE and {first[0], second[0]} <= ids:
+            yield Link(shown.page, f"{shown.pair.first.title} {shown.summary}")
 
 
 def _links(compared: Sequence[ComparePage], run: Run) -> Iterator[Link]:

@@ -23,6 +23,9 @@ from ssldet.runs.log import read_log
 MOST_PAIRS = 60
 """Comparisons of a site, the most telling first; the others are named with the command that makes them."""
 
+IN_A_TABLE = "contrasted in a table"
+"""Why a pair has a page."""
+
 LABELS = {
     "Precision of pseudo-boxes": ("pseudo_labels", "box_precision"),
     "Coverage of pseudo-boxes": ("pseudo_labels", "box_coverage"),
@@ -76,10 +79,11 @@ class ComparePage:
 
     @property
     def summary(self) -> str:
-        """What a link to it says."""
+        """What a link to it says after the name of the first side; label ratios tell pairs of one name apart."""
         columns = self.comparison.columns
         words = ", ".join(f"{column.title} {100 * column.difference:+.1f}" for column in columns)
-        return f"less {self.pair.second.title}: {words}"
+        ratio = self.pair.first.reference.experiment.ratio
+        return f"less {self.pair.second.title} at {100 * ratio:g} %: {words}"
 
 
 def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]) -> list[Pair]:
@@ -91,7 +95,7 @@ def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]
     """
     group_of = {run_id: group for group in groups for run_id in group.ids}
     named = [
-        Pair(group_of[one], group_of[other], "contrasted in a table")
+        Pair(group_of[one], group_of[other], IN_A_TABLE)
         for one, other in contrasted
         if one in group_of and other in group_of and group_of[one] is not group_of[other]
     ]

@@ -52,6 +52,7 @@ class TablePage:
         page: its place; `short`: what links to it say.
         numbers: the heads of the table; `sections`: its rows, linked.
         others: what stands beside the numbers: differences, contrasts, ranks, costs.
+        comparisons: pages of rows that the table contrasts.
     """
 
     page: str
@@ -61,6 +62,7 @@ class TablePage:
     numbers: Block
     sections: tuple[LinkedSection, ...]
     others: tuple[Block, ...]
+    comparisons: tuple[Link, ...] = ()
 
 
 def filled_tables(collection: RunCollection, remarks: Remarks) -> dict[str, Table]:

@@ -81,17 +81,19 @@ function makeFilters(form) {
 
 function shorten(table) {
   const rows = [...table.tBodies[0].rows].slice(Number(table.dataset.first));
-  const aimed = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (!rows.length || rows.includes(aimed)) return;
+  const isAimedAt = () => rows.some((row) => `#${row.id}` === location.hash);
+  if (!rows.length || isAimedAt()) return;
   for (const row of rows) row.hidden = true;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "more";
   button.textContent = `Show ${rows.length} more`;
-  button.addEventListener("click", () => {
+  const showAll = () => {
     for (const row of rows) row.hidden = false;
     button.remove();
-  });
+  };
+  button.addEventListener("click", showAll);
+  addEventListener("hashchange", () => isAimedAt() && showAll());
   table.after(button);
 }
 
