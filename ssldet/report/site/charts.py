@@ -164,19 +164,29 @@ def line_chart(
     )
 
 
-def scatter_chart(title: str, dots: Sequence[Dot], *, x_title: str, y_title: str) -> Chart | None:
-    """Points whose kinds have styles of their own; None without points."""
+def scatter_chart(
+    title: str, dots: Sequence[Dot], *, x_title: str, y_title: str, names: Sequence[str] = ()
+) -> Chart | None:
+    """Points whose names have styles of their own; None without points.
+
+    Args:
+        title: what the points are of.
+        dots: the points.
+        x_title, y_title: of the axes, with the unit.
+        names: those of several charts, so that a name has one style in all of them.
+    """
     known = [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)]
     if not known:
         return None
-    names = list(dict.fromkeys(dot.name for dot in known))
+    styles = {name: style for style, name in enumerate(dict.fromkeys([*names, *(dot.name for dot in known)]))}
+    shown = dict.fromkeys(dot.name for dot in known)
     across, up = _from_zero([dot.x for dot in known]), _from_zero([dot.y for dot in known])
     place_x, place_y = _scale(across, LEFT, WIDTH - RIGHT), _scale(up, HEIGHT - BOTTOM, TOP)
     placed = tuple(
         PlacedDot(
             dot,
-            (style := names.index(dot.name)) % COLOURS,
-            _shape(style, place_x.of(dot.x), place_y.of(dot.y)),
+            styles[dot.name] % COLOURS,
+            _shape(styles[dot.name], place_x.of(dot.x), place_y.of(dot.y)),
             f"{number(dot.x)} {x_title}, {number(dot.y)} {y_title}",
         )
         for dot in known
@@ -191,7 +201,7 @@ def scatter_chart(title: str, dots: Sequence[Dot], *, x_title: str, y_title: str
         x_ticks=_ticks(across, place_x, 5),
         y_ticks=_ticks(up, place_y, 4),
         dots=placed,
-        kinds=tuple((name, style % COLOURS, _shape(style, 7, 7)) for style, name in enumerate(names)),
+        kinds=tuple((name, styles[name] % COLOURS, _shape(styles[name], 7, 7)) for name in shown),
     )
 
 

@@ -209,6 +209,7 @@ def _charts(rows: Sequence[BoardRow]) -> Iterator[Chart]:
             for row in of_data
             if title in row.scores
         ]
-        chart = scatter_chart(words, dots, x_title="clips with gradients", y_title=f"{title}, percent")
+        axes = {"x_title": "clips with gradients", "y_title": f"{title}, percent"}
+        chart = scatter_chart(words, dots, **axes, names=[row.title for row in rows])
         if chart:
             yield chart
