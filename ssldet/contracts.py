@@ -986,6 +986,8 @@ class GridTask(Protocol):
         state: where it stands, `reason` why; the grid alone changes them.
         run_id, folder: of the run or first stage, once they are known.
         seconds: estimate of what it takes; `progress`: share of it that is done, 0-1.
+        memory_bytes: estimate of the main memory that it takes; 0 where it is not known, as on accelerators.
+        cores: CPU cores that it takes.
         title: what is done and on what, in one line.
     """
 
@@ -998,6 +1000,10 @@ class GridTask(Protocol):
     folder: Path | None
     seconds: float
     progress: float
+    memory_bytes: int
+
+    @property
+    def cores(self) -> int: ...
 
     @property
     def title(self) -> str: ...

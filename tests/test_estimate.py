@@ -14,7 +14,17 @@ from helpers import QUICK
 from ssldet.cli import main
 from ssldet.cli.run import time_needed
 from ssldet.config import resolve
-from ssldet.runs.estimate import Pace, clips_per_step, estimate, pace, seconds_by_phase
+from ssldet.runs.estimate import (
+    PROCESS_BYTES,
+    WORKING_MEMORY,
+    Pace,
+    _kept_bytes,
+    clips_per_step,
+    estimate,
+    memory_needed,
+    pace,
+    seconds_by_phase,
+)
 from ssldet.runs.planning import Plan, plan
 
 SETS = (*QUICK, "dataset.train_per_class=10", "dataset.test_per_class=1", "clip.size=32", "clip.frames=4")
@@ -33,7 +43,8 @@ def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_work_on_the_machine_is_no_part_of_an_estimate(tmp_path: Path) -> None:
     asked = {"strategy": "supervised", "dataset": "synthetic", "ratio": 0.3, "device": "cpu", "results": tmp_path}
     planned = plan(resolve(asked, preset="smoke", assignments=SETS))
-    assert pace(planned) == Pace(forward=1.0, step=1.0)
+    measured = pace(planned)
+    assert (measured.forward, measured.step) == (1.0, 1.0)
 
 
 @pytest.mark.usefixtures("busy_machine")
@@ -64,6 +75,26 @@ def test_what_is_frozen_is_not_trained_and_has_no_state_of_an_optimiser(tmp_path
 def test_a_step_of_what_is_frozen_takes_less_beside_its_forward_pass(tmp_path: Path) -> None:
     lite, scratch = pace(planned_lite(tmp_path)), pace(planned_lite(tmp_path, pretrained=False))
     assert lite.step / lite.forward < scratch.step / scratch.forward
+    assert 0 < lite.kept_bytes < scratch.kept_bytes and 0 < lite.state_bytes < scratch.state_bytes
+
+
+def test_what_a_forward_pass_keeps_is_counted_once_and_without_weights() -> None:
+    layer, x = torch.nn.Linear(8, 4), torch.zeros(2, 8)
+    with _kept_bytes(layer) as kept:
+        y = layer(x).relu()
+        y.square().sum()
+    assert sum(kept.values()) == x.nbytes + y.nbytes
+
+
+def test_memory_follows_from_the_clips_that_go_through_the_network_at_once(tmp_path: Path) -> None:
+    planned, measured = planned_lite(tmp_path), Pace(1.0, 1.0, kept_bytes=100.0, state_bytes=10)
+    clips = clips_per_step(planned)["second"] / planned.config.experiment.train.groups
+    assert memory_needed(planned, measured) == int(PROCESS_BYTES + 10 + WORKING_MEMORY * 100 * clips)
+    machine = planned.config.machine.model_copy(update={"loader_workers": 2})
+    planned.config = planned.config.model_copy(update={"machine": machine})
+    assert memory_needed(planned, measured) == int(3 * PROCESS_BYTES + 10 + WORKING_MEMORY * 100 * clips)
+    planned.device = torch.device("cuda")
+    assert memory_needed(planned, measured) == 0, "what a GPU's memory holds is no main memory"
 
 
 def test_phases_follow_from_the_pace_of_a_clip(tmp_path: Path) -> None:
@@ -105,7 +136,7 @@ def test_a_run_does_not_wait_for_a_training_step_to_be_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = planned_lite(tmp_path)
-    monkeypatch.setattr("ssldet.runs.estimate._seconds_of_a_step", lambda *asked: pytest.fail("a step is measured"))
+    monkeypatch.setattr("ssldet.runs.estimate._measured_step", lambda *asked: pytest.fail("a step is measured"))
     monkeypatch.setattr("ssldet.runs.estimate._seconds_per_clip", lambda *asked: 1.0)
     assert estimate(planned, quick=True).seconds == seconds_by_phase(planned, Pace(forward=1.0, step=3.0))
 

@@ -28,7 +28,7 @@ from ssldet.contracts import GridTask, TaskProgress, TaskResult, TaskState
 from ssldet.errors import ConfigError, PluginError, RequestError, SsldetError, UnknownName
 from ssldet.runs import layout
 from ssldet.runs.claims import owner_of
-from ssldet.runs.estimate import Pace, pace, seconds_by_phase
+from ssldet.runs.estimate import Pace, memory_needed, pace, seconds_by_phase
 from ssldet.runs.first_stage import first_stage
 from ssldet.runs.planning import DatasetCache, Plan, plan
 from ssldet.runs.record import Record
@@ -239,7 +239,7 @@ class Grid:
             if planned.record_path.exists():
                 self._read_record(task, Record.read(planned.record_path))
             if task.state == "to run":
-                task.seconds = self._estimate(planned)
+                self._estimate(task, planned)
                 self._add_first_stage(task, planned)
         except SsldetError as error:
             task.state, task.reason = "blocked", str(error)
@@ -269,7 +269,7 @@ class Grid:
             task.state, task.reason = "blocked", f"{maker.title}: {maker.reason}"
         elif not task.config.build_backbone().frozen_parts():  # which no plan is made of before their weights are there
             scratch = task.config.experiment.model_copy(update={"pretrained": False})
-            task.seconds = self._estimate(plan(task.config.model_copy(update={"experiment": scratch}), self.datasets))
+            self._estimate(task, plan(task.config.model_copy(update={"experiment": scratch}), self.datasets))
         return False
 
     def _add_pretraining(self, config: RunConfig, fields: Mapping[str, Any]) -> Task:
@@ -290,7 +290,7 @@ class Grid:
             planned = plan(made, self.datasets)
             task.run_id, task.folder = planned.id, planned.folder
             task.files = tuple(made.machine.results / layout.PRETRAINED / planned.id / name for name in names)
-            task.seconds = self._estimate(planned)
+            self._estimate(task, planned)
             if planned.record_path.exists():
                 self._read_record(task, Record.read(planned.record_path))
             if task.state == "done" and not all(file.is_file() for file in task.files):
@@ -312,17 +312,19 @@ class Grid:
             shared = Task("first stage", stage.key, name, task.config, (), task.tables, folder=stage.folder)
             shared.cell = {name: task.cell[name] for name in ("dataset", "ratio", "pretrained", "split", "seed")}
             shared.seconds = seconds_by_phase(planned, self._pace(planned))["first_stage"]
+            shared.memory_bytes = task.memory_bytes
             self.tasks[stage.key] = shared
         task.needs = (*task.needs, stage.key)
 
-    def _estimate(self, planned: Plan) -> float:
-        """Seconds of a run without its first stage."""
+    def _estimate(self, task: Task, planned: Plan) -> None:
+        """Note what a run takes: seconds, without its first stage, and memory."""
+        task.memory_bytes = memory_needed(planned, self._pace(planned))
         phases = seconds_by_phase(planned, self._pace(planned))
         del phases["first_stage"]
         if (data := planned.dataset.fingerprint()) in self._decoded:  # by the first run on these data
             del phases["decode"]
         self._decoded.add(data)
-        return sum(phases.values())
+        task.seconds = sum(phases.values())
 
     def _pace(self, planned: Plan) -> Pace:
         e = planned.config.experiment

@@ -48,6 +48,7 @@ class Task:
         run_id, folder: of the run, once they are known (not before the weights are that it starts from).
         seconds: estimate of what it takes; `progress`: share of it that is done, 0-1.
         files: of a pretraining, the weights files that it makes.
+        memory_bytes: estimate of the main memory that it takes; 0 where it is not known.
     """
 
     kind: TaskKind
@@ -64,6 +65,13 @@ class Task:
     seconds: float = 0.0
     progress: float = 0.0
     files: tuple[Path, ...] = ()
+    memory_bytes: int = 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that it takes: the threads of all its processes."""
+        machine = self.config.machine if self.config else None
+        return (machine.threads or 1) * machine.devices if machine else 1
 
     @property
     def title(self) -> str:
@@ -87,6 +95,7 @@ class Task:
             "run": self.run_id,
             "folder": str(self.folder or ""),
             "estimated_seconds": round(self.seconds, 1),
+            "estimated_memory_bytes": self.memory_bytes,
         }
 
 

@@ -1,7 +1,8 @@
 """What a run will take, measured on the device it will run on: a forward pass and a training step are timed, with views
 and the optimiser, on frames that are made up, and where frames are stored as JPEGs also these; the rest follows.
 
-On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere wall time.
+On a CPU the seconds are processor time, which other work on the machine does not lengthen; elsewhere wall time. Memory
+follows from what a clip of the timed step keeps for its backward pass.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ DECODED_FRAMES_PER_SECOND = 1200.0
 WEIGHT_BYTES = 4
 """float32."""
 
+PROCESS_BYTES = 800 << 20
+"""Of a process before it has a network: Python, torch and the rest of what is imported; measured."""
+
+WORKING_MEMORY = 3.0
+"""How much memory a step takes for each byte that it keeps for its backward pass, with gradients, workspaces of layers
+and what the allocator does not give back; two were measured, in a fresh process.
+"""
+
 BYTES_PER_WEIGHT = 4 * WEIGHT_BYTES
 """Of what is trained: weights, gradients and Adam's two moments."""
 
@@ -68,19 +77,23 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What was measured, in seconds.
+    """What was measured of a network, in seconds and bytes.
 
     Attributes:
         forward: of a clip through the network without gradients.
         step: of a clip as a part of a training step, its view included, but for the reading of its frames.
         read: of reading a stored frame; 0 where frames are mapped into memory as they are.
         pack: of making the JPEG of a frame, likewise.
+        kept_bytes: what a clip of a training step keeps for its backward pass.
+        state_bytes: weights, those of a teacher, and the optimiser's state.
     """
 
     forward: float
     step: float
     read: float = 0.0
     pack: float = 0.0
+    kept_bytes: float = 0.0
+    state_bytes: int = 0
 
 
 def estimate(plan: Plan, *, quick: bool = False) -> Estimate:
@@ -92,12 +105,11 @@ def estimate(plan: Plan, *, quick: bool = False) -> Estimate:
     student, _ = build_student(plan)
     parameters = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    copies = BYTES_PER_WEIGHT * trained + WEIGHT_BYTES * (parameters - trained)
     store = FrameStore.for_clips(plan.dataset, plan.config.experiment.clip)
     return Estimate(
         seconds=seconds_by_phase(plan, _pace(student, plan, quick)),
         disk_bytes=store.bytes_needed(plan.used),
-        memory_bytes=copies + (WEIGHT_BYTES * parameters if plan.needs.unlabelled else 0),
+        memory_bytes=_state_bytes(student) + (_weight_bytes(student) if plan.needs.unlabelled else 0),
         parameters=parameters,
         trained=trained,
     )
@@ -111,8 +123,23 @@ def pace(plan: Plan) -> Pace:
 def _pace(student: Detector, plan: Plan, quick: bool = False) -> Pace:
     with _threads(plan.config.machine.threads):
         forward = _seconds_per_clip(student, plan)
-        step = forward * (1 + BACKWARD) if quick else _seconds_of_a_step(student, plan, forward)
-        return Pace(forward, step, *_seconds_per_jpeg(plan.config.experiment.clip))
+        step, kept = (forward * (1 + BACKWARD), 0.0) if quick else _measured_step(student, plan, forward)
+        jpeg = _seconds_per_jpeg(plan.config.experiment.clip)
+        return Pace(forward, step, *jpeg, kept, _state_bytes(student) + _weight_bytes(student))
+
+
+def memory_needed(plan: Plan, measured: Pace) -> int:
+    """Bytes of main memory that the processes of a run hold at most, about; 0, for unknown, where it trains elsewhere.
+
+    Frames that are mapped into memory are not counted: the system drops them when it needs the room.
+    """
+    options, machine = plan.config.experiment.train, plan.config.machine
+    if plan.device.type != "cpu":
+        return 0
+    clips = clips_per_step(plan)
+    clips_at_once = max(clips["first"], clips["second"]) * options.groups_at_once / options.groups
+    training = PROCESS_BYTES + measured.state_bytes + WORKING_MEMORY * measured.kept_bytes * clips_at_once
+    return int(machine.devices * training + machine.loader_workers * PROCESS_BYTES)
 
 
 def seconds_by_phase(plan: Plan, measured: Pace) -> dict[str, float]:
@@ -199,8 +226,20 @@ def _seconds_per_clip(student: Detector, plan: Plan, budget: float = 1.0) -> flo
     return _forward_seconds(student, plan, batch) / batch if batch > 1 else seconds
 
 
-def _seconds_of_a_step(student: Detector, plan: Plan, forward: float) -> float:
-    """Seconds of one clip in a step of the first stage, with its view and its share of the optimiser's work."""
+def _state_bytes(student: Detector) -> int:
+    """Of weights, gradients and Adam's moments; what is frozen has only the first."""
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return _weight_bytes(student) + (BYTES_PER_WEIGHT - WEIGHT_BYTES) * trained
+
+
+def _weight_bytes(student: Detector) -> int:
+    return WEIGHT_BYTES * sum(p.numel() for p in student.parameters())
+
+
+def _measured_step(student: Detector, plan: Plan, forward: float) -> tuple[float, float]:
+    """Of one clip in a step of the first stage: seconds, its view and its share of the optimiser's work included, and
+    bytes that it keeps for the backward pass.
+    """
     train = plan.config.experiment.train
     room = max(1, int(STEP_SECONDS / (forward * (1 + BACKWARD))))
     clips = min(train.batch, train.bn_batch, room)
@@ -208,11 +247,29 @@ def _seconds_of_a_step(student: Detector, plan: Plan, forward: float) -> float:
         update={"batch": clips, "unlabelled_batch": clips, "bn_batch": clips, "micro_batch": "auto", "burn_in": 1.0}
     )
     training = _short_training(student, plan, plan.config.experiment.model_copy(update={"train": options}))
-    training.step_once()  # sets things up
+    with _kept_bytes(student) as kept:
+        _, counted = training.step_once()  # sets things up
+    kept_bytes = sum(kept.values()) / counted
     clock = _clock(plan.device)
     began = clock()
     _, counted = training.step_once()
-    return (clock() - began) / counted
+    return (clock() - began) / counted, kept_bytes
+
+
+@contextmanager
+def _kept_bytes(student: Detector) -> Iterator[dict[int, int]]:
+    """Notes what forward passes keep for the backward pass, beside weights: address of a storage -> its bytes."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def _short_training(student: Detector, plan: Plan, experiment: Experiment) -> Training:

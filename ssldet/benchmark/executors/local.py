@@ -15,15 +15,18 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import psutil
+from pydantic import Field
 
+from ssldet.benchmark.executors import memory
 from ssldet.benchmark.tasks import ProgressReporter, Task, attempt
-from ssldet.contracts import Executor, GridCallback, GridTask, TaskGrid, TaskProgress, TaskResult
+from ssldet.contracts import Executor, GridCallback, GridTask, Options, TaskGrid, TaskProgress, TaskResult
 from ssldet.runs.planning import DatasetCache
 from ssldet.util.allocator import keep_freed_memory
 from ssldet.util.interrupts import leave_signals_to_parent
@@ -44,24 +47,70 @@ class _Worker:
     told_to_stop: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What tasks may take together on this machine.
+
+    Attributes:
+        memory: bytes.
+        cores: CPU cores; None leaves them to the number of tasks at a time.
+    """
+
+    memory: int = field(default_factory=memory.of_this_machine)
+    cores: int | None = None
+
+    def refusal(self, task: GridTask) -> str:
+        """Why a task cannot begin even alone; "" where it can."""
+        if task.memory_bytes > self.memory:
+            return (
+                f"it takes about {memory.in_words(task.memory_bytes)} of memory, and runs may take "
+                f"{memory.in_words(self.memory)} here; --set executor.memory=32G allows more"
+            )
+        if self.cores is not None and task.cores > self.cores:
+            return f"it takes {task.cores} cores, and executor.cores allows {self.cores}; give fewer with --threads"
+        return ""
+
+    def holds(self, tasks: Iterable[GridTask]) -> bool:
+        """Whether it is enough for some tasks together."""
+        listed = list(tasks)
+        cores = sum(task.cores for task in listed)
+        return sum(task.memory_bytes for task in listed) <= self.memory and (self.cores is None or cores <= self.cores)
+
+
 class Local(Executor):
     """Worker processes on this machine, `--jobs` at a time; they end with the command, at Ctrl-C with a checkpoint."""
 
+    class Config(Options):
+        """What runs may take together: those that do not fit beside others wait."""
+
+        memory: str | None = Field(None, pattern=memory.PATTERN)
+        """Memory of all runs at a time, by their estimates, such as 16G; None means all that this machine has."""
+        cores: int | None = Field(None, ge=1)
+        """CPU cores of all runs at a time; None leaves it to `--jobs`."""
+
+    config: Config
+
     def run(self, grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
-        return run_grid(grid, jobs=jobs, callback=callback)
+        c = self.config
+        budget = Budget(memory.read_memory(c.memory) if c.memory else memory.of_this_machine(), c.cores)
+        return run_grid(grid, jobs=jobs, callback=callback, budget=budget)
 
 
-def run_grid(grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
+def run_grid(grid: TaskGrid, *, jobs: int, callback: GridCallback, budget: Budget | None = None) -> bool:
     """Run all tasks of a grid that can be run, `jobs` at a time. Returns whether it came to its end.
 
     What fails is marked and the rest goes on. False: the callback asked it to stop; what was under way can be resumed.
+
+    Args:
+        budget: what tasks may take together; None means this machine's memory, and any number of cores.
     """
     workers: list[_Worker] = []
+    budget = budget or Budget()
     try:
         while True:
             stopping = callback.stop()
             if not stopping:
-                _hand_out(grid, workers, jobs, callback)
+                _hand_out(grid, workers, jobs, callback, budget)
             busy = [worker for worker in workers if worker.task]
             if not busy:
                 if stopping or not grid.waits_for_others():
@@ -78,9 +127,17 @@ def run_grid(grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
         _dismiss(workers)
 
 
-def _hand_out(grid: TaskGrid, workers: list[_Worker], jobs: int, callback: GridCallback) -> None:
-    """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`."""
+def _hand_out(grid: TaskGrid, workers: list[_Worker], jobs: int, callback: GridCallback, budget: Budget) -> None:
+    """Give every idle worker a task that can begin, and start workers while there are fewer than `jobs`.
+
+    A task waits for which the budget has no room beside those under way, and smaller ones go before it.
+    """
     for task in list(grid.ready()):
+        if refusal := budget.refusal(task):
+            grid.ended(task, TaskResult("blocked", refusal))
+            continue
+        if not budget.holds([task, *(worker.task for worker in workers if worker.task)]):
+            continue
         worker = _idle_worker(workers, jobs)
         if worker is None:
             return
