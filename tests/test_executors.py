@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import pytest
 from click.testing import CliRunner, Result
 from test_grid import Listener, command, numbers, request, small
 
-from ssldet.benchmark.executors import make_executor, slurm, slurm_job, slurm_queue
+from ssldet.benchmark.executors import make_executor, slurm, slurm_job, slurm_probe, slurm_queue
 from ssldet.benchmark.executors.job_files import Job, JobFiles
 from ssldet.benchmark.executors.local import Local
 from ssldet.benchmark.executors.slurm import GridJobs, Slurm
-from ssldet.benchmark.executors.slurm_job import SlurmTask, TaskFailed
+from ssldet.benchmark.executors.slurm_job import SlurmJob, TaskFailed
 from ssldet.benchmark.executors.slurm_queue import QueueState
 from ssldet.benchmark.grid import Grid, plan_grid
-from ssldet.benchmark.tasks import TaskProgress, TaskResult, attempt
+from ssldet.benchmark.tasks import Task, TaskProgress, TaskResult, attempt
 from ssldet.cli import main
 from ssldet.errors import ConfigError, RequestError, UnknownName
 from ssldet.runs import layout
@@ -135,12 +136,20 @@ class Queue:
         self.given: dict[str, dict[str, Any]] = {}
         self.cancelled: list[str] = []
         self.refuses = ""
+        self.blind = False
+        self.probed: list[dict[str, Any]] = []
         monkeypatch.setattr(slurm_queue, "queue", lambda: None if self.states is None else dict(self.states))
         monkeypatch.setattr(slurm_queue, "partitions", lambda: {"low": 45.0})
         monkeypatch.setattr(slurm_queue, "default_partition", lambda: "low")
         monkeypatch.setattr(slurm_queue, "cancel", self.cancelled.extend)
         monkeypatch.setattr(slurm, "SETTLING_SECONDS", 0.0)
-        monkeypatch.setattr(GridJobs, "_sbatch", lambda jobs, task, job: self.take(jobs._parameters(task, job)))
+        monkeypatch.setattr(slurm, "check_nodes", lambda folder, options: self.probe(folder, options))
+        monkeypatch.setattr(GridJobs, "_sbatch", lambda jobs, tasks, job: self.take(jobs._parameters(tasks, job)))
+
+    def probe(self, folder: Path, options: dict[str, Any]) -> None:
+        self.probed.append(options)
+        if self.blind:
+            raise RequestError(f"the node n1 does not see {folder}")
 
     def take(self, parameters: dict[str, Any]) -> str:
         from submitit.core.utils import FailedJobError
@@ -234,6 +243,99 @@ def test_a_later_command_finds_the_jobs_and_submits_none_twice(tmp_path: Path, q
     queue.states = None
     with pytest.raises(RequestError, match="Slurm does not answer"):
         jobs_of(small(tmp_path)).attach()
+
+
+# --------------------------------------------------------------------------------------------- several cells a job
+
+
+def of_one_stage(results: Path) -> Grid:
+    """The two cells of `small`, which need the same."""
+    grid = small(results)
+    first, second = grid.cells()
+    second.needs = first.needs
+    del grid.tasks[[key for key, task in grid.tasks.items() if task.kind != "run"][1]]
+    return grid
+
+
+def test_runs_that_need_the_same_share_a_job_and_its_time(tmp_path: Path, queue: Queue) -> None:
+    grid = of_one_stage(tmp_path)
+    for task in grid.tasks.values():
+        task.seconds, task.memory_bytes = 120.0, 1 << 30
+    grid.cells()[1].memory_bytes = 3 << 29
+    assert jobs_of(grid, cells_per_job=4).submit_open() == 3 and list(queue.given) == ["100", "101"]
+    assert [given.get("dependency") for given in queue.given.values()] == [None, "afterok:100"]
+    assert [given["time"] for given in queue.given.values()] == [34, 38]  # twice 120 s, twice 240 s, and half an hour
+    assert [given["mem"] for given in queue.given.values()] == ["2048M", "3072M"]  # twice that of the largest
+    assert {task.reason for task in grid.cells()} == {"job 101"}
+
+
+def test_runs_that_need_other_things_share_no_job(tmp_path: Path, queue: Queue) -> None:
+    """A first stage that fails blocks what needs it alone."""
+    assert jobs_of(small(tmp_path), cells_per_job=4, hours=2).submit_open() == 4 and len(queue.given) == 4
+    assert {given["time"] for given in queue.given.values()} == {120}
+
+
+def test_no_more_than_so_many_share_a_job(tmp_path: Path, queue: Queue) -> None:
+    kinds = ["run", "first stage", "run", "run"]
+    tasks = [Task(kind, str(number), kind) for number, kind in enumerate(kinds)]  # type: ignore[arg-type]
+    assert [[task.key for task in job] for job in slurm.together(tasks, 2)] == [["1"], ["0", "2"], ["3"]]
+
+
+def test_a_job_is_at_one_of_its_cells_after_the_other(tmp_path: Path, queue: Queue) -> None:
+    grid, listener = of_one_stage(tmp_path), Listener()
+    jobs = jobs_of(grid, cells_per_job=2)
+    jobs.submit_open()
+    stage, first, second = grid.tasks.values()
+    jobs.files.write_result(stage.key, "100", TaskResult("done"))
+    queue.say("100", "COMPLETED")
+    queue.say("101", "RUNNING", "n7")
+    jobs.look(listener)
+    assert (first.state, first.reason) == ("running", "job 101 on n7")
+    assert (second.state, second.reason) == ("queued", "job 101 on n7 is at another of its cells")
+    jobs.files.write_result(first.key, "101", TaskResult("failed", "no space left"))
+    jobs.look(listener)
+    assert (first.state, second.state, second.reason) == ("failed", "running", "job 101 on n7")
+
+    again = of_one_stage(tmp_path)  # a later command: what failed goes out again, beside the job that goes on
+    later = jobs_of(again, cells_per_job=2)
+    later.attach()
+    assert states(again)[1:] == ["to run", "running"]
+
+
+def test_a_job_with_several_cells_that_died_is_handed_out_again(tmp_path: Path, queue: Queue) -> None:
+    grid = of_one_stage(tmp_path)
+    jobs = jobs_of(grid, cells_per_job=2)
+    jobs.submit_open()
+    stage, first, second = grid.tasks.values()
+    jobs.files.write_result(stage.key, "100", TaskResult("done"))
+    jobs.files.write_result(first.key, "101", TaskResult("done"))
+    queue.say("101", "NODE_FAIL")
+    jobs.look(Listener())
+    assert (first.state, second.state) == ("done", "to run")
+    jobs.submit_open()
+    assert jobs.jobs[second.key].id == "102" and jobs.cancel() == 1
+
+
+def test_a_cell_that_is_blocked_leaves_the_others_of_its_job_alone(tmp_path: Path, queue: Queue) -> None:
+    grid = of_one_stage(tmp_path)
+    jobs = jobs_of(grid, cells_per_job=2)
+    jobs.submit_open()
+    grid.cells()[0].state = "blocked"
+    jobs.look(Listener())
+    assert queue.cancelled == [] and jobs.jobs[grid.cells()[1].key].id == "101"
+
+
+def test_memory_is_the_cluster_s_with_gpus_and_as_asked_for(tmp_path: Path, queue: Queue) -> None:
+    """The estimate is of this machine's processors."""
+    for options, expected in (({"gpus": 1}, None), ({"memory": "8G"}, "8G"), ({}, "2048M")):
+        grid = small(tmp_path / str(len(queue.given)))
+        for task in grid.tasks.values():
+            task.memory_bytes = 1 << 30
+        jobs_of(grid, **options).submit_open()
+        assert next(reversed(queue.given.values())).get("mem") == expected
+
+
+# ------------------------------------------------------------------------------------------------ what jobs become
 
 
 def test_another_job_of_the_same_number_is_not_taken_for_it(tmp_path: Path, queue: Queue) -> None:
@@ -402,7 +504,7 @@ def test_what_sbatch_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     stage = next(iter(grid.tasks.values()))
     (pickled,) = (tmp_path / "r" / "jobs").glob("*/700_submitted.pkl")
     carried = cloudpickle.loads(pickled.read_bytes()).function
-    assert isinstance(carried, SlurmTask) and carried.task.key == stage.key and carried.results.is_absolute()
+    assert isinstance(carried, SlurmJob) and carried.tasks[0].key == stage.key and carried.results.is_absolute()
 
     commands_of_slurm(tmp_path, sbatch="echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
     refused = small(tmp_path / "refused")
@@ -446,6 +548,67 @@ def test_the_command_shows_hands_out_and_cancels(tmp_path: Path, queue: Queue, m
     assert ended.exit_code == 0 and "cancelled 4 tasks" in ended.stderr and len(queue.cancelled) == 4
 
 
+# ------------------------------------------------------------------------------- whether nodes see the results folder
+
+
+def test_nothing_is_submitted_where_nodes_do_not_see_the_results_folder(
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slurm, "check", lambda executor: None)
+    queue.blind = True
+    asked = ["--only", "strategy=dual_guidance", "--executor", "slurm", "--set", "executor.sbatch={exclude: n3}"]
+    refused = invoke(tmp_path, *asked, "--set", "executor.partition=low")
+    assert refused.exit_code == 2 and "the node n1 does not see" in refused.stderr
+    assert queue.given == {} and queue.probed == [{"partition": "low", "exclude": "n3"}]
+
+
+def test_nodes_are_asked_only_where_something_is_to_be_submitted(tmp_path: Path, queue: Queue) -> None:
+    jobs_of(small(tmp_path)).hand_out()
+    assert jobs_of(small(tmp_path)).hand_out() == 0 and queue.probed == [{}]
+
+
+@pytest.fixture
+def cluster_of_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs of Slurm's names."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("PROBE_SECONDS", "SETTLING_SECONDS", "POLL_SECONDS"):
+        monkeypatch.setattr(slurm_probe, name, 0.2)
+    return tmp_path
+
+
+BEGINS_AT_ONCE = 'for line; do :; done; sh -c "$line"; echo "77;cluster"'
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "state", "blind"),
+    [
+        (BEGINS_AT_ONCE, "COMPLETED", False),
+        ("echo 77", "FAILED", True),
+        ("echo 77", "PENDING", False),
+        ("echo 77", "NODE_FAIL", False),
+        ("exit 1", "", False),
+    ],
+)
+def test_a_probe_finds_a_node_that_does_not_see_a_folder(
+    cluster_of_programs: Path, sbatch: str, state: str, blind: bool
+) -> None:
+    squeue, scancel = f"echo '77|{state}|ssldet-probe|n1'", f"echo $* > {cluster_of_programs}/cancelled"
+    commands_of_slurm(cluster_of_programs, sbatch=sbatch, squeue=squeue, scancel=scancel)
+    folder = cluster_of_programs / "a folder"
+    folder.mkdir()
+    with pytest.raises(RequestError, match=r"the node n1 does not see .*--results") if blind else nullcontext():
+        slurm_probe.check_nodes(folder, {"partition": "low", "exclusive": True})
+    assert list(folder.iterdir()) == []
+    assert (cluster_of_programs / "cancelled").exists() is (state == "PENDING"), "a probe that waits is taken back"
+
+
+def test_a_probe_goes_where_jobs_go(cluster_of_programs: Path) -> None:
+    commands_of_slurm(cluster_of_programs, sbatch=f"echo $* > {cluster_of_programs}/asked; {BEGINS_AT_ONCE}")
+    slurm_probe.check_nodes(cluster_of_programs, {"partition": "low", "exclusive": True, "overcommit": False})
+    asked = (cluster_of_programs / "asked").read_text()
+    assert asked.startswith("--partition=low --exclusive --parsable") and "overcommit" not in asked
+
+
 # ------------------------------------------------------------------------------------------------ in a job
 
 
@@ -474,7 +637,7 @@ def test_tasks_in_jobs_give_what_they_give_here(tmp_path: Path, job: None) -> No
     grid = first_cell(tmp_path / "jobs")
     files = noted(grid)
     for task in grid.tasks.values():
-        SlurmTask(task, grid.results)()
+        SlurmJob([task], grid.results)()
         assert files.result(Job(task.key, "100", "", "")) == TaskResult("done")
         assert files.result(Job(task.key, "99", "", "")) is None
     assert small(tmp_path / "jobs").cells()[0].state == "done"
@@ -490,15 +653,27 @@ def test_a_task_that_fails_fails_its_job(tmp_path: Path, job: None) -> None:
     assert task.folder
     (task.folder / layout.WEIGHTS / "in the way").mkdir(parents=True)
     with pytest.raises(TaskFailed):
-        SlurmTask(task, grid.results)()
+        SlurmJob([task], grid.results)()
     result = files.result(Job(task.key, "100", "", ""))
     assert result and result.state == "failed" and result.reason
+
+
+def test_a_job_does_its_tasks_one_after_another_and_fails_at_the_end(
+    tmp_path: Path, job: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = small(tmp_path)
+    files, (first, second) = noted(grid), grid.cells()
+    ends = {first.key: TaskResult("failed", "no space left"), second.key: TaskResult("done")}
+    monkeypatch.setattr(slurm_job, "attempt", lambda task, *others: ends[task.key])
+    with pytest.raises(TaskFailed, match="no space left"):
+        SlurmJob([first, second], grid.results)()
+    assert [files.result(Job(task.key, "100", "", "")) for task in (first, second)] == list(ends.values())
 
 
 def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path) -> None:
     grid = small(tmp_path)
     with pytest.raises(RequestError, match="does not see the results folder"):
-        SlurmTask(grid.cells()[0], grid.results)()
+        SlurmJob([grid.cells()[0]], grid.results)()
 
 
 @pytest.mark.parametrize(
@@ -532,7 +707,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_rest_to_slurm(
 
     monkeypatch.setattr(slurm_job._FileReporter, "step", step)
     with pytest.raises(SystemExit) as left:
-        SlurmTask(task, grid.results)()
+        SlurmJob([task], grid.results)()
     assert left.value.code == 128 + number and done[: len(expected)] == expected
     assert list(tmp_path.glob("first_stages/*/checkpoint.safetensors"))
     assert files.result(Job(task.key, "100", "", "")) == TaskResult("interrupted")

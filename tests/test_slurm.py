@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_grid import ASKED, numbers, start
+from test_grid import ASKED, command, numbers, start
+
+from ssldet.benchmark.executors import slurm_queue
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -51,6 +54,12 @@ class Cluster:
     def restarts(self) -> int:
         """How often jobs were requeued, in all."""
         return sum(map(int, re.findall(r"Restarts=(\d+)", self("scontrol", "-o", "show", "job"))))
+
+    def shorten_limits(self) -> None:
+        """Have the time limit of running jobs come within the next minutes."""
+        for number in self.jobs():
+            passed = slurm_queue.minutes(self("squeue", "-h", "-j", number, "-o", "%M").strip()) or 0
+            self("scontrol", "update", f"JobId={number}", f"TimeLimit={int(passed) + 2}")
 
     def occupy(self, seconds: int) -> None:
         """Jobs of a higher partition that need both nodes."""
@@ -146,7 +155,7 @@ def test_jobs_go_on_without_the_command_and_give_the_table_of_the_local_executor
     assert same(tmp_path / "slurm", tmp_path / "local")
 
 
-def test_runs_begin_once_their_initial_weights_are_made(tmp_path: Path, cluster: Cluster) -> None:
+def test_runs_that_share_a_job_begin_once_their_initial_weights_are_made(tmp_path: Path, cluster: Cluster) -> None:
     asked = (
         "--tables",
         "2",
@@ -157,11 +166,11 @@ def test_runs_begin_once_their_initial_weights_are_made(tmp_path: Path, cluster:
         "--only",
         "approach=Supervised,FixMatch",
     )
-    for results, where in (("slurm", ON_SLURM), ("local", ())):
+    for results, where in (("slurm", (*ON_SLURM, "--set", "executor.cells_per_job=2")), ("local", ())):
         process = start(tmp_path / results, *asked, *where)
         output, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, output
-    assert len(numbers(tmp_path / "slurm")) == 3 and submitted(tmp_path / "slurm") == 3
+    assert len(numbers(tmp_path / "slurm")) == 3 and submitted(tmp_path / "slurm") == 2
     assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
 
 
@@ -188,6 +197,34 @@ def local_long(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         done = grid(results, *LONG)
     assert done.returncode == 0, done.stdout
     return results
+
+
+def test_a_time_limit_shorter_than_a_run_leaves_the_table_as_it_is(
+    tmp_path: Path, cluster: Cluster, local_long: Path
+) -> None:
+    """It is shortened once there is a checkpoint: on a slow machine imports take as long as the shortest limit."""
+    slurm = tmp_path / "slurm"
+    process = start(slurm, *ASKED, *LONG, *ON_SLURM, "--set", "executor.hours=1")
+    until(lambda: list(slurm.glob("first_stages/*/checkpoint.safetensors")), "a checkpoint")
+    turns = cluster.restarts() + submitted(slurm)
+    cluster.shorten_limits()
+    until(lambda: cluster.restarts() + submitted(slurm) > turns, "a job whose time was up has another turn")
+    output, _ = process.communicate(timeout=1800)
+    assert process.returncode == 0, output
+    assert same(slurm, local_long)
+
+
+def test_a_folder_that_nodes_do_not_see_is_said_before_anything_is_submitted(tmp_path: Path, cluster: Cluster) -> None:
+    """The command has a file system of its own in the folder's place."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(hidden)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    alone = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "sh", sys.executable]
+    asked = command(hidden / "results", *ASKED, *ON_SLURM)
+    refused = subprocess.run([*alone, "-m", "ssldet", *asked], capture_output=True, text=True, timeout=600)
+    assert refused.returncode == 2 and re.search(r"the node n\d does not see", refused.stderr), refused.stderr
+    assert not cluster.jobs("PENDING") and not cluster.jobs()
 
 
 def test_preemption_a_cancelled_job_and_a_dead_node_leave_the_table_as_it_is(

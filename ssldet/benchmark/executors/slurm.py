@@ -1,4 +1,4 @@
-"""Tasks as jobs of a Slurm cluster, one a job, submitted through submitit.
+"""Tasks as jobs of a Slurm cluster, one a job or several, submitted through submitit.
 
 Slurm does what it can do: it queues, orders first stages before what needs them (dependencies), requeues what was
 preempted or lost its node. What a task came to is read from the results folder, where its job is from the queue; so any
@@ -8,24 +8,25 @@ command on any login node can go on, and none must stay alive.
 from __future__ import annotations
 
 import importlib.util
+import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from ssldet.benchmark.executors import slurm_queue
+from ssldet.benchmark.executors import memory, slurm_queue
 from ssldet.benchmark.executors.job_files import Job, JobFiles
-from ssldet.benchmark.executors.slurm_job import SlurmTask
+from ssldet.benchmark.executors.looking import Places, pause
+from ssldet.benchmark.executors.slurm_job import SlurmJob
+from ssldet.benchmark.executors.slurm_probe import check_nodes
 from ssldet.benchmark.executors.slurm_queue import UNDER_WAY, WAITING, QueueState
 from ssldet.contracts import Executor, GridCallback, GridTask, Options, TaskGrid, TaskResult
 from ssldet.errors import RequestError
 from ssldet.runs.claims import claimed
-
-TICK_SECONDS = 0.5
 
 SUBMITTING_SECONDS = 600.0
 """How long another command may take to submit a grid."""
@@ -45,8 +46,12 @@ LONGEST_HOURS = 24.0
 """Time limit of a job whose partition would give it any time."""
 
 
+SPARE = 2.0
+"""How much more time and memory than the estimate a job asks for: Slurm ends what takes more."""
+
+
 class Slurm(Executor):
-    """Jobs of a Slurm cluster, one a task. They go on without the command: Ctrl-C or --detach leaves them alone."""
+    """Jobs of a Slurm cluster. They go on without the command: Ctrl-C or --detach leaves them alone."""
 
     outlives: ClassVar[bool] = True
 
@@ -60,11 +65,13 @@ class Slurm(Executor):
         cpus: int = Field(1, ge=1)
         """CPU cores of a job; as many threads has a run whose preset leaves them open."""
         memory: str | None = Field(None, pattern=r"^\d+[KMGT]?B?$")
-        """Memory of a job, such as 16G; None means what the cluster gives."""
+        """Memory of a job, such as 16G; None means twice the estimate, with GPUs what the cluster gives."""
         hours: float | None = Field(None, gt=0)
-        """Time limit of a job; a run that needs longer goes on in its next turn. None: twice the estimate and half an
-        hour, with GPUs 24 hours, and what the partition allows at most.
+        """Time limit of each cell of a job; a run that needs longer goes on in its next turn. None: twice the estimate
+        and half an hour, with GPUs 24 hours, and what the partition allows at most.
         """
+        cells_per_job: int = Field(1, ge=1)
+        """Runs that one job carries out, one after another: for queues that take few jobs, or short runs."""
         account: str | None = None
         """Account that is charged."""
         qos: str | None = None
@@ -100,7 +107,7 @@ class Slurm(Executor):
             jobs_of_grid.look(callback)
             if jobs_of_grid.are_over():
                 return True
-            if not _wait(self.config.poll_seconds, callback):
+            if not pause(self.config.poll_seconds, callback):
                 return False
 
     def submit(self, grid: TaskGrid) -> int:
@@ -115,19 +122,6 @@ class Slurm(Executor):
         return jobs_of_grid.cancel()
 
 
-def _wait(seconds: float, callback: GridCallback) -> bool:
-    """Pass the time until the next look. False: the callback asks to stop."""
-    end = time.monotonic() + seconds
-    while True:
-        callback.tick()
-        if callback.stop():
-            return False
-        left = end - time.monotonic()
-        if left <= 0:
-            return True
-        time.sleep(min(TICK_SECONDS, left))
-
-
 class GridJobs:
     """The jobs of one grid: which task is in the queue, and what becomes of it."""
 
@@ -136,7 +130,7 @@ class GridJobs:
         self.files = JobFiles(grid.results)
         self.jobs: dict[str, Job] = {}
         self._attempts: dict[str, int] = {}
-        self._places: dict[str, int] = {}
+        self._places = Places()
         self._ended: dict[str, float] = {}
         self._steps: dict[str, int] = {}
         self._limits: Mapping[str, float | None] | None = None
@@ -158,21 +152,35 @@ class GridJobs:
             state = _state_of(job, queue)
             if job is None or state is None or task.state != "to run" or state.state not in WAITING | UNDER_WAY:
                 continue
+            if (result := self.files.result(job)) and result.state == "failed":  # others of its job go on
+                continue
             self.jobs[task.key], self._attempts[task.key] = job, job.attempt
-            if state.state in WAITING:
-                self.grid.queued(task, _words(job, state))
-            else:
+            if state.state in UNDER_WAY and self._is_next(task.key, job):
                 self._begin(task, job, state)
+            else:
+                self.grid.queued(task, _words(job, state))
 
     def hand_out(self) -> int:
-        """Submit what no earlier command has submitted, while no other command does; gives how many tasks that were."""
+        """Submit what no earlier command has submitted, while no other command does; gives how many tasks that were.
+
+        Raises:
+            RequestError: a node does not see the results folder, or Slurm does not answer. Nothing is submitted then.
+        """
         with claimed(self.files.folder, patience=SUBMITTING_SECONDS):
             self.attach()
+            if any(task.state == "to run" for task in self.grid.tasks.values()):
+                check_nodes(self.files.folder, self._where())
             return self.submit_open()
+
+    def _where(self) -> dict[str, str | int | bool]:
+        """Options of sbatch that say where jobs run."""
+        c = self.config
+        named = {"partition": c.partition, "account": c.account, "qos": c.qos, "constraint": c.constraint}
+        return {**{name: value for name, value in named.items() if value is not None}, **c.sbatch}
 
     def cancel(self) -> int:
         """End all jobs of the grid; gives their number. Raises RequestError."""
-        slurm_queue.cancel(job.id for job in self.jobs.values())
+        slurm_queue.cancel(dict.fromkeys(job.id for job in self.jobs.values()))
         return len(self.jobs)
 
     # ------------------------------------------------------------------------------------------------ submission
@@ -180,50 +188,58 @@ class GridJobs:
     def submit_open(self) -> int:
         """Submit every task that is to run, what it needs before it; gives how many were."""
         before = len(self.jobs)
-        for task in list(self.grid.tasks.values()):
-            if task.state == "to run" and task.key not in self.jobs:
-                self._submit(task)
+        listed = list(self.grid.tasks.values())
+        waiting = (task for task in listed if task.state == "to run" and task.key not in self.jobs)
+        for tasks in together(waiting, self.config.cells_per_job):
+            self._submit(tasks)
         return len(self.jobs) - before
 
-    def _submit(self, task: GridTask) -> None:
+    def _submit(self, tasks: Sequence[GridTask]) -> None:
+        """Submit one job for some tasks."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        attempt = self._attempts.get(task.key, 0) + 1
         self._folder = self._folder or self.files.new_folder()
-        job = Job(task.key, "", f"ssldet-{task.key[:12]}", str(self._folder), attempt)
-        self.files.write(job)  # before the job can begin: it looks whether it sees this file
+        name, folder = f"ssldet-{tasks[0].key[:12]}", str(self._folder)
+        jobs = [Job(task.key, "", name, folder, self._attempts.get(task.key, 0) + 1) for task in tasks]
+        for job in jobs:  # before it can begin: it looks whether it sees these files
+            self.files.write(job)
         try:
-            number = self._sbatch(task, job)
+            number = self._sbatch(tasks, jobs[0])
         except (FailedJobError, FailedSubmissionError) as error:
-            self.files.forget(task.key)
-            self.grid.ended(task, TaskResult("blocked", f"Slurm takes no job for it: {_complaint(error)}"))
+            self._is_refused(tasks, _complaint(error))
             return
-        self.jobs[task.key] = self.files.give_number(job, number)
-        self._attempts[task.key] = attempt
-        self.grid.queued(task, f"job {number}")
+        for task, job in zip(tasks, jobs, strict=True):
+            self.jobs[task.key] = self.files.give_number(job, number)
+            self._attempts[task.key] = job.attempt
+            self.grid.queued(task, f"job {number}")
 
-    def _sbatch(self, task: GridTask, job: Job) -> str:
+    def _is_refused(self, tasks: Sequence[GridTask], complaint: str) -> None:
+        for task in tasks:
+            self.files.forget(task.key)
+            self.grid.ended(task, TaskResult("blocked", f"Slurm takes no job for it: {complaint}"))
+
+    def _sbatch(self, tasks: Sequence[GridTask], job: Job) -> str:
         """The number that Slurm gives a job."""
         from submitit import SlurmExecutor
 
         python = f"{DEAF_AT_FIRST} {self.config.python or shlex.quote(sys.executable)}"
         executor = SlurmExecutor(folder=job.folder, python=python)
-        executor.update_parameters(**self._parameters(task, job))
-        return str(executor.submit(SlurmTask(task, self.files.results)).job_id)
+        executor.update_parameters(**self._parameters(tasks, job))
+        return str(executor.submit(SlurmJob(tasks, self.files.results)).job_id)
 
-    def _parameters(self, task: GridTask, job: Job) -> dict[str, Any]:
-        c, minutes = self.config, self._minutes(task)
+    def _parameters(self, tasks: Sequence[GridTask], job: Job) -> dict[str, Any]:
+        c, minutes = self.config, self._minutes(tasks)
         wanted = {
             "job_name": job.name,
             "partition": c.partition,
             "time": minutes,
             "cpus_per_task": c.cpus,
             "gpus_per_node": c.gpus or None,
-            "mem": c.memory,
+            "mem": c.memory or self._memory(tasks),
             "account": c.account,
             "qos": c.qos,
             "constraint": c.constraint,
-            "dependency": self._dependency(task),
+            "dependency": self._dependency(tasks[0]),  # tasks of one job need the same
             "setup": list(c.setup) or None,
             "signal_delay_s": min(WARNING_SECONDS, 20 * minutes),
             "stderr_to_stdout": True,
@@ -236,12 +252,18 @@ class GridJobs:
         numbers = [self.jobs[key].id for key in task.needs if key in self.jobs]
         return f"afterok:{':'.join(numbers)}" if numbers else None
 
-    def _minutes(self, task: GridTask) -> int:
-        """The time limit of a task's job."""
+    def _memory(self, tasks: Sequence[GridTask]) -> str | None:
+        """What a job asks for by the estimates of its tasks, which are of runs on this machine's CPUs."""
+        most = 0 if self.config.gpus else max(task.memory_bytes for task in tasks)
+        return f"{math.ceil(SPARE * most / memory.UNITS['M'])}M" if most else None
+
+    def _minutes(self, tasks: Sequence[GridTask]) -> int:
+        """The time limit of a job."""
         c = self.config
         if c.hours is not None:
-            return max(1, round(60 * c.hours))
-        hours = LONGEST_HOURS if c.gpus else min(LONGEST_HOURS, 2 * task.seconds / 3600 + 0.5)
+            return max(1, round(60 * c.hours * len(tasks)))
+        seconds = sum(task.seconds for task in tasks)
+        hours = LONGEST_HOURS if c.gpus else min(LONGEST_HOURS, SPARE * seconds / 3600 + 0.5)
         limits = [limit for name in self._partitions() if (limit := self._longest().get(name))]
         return max(1, int(min([60 * hours, *limits])))
 
@@ -265,17 +287,25 @@ class GridJobs:
             task, state = self.grid.tasks[key], _state_of(job, queue)
             if task.state == "blocked":  # what it needs has failed
                 self._drop(task)
-                slurm_queue.cancel([job.id] if state and state.state in WAITING | UNDER_WAY else [])
+                if state and state.state in WAITING | UNDER_WAY and not self._has_tasks(job):
+                    slurm_queue.cancel([job.id])
             elif (result := self.files.result(job)) and result.state != "interrupted":
                 self._end(task, result, callback)
             elif state and state.waits_in_vain():
                 self._refuse(task, job, state, callback)
-            elif state and state.state in WAITING:
-                self._wait(task, job, state, callback)
-            elif state and state.state in UNDER_WAY:
+            elif state and state.state in UNDER_WAY and self._is_next(key, job):
                 self._goes_on(task, job, state, callback)
+            elif state and state.state in WAITING | UNDER_WAY:
+                self._wait(task, job, state, callback)
             elif self._has_settled(key):
                 self._died(task, job, state.state if state else "", callback)
+
+    def _is_next(self, key: str, job: Job) -> bool:
+        """Whether a task is the first of its job that has not ended, the one that it is at."""
+        return next(other for other, of_other in self.jobs.items() if of_other.id == job.id) == key
+
+    def _has_tasks(self, job: Job) -> bool:
+        return any(other.id == job.id for other in self.jobs.values())
 
     def _begin(self, task: GridTask, job: Job, state: QueueState) -> None:
         self.grid.began(task)
@@ -284,18 +314,15 @@ class GridJobs:
             self.grid.progressed(task, progress)
 
     def _goes_on(self, task: GridTask, job: Job, state: QueueState, callback: GridCallback) -> None:
-        if task.key not in self._places:
-            taken = set(self._places.values())
-            self._places[task.key] = min(set(range(len(taken) + 1)) - taken)
-            callback.began(self._places[task.key], task)
+        self._places.began(task, callback)
         self._begin(task, job, state)
         if progress := self.files.progress(task.key):
-            callback.progressed(self._places[task.key], task, progress)
+            self._places.progressed(task, progress, callback)
 
     def _wait(self, task: GridTask, job: Job, state: QueueState, callback: GridCallback) -> None:
         if task.key in self._places:
             said = f"job {job.id} was queued again; it goes on from its checkpoint"
-            callback.ended(self._places.pop(task.key), task, TaskResult("interrupted", said))
+            self._places.ended(task, TaskResult("interrupted", said), callback)
         self.grid.queued(task, _words(job, state))
 
     def _refuse(self, task: GridTask, job: Job, state: QueueState, callback: GridCallback) -> None:
@@ -309,21 +336,13 @@ class GridJobs:
             )
 
     def _end(self, task: GridTask, result: TaskResult, callback: GridCallback) -> None:
-        self._tell(task, result, callback)
+        self._places.ended(task, result, callback)
         self._drop(task)
         self.grid.ended(task, result)
 
-    def _tell(self, task: GridTask, result: TaskResult, callback: GridCallback) -> None:
-        """A task that ended between two looks was never seen to begin."""
-        place = self._places.pop(task.key, None)
-        if place is None:
-            place = min(set(range(len(self._places) + 1)) - set(self._places.values()))
-            callback.began(place, task)
-        callback.ended(place, task, result)
-
     def _drop(self, task: GridTask) -> None:
         del self.jobs[task.key]
-        self._places.pop(task.key, None)
+        self._places.forget(task.key)
         self._ended.pop(task.key, None)
 
     def _has_settled(self, key: str) -> bool:
@@ -375,6 +394,22 @@ class GridJobs:
         return f"its output is {_log(job)}" + (f", and ends with: {own[-1]}" if own else "")
 
 
+def together(tasks: Iterable[GridTask], most: int) -> Iterator[Sequence[GridTask]]:
+    """The tasks that one job carries out, job by job: runs that need the same, `most` at most.
+
+    What others need, first stages and initial weights, is a job of its own: they wait for no more than that.
+    """
+    groups: dict[tuple[str, ...], list[GridTask]] = {}
+    for task in tasks:
+        if task.kind != "run":
+            yield [task]
+            continue
+        groups.setdefault(task.needs, []).append(task)
+        if len(groups[task.needs]) == most:
+            yield groups.pop(task.needs)
+    yield from groups.values()
+
+
 def _log(job: Job) -> Path:
     """The output of a job, as submitit names it."""
     return Path(job.folder, f"{job.id}_0_log.out")
@@ -387,6 +422,9 @@ def _state_of(job: Job | None, queue: Mapping[str, QueueState]) -> QueueState | 
 
 
 def _words(job: Job, state: QueueState) -> str:
+    """Why a task waits that a job has."""
+    if state.state in UNDER_WAY:
+        return f"job {job.id} on {state.reason} is at another of its cells"
     return f"job {job.id} waits" + (f": {state.reason}" if state.reason not in ("", "None") else "")
 
 

@@ -1,9 +1,9 @@
-"""What runs inside a Slurm job: one task of a grid, which leaves a checkpoint at a signal and waits for its next turn.
+"""What runs inside a Slurm job: tasks of a grid, of which the one under way leaves a checkpoint at a signal.
 
 Slurm says by a signal that a job must go: USR2 shortly before its time limit, where it asked for that; TERM (or USR2)
 when a job of higher priority takes its place, when it is cancelled or its node is drained. The task stops after its
 step. What then happens is Slurm's to say: a job that was cancelled ends, one that must make way is queued again, and
-runs the same task from its checkpoint.
+runs the same task from its checkpoint; tasks that it had done take it a moment.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from ssldet.benchmark.executors import slurm_queue
 from ssldet.benchmark.executors.job_files import JobFiles
 from ssldet.benchmark.tasks import ProgressReporter, attempt
-from ssldet.contracts import GridTask, TaskProgress
+from ssldet.contracts import GridTask, TaskProgress, TaskResult
 from ssldet.errors import RequestError, SsldetError
 from ssldet.runs.planning import DatasetCache
 from ssldet.util.allocator import keep_freed_memory
@@ -36,32 +37,38 @@ class TaskFailed(SsldetError):
     """The task of a job failed: the job must end with an error, so that jobs that need it do not begin."""
 
 
-class SlurmTask:
-    """A task that is pickled, carried to a node and called there, once or, after a requeue, several times."""
+class SlurmJob:
+    """Tasks that are pickled, carried to a node and called there, once or, after a requeue, several times."""
 
-    def __init__(self, task: GridTask, results: Path) -> None:
-        self.task, self.results = task, results
+    def __init__(self, tasks: Sequence[GridTask], results: Path) -> None:
+        self.tasks, self.results = tuple(tasks), results
 
     def __call__(self) -> None:
-        """Do the task, or what is left of it. Raises TaskFailed."""
+        """Do the tasks one after another, or what is left of them. Raises TaskFailed where one failed, at the end."""
         keep_freed_memory()
-        files = JobFiles(self.results)
-        if not files.is_known(self.task.key):
+        files, datasets = JobFiles(self.results), DatasetCache()
+        if not files.is_known(self.tasks[0].key):
             raise RequestError(f"the node {os.uname().nodename} does not see the results folder {self.results}")
-        files.forget_result(self.task.key)  # of the turn before
         with graceful_interrupts(lambda: None, impatient=False) as stopping:
-            result = attempt(self.task, _FileReporter(files, self.task.key, stopping), DatasetCache(), math.inf)
-            files.write_result(self.task.key, os.environ["SLURM_JOB_ID"], result)
-            if result.state == "interrupted":
-                leave_to_slurm(stopping)
-        if result.state == "failed":
-            raise TaskFailed(result.details or result.reason)
+            ended = [_do(task, files, stopping, datasets) for task in self.tasks]
+        if failed := [result.details or result.reason for result in ended if result.state == "failed"]:
+            raise TaskFailed("\n".join(failed))
 
     def checkpoint(self) -> Any:
-        """What submitit carries over when its signal comes before this task listens: the same task."""
+        """What submitit carries over when its signal comes before a task listens: the same tasks."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _do(task: GridTask, files: JobFiles, stopping: StopRequest, datasets: DatasetCache) -> TaskResult:
+    """Do a task and note how it ended; one that was interrupted does not return."""
+    files.forget_result(task.key)  # of the turn before
+    result = attempt(task, _FileReporter(files, task.key, stopping), datasets, math.inf)
+    files.write_result(task.key, os.environ["SLURM_JOB_ID"], result)
+    if result.state == "interrupted":
+        leave_to_slurm(stopping)
+    return result
 
 
 class _FileReporter(ProgressReporter):

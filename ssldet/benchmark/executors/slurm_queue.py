@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ssldet.errors import RequestError, UnknownName
@@ -82,6 +82,18 @@ def queue() -> dict[str, QueueState] | None:
         return None
     parts = (line.split("|", 3) for line in lines if line.count("|") >= 3)
     return {number: QueueState(state, name, reason.strip("()")) for number, state, name, reason in parts}
+
+
+def submit_line(line: str, name: str, options: Mapping[str, str | int | bool]) -> str:
+    """Submit one line of shell as a job of a minute without output; gives its number, "" where Slurm takes none."""
+    words = [
+        f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items() if value is not False
+    ]
+    plain = ("--parsable", f"--job-name={name}", "--time=1", "--ntasks=1", "--output=/dev/null", "--chdir=/")
+    try:
+        return _answer("sbatch", *words, *plain, "--wrap", line).strip().partition(";")[0]
+    except RequestError:
+        return ""
 
 
 def cancel(numbers: Iterable[str]) -> None:
