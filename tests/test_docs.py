@@ -66,6 +66,7 @@ LONG = {
     "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --jobs 2": "campaign",
     "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --executor slurm "
     "--set executor.gpus=1 --set executor.hours=12": "campaign",
+    "ssldet grid --tables 3 --only pretrained=false --preset nano --data-root data --executor ray": "campaign",
 }
 """What trains -> its tier: "acceptance" runs it as it is written, "campaign" takes hours and is only planned there."""
 

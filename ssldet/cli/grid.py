@@ -84,8 +84,8 @@ def command(jobs: int, as_json: bool, **asked: Any) -> None:
     First stages are trained once for all runs that share them. Cells whose data, weights or plugin are missing are
     blocked, with the reason; what fails is noted and the rest goes on. The same command again does what is left.
 
-    With --executor slurm every run is a job, and the command waits for them: Ctrl-C leaves them in the queue, and the
-    same command waits again, from any machine that sees the results folder.
+    With --executor slurm or ray every run is a job of the cluster, and the command waits for them: Ctrl-C leaves them
+    there, and the same command waits again, from any machine that sees the results folder.
 
     Exit codes: 0 all done, 1 something failed or is blocked, 2 a bad request, 128 + its number after a signal
     (130 after Ctrl-C).

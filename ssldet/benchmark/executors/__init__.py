@@ -1,4 +1,6 @@
-"""How the tasks of a grid are carried out. `local`: worker processes on this machine; `slurm`: jobs of a cluster."""
+"""How the tasks of a grid are carried out: in processes of this machine (`local`), as jobs of a Slurm cluster (`slurm`)
+or on a Ray cluster (`ray`).
+"""
 
 from __future__ import annotations
 
