@@ -63,6 +63,38 @@ class _Moody(nn.Module):
         return features if len(clips_bcthw) > 1 else -100 * features
 
 
+class _InChunks(nn.Module):
+    """What networks do where no gradient is wanted: two clips at a time."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and next(self.parameters()).requires_grad:
+            whole: Tensor = self.features(clips_bcthw)
+            return whole
+        return torch.cat([self.features(chunk) for chunk in clips_bcthw.split(2)])
+
+
+def test_shortcuts_of_inference_are_not_written_down(tmp_path: Path) -> None:
+    detector: Any = tiny_trained().detector
+    detector.features = _InChunks(detector.features).requires_grad_(False)
+    written(detector, tmp_path / "detector.pt", "torchscript")
+    assert not next(detector.features.parameters()).requires_grad  # as it was
+
+
+def test_what_cannot_be_traced_is_said(tmp_path: Path) -> None:
+    class Refuses(nn.Module):
+        def forward(self, clips_bcthw: Tensor) -> Tensor:
+            raise RuntimeError("not like this") from ValueError("no data pointer\nand more")
+
+    detector: Any = tiny_trained().detector
+    detector.features = Refuses()
+    with pytest.raises(RequestError, match=r"cannot export this network as torchscript \(no data pointer\); try"):
+        written(detector, tmp_path / "detector.pt", "torchscript")
+
+
 def test_a_file_that_gives_something_else_is_not_kept(tmp_path: Path) -> None:
     detector: Any = tiny_trained().detector
     nn.init.normal_(detector.box_head.weight)  # so that features count
