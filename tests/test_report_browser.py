@@ -49,9 +49,9 @@ def page(running: Browser) -> Browser:
 
 
 def one_of_each(site: Path) -> list[Path]:
-    """The leaderboard, and a page of every other kind, that of the hostile run among them."""
-    folders = (sorted((site / folder).glob("*.html")) for folder in FOLDERS)
-    return [site / "index.html", *(found[0] for found in folders), next((site / "runs").glob("run-*.html"))]
+    """The leaderboard, and a page of every other kind that there is, that of the hostile run among them."""
+    folders = (sorted((site / folder).glob("*.html"))[:1] for folder in FOLDERS)
+    return [site / "index.html", *(path for found in folders for path in found), *(site / "runs").glob("run-*.html")]
 
 
 def shown_rows(page: Browser, column: int) -> list[str]:
@@ -162,7 +162,7 @@ def check_all(site: Path, page: Browser) -> None:
     assert not page.complaints
     for dark in (False, True):
         page.window(360, dark=dark)
-        for path in (site / "index.html", *(next((site / folder).glob("*.html")) for folder in FOLDERS)):
+        for path in one_of_each(site):
             assert complaints_of_axe(page, path) == [] and page.run(CONTRASTS) == [], path
 
 
@@ -185,7 +185,8 @@ def test_a_grid_is_shown_with_pictures_and_clips(page: Browser, tmp_path: Path) 
     ]
     assert CliRunner().invoke(cli.main, [*arguments, "--results", str(results)]).exit_code == 0
     written = build_site([results], tmp_path / "pages", worst=2)
-    assert written.runs == 4 and written.comparisons > 2 and not written.missing
+    assert written.runs == 4 and written.comparisons > 2
+    assert written.missing.keys() == {"index.html"}  # that these settings are of no table
     check_all(tmp_path / "pages", page)
     page.open(next((tmp_path / "pages" / "runs").glob("*.html")))
     page.run("document.querySelector('video').play().then(() => document.querySelector('video').pause())")

@@ -42,6 +42,11 @@ MARK = ".ssldet-report"
 WORST = 4
 """Videos of a run that are shown by pictures and a clip, unless told otherwise."""
 
+NO_TABLE = (
+    "Tables: no run here has exactly the settings of a cell of any table; `ssldet table --set KEY=VALUE` shows "
+    "runs that were given others"
+)
+
 Say = Callable[[str], None]
 """Hears what is being done."""
 
@@ -173,6 +178,8 @@ class _Site:
         self.pages = site_map({run.folder: run.id for run in self.runs})
         self.say("tables")
         made = table_pages.filled_tables(self.collection, remarks)
+        if not made:
+            remarks.add(NO_TABLE)
         for short in made:
             self.pages.add_table(short)
         titles = self._titles(made)
