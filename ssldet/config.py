@@ -439,6 +439,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
+    if wrong := [key for key in ("experiment", "machine") if not isinstance(content.get(key, {}), dict)]:
+        raise ConfigError(f"{path}: {' and '.join(wrong)} must hold a mapping of settings, as in a run's config.yaml")
     if "experiment" in content:  # a run's config.yaml; those of the first revision do not name it
         content = {"revision": 1, **with_bn_batch(content["experiment"]), **content.get("machine", {})}
         if isinstance(content.get("clip"), dict):  # before there was this setting all frames were raw

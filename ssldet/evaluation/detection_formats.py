@@ -26,6 +26,9 @@ from ssldet.errors import DetectionsError
 from ssldet.evaluation.detection_conventions import column_faults, read_labels, renamed
 from ssldet.evaluation.detection_rows import NO_FRAME, SIDES, Rows
 
+MAX_LABEL = 2**31
+"""No data set has as many classes."""
+
 COMMON = ("video", "frame", *SIDES)
 KNOWN = (*COMMON, "confidence", "scores", "label", "score")
 
@@ -166,12 +169,22 @@ def _names(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 def _numbers(table: pa.Table, column: str) -> np.ndarray:
     """A column as float32, NaN where it is empty."""
-    return _cast(table, column, pa.float64()).astype(np.float32)
+    return _single(_cast(table, column, pa.float64()))
+
+
+def _single(values: Any) -> np.ndarray:
+    """Numbers as float32. Those that are too large become infinite, and are found unsound as such."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32)
 
 
 def _whole_numbers(table: pa.Table, column: str) -> np.ndarray:
     """A column as int64; NO_FRAME where it is empty or no whole number."""
-    values_n = _cast(table, column, pa.float64())
+    return _whole(_cast(table, column, pa.float64()))
+
+
+def _whole(values_n: np.ndarray) -> np.ndarray:
+    """Numbers as int64; NO_FRAME where one is not whole."""
     whole_n = np.isfinite(values_n) & (np.floor(values_n) == values_n) & (np.abs(values_n) < 2**53)
     return np.where(whole_n, values_n, NO_FRAME).astype(np.int64)
 
@@ -246,9 +259,9 @@ def _long_rows(
         names=names,
         codes_n=np.asarray(codes_n, np.int64),
         numbers_n=np.asarray(numbers_n, np.int64),
-        boxes_n4=np.asarray(boxes_n4, np.float32).reshape(-1, 4),
+        boxes_n4=_single(boxes_n4).reshape(-1, 4),
         confidence_n=np.ones(count, np.float32),
-        scores=np.asarray(scores_n, np.float32),
+        scores=_single(scores_n),
         labels_n=np.asarray(labels_n, np.int64),
         at_n=np.arange(count),
         place=place,
@@ -334,8 +347,7 @@ def _read_pickle(path: Path, facts: DatasetFacts) -> Rows:
     counts = [len(rows) for _, _, rows in parts]
     rows_n6 = np.concatenate([rows for _, _, rows in parts])
     codes_n, labels_n = (np.repeat([part[column] for part in parts], counts) for column in (0, 1))
-    frames_n = rows_n6[:, 0]
-    numbers_n = np.where(np.floor(frames_n) == frames_n, frames_n, NO_FRAME)
+    numbers_n = _whole(rows_n6[:, 0])
     places = [f"video {names[code]!r}, label {label}" for code, label in zip(codes_n, labels_n, strict=True)]
     return _long_rows(names, codes_n, numbers_n, rows_n6[:, 1:5], labels_n, rows_n6[:, 5], places.__getitem__)
 
@@ -344,19 +356,30 @@ def _labelled(name: str, by_label: Any) -> Iterator[tuple[int, Any]]:
     if not isinstance(by_label, Mapping):
         raise DetectionsError(f"video {name!r}: expected {{label: rows}}, got {type(by_label).__name__}")
     for label, item in by_label.items():
-        if not isinstance(label, int | np.integer):
-            raise DetectionsError(f"video {name!r}: label {label!r} is no number; labels count from 0")
+        if not isinstance(label, int | np.integer) or abs(label) > MAX_LABEL:
+            raise DetectionsError(f"video {name!r}: label {label!r:.80} is no number of a class; labels count from 0")
         yield int(label), item
 
 
 def _act_rows(item: Any, place: str) -> Iterator[np.ndarray]:
     """(n, 6) arrays of an array, a list of arrays, or a list of (array, score of the tube)."""
+    if not isinstance(item, np.ndarray | list | tuple):
+        raise DetectionsError(f"{place}: expected rows or a list of tubes, got {type(item).__name__}")
     for part in [item] if isinstance(item, np.ndarray) else item:
-        rows, score = part if isinstance(part, tuple) else (part, None)
-        rows_nm = np.asarray(rows, np.float64)
-        rows_nm = rows_nm.reshape(-1, 6) if rows_nm.size == 0 else rows_nm
-        if score is not None and rows_nm.ndim == 2 and rows_nm.shape[1] == 5:
-            rows_nm = np.column_stack((rows_nm, np.full(len(rows_nm), float(score))))
+        try:
+            rows_nm = _numbers_of_tube(part)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DetectionsError(f"{place}: expected rows of numbers ({error})") from error
         if rows_nm.ndim != 2 or rows_nm.shape[1] != 6:
             raise DetectionsError(f"{place}: expected rows of frame, x1, y1, x2, y2, score, got shape {rows_nm.shape}")
         yield rows_nm
+
+
+def _numbers_of_tube(part: Any) -> np.ndarray:
+    """Rows as float64; with the score of their tube behind each, where it has one and they have none."""
+    rows, score = part if isinstance(part, tuple) else (part, None)
+    rows_nm = np.asarray(rows, np.float64)
+    rows_nm = rows_nm.reshape(-1, 6) if rows_nm.size == 0 else rows_nm
+    if score is not None and rows_nm.ndim == 2 and rows_nm.shape[1] == 5:
+        return np.column_stack((rows_nm, np.full(len(rows_nm), float(score))))
+    return rows_nm

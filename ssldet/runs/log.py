@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from ssldet.util.files import plain, write_text
 
+MAPPINGS = ("losses", "parts", "gradient_norms", "pseudo_labels", "validation")
+"""What a line has under these names, where it has it, are numbers by name."""
+
 
 class RunLog:
     """A log of JSON objects, one a line, each written at once and whole.
@@ -50,10 +53,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             break
-        if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
+        if not _is_line(line):
             break
         lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Whether a value has the form of a line: readers of logs go by that."""
+    if not (isinstance(line, dict) and type(line.get("step")) is int):
+        return False
+    mappings = [line[name] for name in MAPPINGS if line.get(name) is not None]
+    if not all(isinstance(value, dict) for value in mappings):
+        return False
+    validation, warnings = line.get("validation") or {}, line.get("warnings") or []
+    return all(isinstance(scores, dict) for scores in validation.values()) and isinstance(warnings, list)
 
 
 def _line(value: dict[str, Any]) -> str:

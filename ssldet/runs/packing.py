@@ -12,10 +12,11 @@ import json
 import os
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,9 @@ PACKED = (*NEEDED, layout.LOG, layout.PER_VIDEO)
 
 LARGEST_CONTENTS = 1 << 20
 """Bytes of pack.json, which is read whole."""
+
+UNSOUND = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
+"""What `zipfile` raises over an archive that is not as it should be."""
 
 CHUNK = 1 << 20
 FOLDER_NAME = re.compile(r"[\w.,=+-]{1,200}")
@@ -178,11 +182,16 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Contents]]:
     """The archive, every member of which has been looked at."""
     if not path.is_file():
         raise PackError(f"no packed run at {path}; `ssldet runs pack RUN` makes one")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive, _checked_contents(path, archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise PackError(f"{path} is no sound zip archive ({error}); get it again") from error
+    with ExitStack() as open_files:
+        try:
+            archive = open_files.enter_context(zipfile.ZipFile(path))
+            contents = _checked_contents(path, archive)
+        except (*UNSOUND, OSError) as error:  # a place in the file that cannot be
+            raise PackError(f"{path} is no sound zip archive ({error}); get it again") from error
+        try:
+            yield archive, contents
+        except UNSOUND as error:
+            raise PackError(f"{path} is no sound zip archive ({error}); get it again") from error
 
 
 def _checked_contents(path: Path, archive: zipfile.ZipFile) -> _Contents:
