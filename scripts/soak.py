@@ -32,7 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, NoReturn
@@ -275,6 +275,9 @@ class Round:
     handles: dict[str, int] = field(default_factory=dict)
     worker_mib: list[float] = field(default_factory=list)
 
+    def as_json(self) -> Figures:
+        return {name: getattr(self, name) for name in self.__slots__} | {"struck": dict(self.struck)}
+
 
 def soak(minutes: float, folder: Path, draw: random.Random) -> Figures:
     """Rounds for so many minutes, at least two. Raises Lost."""
@@ -284,8 +287,8 @@ def soak(minutes: float, folder: Path, draw: random.Random) -> Figures:
     machine, rounds = Surroundings(folder), list[Round]()
     while len(rounds) < 2 or time.monotonic() - began < 60 * minutes:
         rounds.append(soak_round(len(rounds), folder, machine, expected, draw))
-        say(json.dumps(asdict(rounds[-1])))
-    return {"rounds": [asdict(each) for each in rounds], "leaks": leaks(rounds), "lost": 0}
+        say(json.dumps(rounds[-1].as_json()))
+    return {"rounds": [each.as_json() for each in rounds], "leaks": leaks(rounds), "lost": 0}
 
 
 def soak_round(number: int, folder: Path, machine: Surroundings, expected: Figures, draw: random.Random) -> Round:
