@@ -356,7 +356,7 @@ def _labelled(name: str, by_label: Any) -> Iterator[tuple[int, Any]]:
     if not isinstance(by_label, Mapping):
         raise DetectionsError(f"video {name!r}: expected {{label: rows}}, got {type(by_label).__name__}")
     for label, item in by_label.items():
-        if not isinstance(label, int | np.integer) or abs(label) > MAX_LABEL:
+        if not isinstance(label, int | np.integer) or abs(int(label)) > MAX_LABEL:
             raise DetectionsError(f"video {name!r}: label {label!r:.80} is no number of a class; labels count from 0")
         yield int(label), item
 
