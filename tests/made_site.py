@@ -10,6 +10,9 @@ from typing import Any
 from made_records import config_of, record_of, write_record
 from test_compare import write_run
 
+from ssldet.runs.external import ExternalRecord
+from ssldet.util.files import write_json
+
 HOSTILE = (
     "</title></script>\"'><script>document.title='owned'</script><img src=//evil.example/x onerror=alert(1)>\x1b[31m"
 )
@@ -46,7 +49,7 @@ def write_results(root: Path) -> None:
 
 
 def write_hostile(root: Path) -> Path:
-    """A run whose record and log hold `HOSTILE` wherever they can."""
+    """A run whose record and log hold `HOSTILE` wherever they can, and others' numbers beside it."""
     config = config_of("FixMatch")
     record = record_of(config, 0.2, notes={"initial_weights": "random", HOSTILE: HOSTILE, "warnings": [HOSTILE]})
     content = json.loads(record.model_dump_json())
@@ -58,6 +61,18 @@ def write_hostile(root: Path) -> Path:
     content["files"] = {HOSTILE: HOSTILE}
     for by_protocol in content["metrics"].values():
         by_protocol["yowo"]["thresholds"]["0.5"]["per_class"] = {HOSTILE: 0.5}
+    others = ExternalRecord(
+        name="others",
+        source=HOSTILE,
+        detections="ab" * 32,
+        dataset="jhmdb",
+        dataset_options={},
+        data_fingerprint="data",
+        split=1,
+        evaluated=10,
+        metrics=record.metrics,
+    )
+    write_json(root / "external" / "others" / "external.json", others)
     folder = write_record(root, record)
     (folder / "record.json").write_text(json.dumps(content), encoding="utf-8")
     write_log(folder, [log_line(10, losses={HOSTILE: 1.0}, warnings=[HOSTILE]), log_line(20, losses={HOSTILE: 0.5})])

@@ -17,6 +17,7 @@ from made_site import HOSTILE, Links, log_line, write_hostile, write_log, write_
 
 from ssldet import cli
 from ssldet.errors import RequestError
+from ssldet.report import tables
 from ssldet.report.site import SiteSummary, build_site
 from ssldet.report.site import build as building
 from ssldet.report.site.charts import MOST_POINTS, Dot, Series, line_chart, number, scatter_chart
@@ -36,7 +37,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> SiteSummary:
-    return build_site([results], tmp_path_factory.mktemp("site") / "pages")
+    """The report of them, with one of the paper's tables and that of the data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "all_names", lambda: ["3"])
+        return build_site([results], tmp_path_factory.mktemp("site") / "pages")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,14 @@ def test_the_leaderboard_has_a_row_a_configuration(results: Path, site: Path) ->
         for path in sorted(results.glob("*dual_guidance*/record.json"))
     ]
     mean, spread = 100 * float(np.mean(values)), 100 * float(np.std(values, ddof=1))
-    assert f"{mean:.1f} ± {spread:.1f}" in Links(site / "index.html").text.replace("  ", " ")
+    shown = Links(site / "index.html").text
+    assert f"{mean:.1f} ± {spread:.1f}" in shown
+    assert "1.0 [1.0, " in shown  # the mean rank of the better one
+
+
+def test_others_numbers_stand_below_the_leaderboard(site: Path) -> None:
+    text = Links(site / "index.html").text
+    assert "Others' detections, scored here" in text and "V@0.5 20.0" in text
 
 
 def test_a_cell_of_a_table_leads_to_its_runs(results: Path, site: Path) -> None:

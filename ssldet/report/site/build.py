@@ -141,8 +141,9 @@ def _check_out(out: Path) -> None:
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends without an error."""
+    out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = f".{out.absolute().name}.{secrets.token_hex(6)}"
+    beside = f".{out.name}.{secrets.token_hex(6)}"
     new, old = out.parent / f"{beside}.tmp", out.parent / f"{beside}.old"
     new.mkdir()
     try:
@@ -151,6 +152,8 @@ def _replaced(out: Path) -> Iterator[Path]:
             out.rename(old)
         new.rename(out)
     finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
