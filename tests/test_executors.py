@@ -149,7 +149,7 @@ class Queue:
     def probe(self, folder: Path, options: dict[str, Any]) -> None:
         self.probed.append(options)
         if self.blind:
-            raise RequestError(f"the node n1 does not see {folder}")
+            raise RequestError(f"a node of the cluster does not see {folder}")
 
     def take(self, parameters: dict[str, Any]) -> str:
         from submitit.core.utils import FailedJobError
@@ -558,7 +558,7 @@ def test_nothing_is_submitted_where_nodes_do_not_see_the_results_folder(
     queue.blind = True
     asked = ["--only", "strategy=dual_guidance", "--executor", "slurm", "--set", "executor.sbatch={exclude: n3}"]
     refused = invoke(tmp_path, *asked, "--set", "executor.partition=low")
-    assert refused.exit_code == 2 and "the node n1 does not see" in refused.stderr
+    assert refused.exit_code == 2 and "a node of the cluster does not see" in refused.stderr
     assert queue.given == {} and queue.probed == [{"partition": "low", "exclude": "n3"}]
 
 
@@ -596,7 +596,9 @@ def test_a_probe_finds_a_node_that_does_not_see_a_folder(
     commands_of_slurm(cluster_of_programs, sbatch=sbatch, squeue=squeue, scancel=scancel)
     folder = cluster_of_programs / "a folder"
     folder.mkdir()
-    with pytest.raises(RequestError, match=r"the node n1 does not see .*--results") if blind else nullcontext():
+    with (
+        pytest.raises(RequestError, match=r"a node of the cluster does not see .*--results") if blind else nullcontext()
+    ):
         slurm_probe.check_nodes(folder, {"partition": "low", "exclusive": True})
     assert list(folder.iterdir()) == []
     assert (cluster_of_programs / "cancelled").exists() is (state == "PENDING"), "a probe that waits is taken back"

@@ -36,29 +36,30 @@ def check_nodes(folder: Path, options: Mapping[str, str | int | bool]) -> None:
     question.touch()
     try:
         look = f"test -e {shlex.quote(str(question))} && touch {shlex.quote(str(answer))}"
-        if (number := slurm_queue.submit_line(look, "ssldet-probe", options)) and (node := _blind_node(number, answer)):
+        number = slurm_queue.submit_line(look, "ssldet-probe", options)
+        if number and _went_without_answer(number, answer):
             raise RequestError(
-                f"the node {node} does not see {folder}, or cannot write there: job {number} looked for a file in it; "
-                "give a results folder that all nodes share under one path, with --results"
+                f"a node of the cluster does not see {folder}, or cannot write there: job {number} looked for a file "
+                "in it; give a results folder that all nodes share under one path, with --results"
             )
     finally:
         question.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
 
 
-def _blind_node(number: str, answer: Path) -> str:
-    """The node on which a probe ended without an answer; "" where there is one, or none can be had now."""
+def _went_without_answer(number: str, answer: Path) -> bool:
+    """Whether a probe looked and left no answer; one that waits for too long is taken back, and nothing is known."""
     give_up = time.monotonic() + PROBE_SECONDS
     while time.monotonic() < give_up and not answer.exists():
         state = (slurm_queue.queue() or {}).get(number)
         if state and state.state == "FAILED":
-            return "" if _arrives(answer) else state.reason
+            return not _arrives(answer)
         if state and state.state not in WAITING | UNDER_WAY | {"COMPLETED"}:  # it was ended: nothing is known
-            return ""
+            return False
         time.sleep(POLL_SECONDS)
     if not answer.exists():
         slurm_queue.cancel([number])
-    return ""
+    return False
 
 
 def _arrives(answer: Path) -> bool:
