@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_executors import Leaves, invoke, states
 from test_grid import Listener, small
 
-from ssldet.benchmark.executors import make_executor, ray_cluster, ray_task
+from ssldet.benchmark.executors import make_executor, ray_cluster, ray_keeper, ray_task
 from ssldet.benchmark.executors import ray as ray_executor
 from ssldet.benchmark.executors.ray import Ray, TasksOnRay, refusal_of
-from ssldet.benchmark.executors.ray_keeper import Errand, Standing
+from ssldet.benchmark.executors.ray_keeper import Errand, Keeper, Standing
 from ssldet.benchmark.grid import Grid
 from ssldet.benchmark.tasks import Task
 from ssldet.contracts import TaskProgress, TaskResult
@@ -220,6 +223,125 @@ def test_the_command_hands_out_and_shows(tmp_path: Path, cluster: Cluster) -> No
     assert "Ray has it" in shown.stdout
     ended = invoke(tmp_path, *asked, "--cancel")
     assert ended.exit_code == 0 and "cancelled 4 tasks" in ended.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- the keeper
+
+
+class PlayedRay:
+    """Ray's functions, as far as a keeper calls them; what it handed out is in `begun`, by the order of handing out."""
+
+    def __init__(self) -> None:
+        self.begun: list[SimpleNamespace] = []
+        self.cancelled: list[SimpleNamespace] = []
+        self.killed: list[str] = []
+        names = ("RayError", "TaskCancelledError", "OutOfMemoryError", "WorkerCrashedError")
+        base = type(names[0], (Exception,), {})
+        self.exceptions = SimpleNamespace(**{names[0]: base}, **{name: type(name, (base,), {}) for name in names[1:]})
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=lambda *given: self._begin(given)))
+
+    def _begin(self, given: tuple[Any, ...]) -> SimpleNamespace:
+        self.begun.append(SimpleNamespace(given=given, end=None))
+        return self.begun[-1]
+
+    def wait(self, references: list[SimpleNamespace], timeout: float) -> tuple[list[SimpleNamespace], list[Any]]:
+        return [reference for reference in references if reference.end is not None], []
+
+    def get(self, reference: SimpleNamespace) -> TaskResult:
+        if isinstance(reference.end, Exception):
+            raise reference.end
+        return reference.end
+
+    def cancel(self, reference: SimpleNamespace, recursive: bool) -> None:
+        self.cancelled.append(reference)
+
+    def kill(self, actor: str) -> None:
+        self.killed.append(actor)
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(current_actor="the keeper")
+
+
+@pytest.fixture
+def played_ray(monkeypatch: pytest.MonkeyPatch) -> PlayedRay:
+    played = PlayedRay()
+    monkeypatch.setitem(sys.modules, "ray", played)
+    return played
+
+
+@pytest.fixture
+def keeper(played_ray: PlayedRay, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+    """One that stays."""
+    monkeypatch.setattr(Keeper, "_leave_when_idle", lambda keeper: None)
+    return Keeper()
+
+
+def errand(key: str, *needs: str) -> Errand:
+    return Errand(key, needs, b"", {"num_cpus": 1})
+
+
+def test_a_keeper_hands_each_task_out_once_with_those_that_it_waits_for(keeper: Keeper, played_ray: PlayedRay) -> None:
+    assert keeper.submit(errand("stage")) and keeper.submit(errand("run", "stage", "done before"))
+    stage, run = played_ray.begun
+    assert run.given == ("the keeper", errand("run", "stage", "done before"), stage)
+    assert not keeper.submit(errand("run", "stage"))
+    stage.end = TaskResult("failed", "no space left")
+    assert keeper.look()["stage"].result == stage.end and keeper.look()["run"].result is None
+    assert keeper.submit(errand("stage")) and keeper.look()["stage"].result is None
+
+
+def test_a_keeper_hears_where_its_tasks_are(keeper: Keeper) -> None:
+    keeper.submit(errand("stage"))
+    for turn in (1, 2):
+        keeper.began("stage", f"n{turn}, process 7")
+    keeper.progressed("stage", TaskProgress("train", 2, 4, "steps"))
+    assert keeper.look()["stage"] == Standing("n2, process 7", 2, TaskProgress("train", 2, 4, "steps"))
+
+
+def test_what_was_cancelled_is_not_handed_out_again_by_who_waits_for_it(keeper: Keeper, played_ray: PlayedRay) -> None:
+    for key in ("left a checkpoint", "waited", "was done", "another's"):
+        keeper.submit(errand(key))
+    assert keeper.cancel(["left a checkpoint", "waited", "was done", "nobody's"]) == 3
+    assert played_ray.cancelled == played_ray.begun[:3]
+    ends = (TaskResult("interrupted"), played_ray.exceptions.TaskCancelledError(), TaskResult("done"))
+    for task, end in zip(played_ray.begun, ends, strict=False):
+        task.end = end
+    results = [standing.result for standing in keeper.look().values()]
+    said = TaskResult("failed", "it was cancelled; the same command hands it out again")
+    assert results == [said, said, TaskResult("done"), None]
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        ("WorkerCrashedError", "failed", "its worker died"),
+        ("OutOfMemoryError", "failed", "--set executor.memory=32G"),
+        ("RayError", "failed", "no module of that name"),
+        ("TaskCancelledError", "interrupted", ""),
+    ],
+)
+def test_what_ray_says_of_a_task_is_said_in_a_line(
+    keeper: Keeper, played_ray: PlayedRay, error: str, state: str, said: str
+) -> None:
+    keeper.submit(errand("run"))
+    played_ray.begun[0].end = getattr(played_ray.exceptions, error)("no module of\nthat name\n\n  at line 7")
+    result = keeper.look()["run"].result
+    assert result and result.state == state and said in result.reason and "line 7" not in result.reason
+
+
+def test_a_keeper_leaves_when_nobody_needs_it(played_ray: PlayedRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_keeper, "IDLE_SECONDS", 0.2)
+    keeper = Keeper()
+    keeper.submit(errand("run"))
+    time.sleep(0.5)
+    assert played_ray.killed == [], "a task is under way"
+    played_ray.begun[0].end = TaskResult("done")
+    until = time.monotonic() + 20
+    while not played_ray.killed and time.monotonic() < until:
+        time.sleep(0.05)
+    assert played_ray.killed == ["the keeper"]
 
 
 # ---------------------------------------------------------------------------------------------------- in a worker

@@ -30,6 +30,8 @@ TABLE = ("--tables", "6", "--only", "ratio=0.1")
 
 LONG = ("--set", "train.steps=900", "--set", "train.checkpoint_every=20")
 
+SECONDS_ON_A_BUSY_MACHINE = 900.0
+
 SILENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps to 127.0.0.1
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,7 +110,7 @@ def test_a_table_through_ray_with_a_killed_worker_is_that_of_the_local_executor(
     through_ray, local = tmp_path / "ray", tmp_path / "local"
     sets = ("--set", "train.steps=60")
     process = start(through_ray, *TABLE, *sets, *on_ray)
-    victim = until(lambda: workers(through_ray), "a worker left a checkpoint")[0]
+    victim = until(lambda: workers(through_ray), "a worker left a checkpoint", SECONDS_ON_A_BUSY_MACHINE)[0]
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, output
@@ -120,7 +122,7 @@ def test_a_table_through_ray_with_a_killed_worker_is_that_of_the_local_executor(
 
 def test_tasks_go_on_without_the_command_until_they_are_cancelled(tmp_path: Path, on_ray: tuple[str, ...]) -> None:
     process = start(tmp_path, *TABLE, *LONG, *on_ray)
-    until(lambda: workers(tmp_path), "a worker left a checkpoint")
+    until(lambda: workers(tmp_path), "a worker left a checkpoint", SECONDS_ON_A_BUSY_MACHINE)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "what was handed out goes on" in output, output

@@ -77,7 +77,7 @@ class Keeper:
         """Hand a task to Ray. False: Ray has it already, by an earlier command."""
         import ray
 
-        self._take_results()
+        self._is_asked()
         if errand.key in self._open:
             return False
         needed = [self._open[key] for key in errand.needs if key in self._open]
@@ -89,14 +89,14 @@ class Keeper:
 
     def look(self) -> dict[str, Standing]:
         """Where each task stands, by key."""
-        self._take_results()
+        self._is_asked()
         return self._standings
 
     def cancel(self, keys: Sequence[str]) -> int:
         """End tasks that have not ended, those under way with a checkpoint; gives how many were."""
         import ray
 
-        self._take_results()
+        self._is_asked()
         ended = [key for key in keys if key in self._open]
         self._cancelled.update(ended)
         for key in ended:
@@ -112,10 +112,13 @@ class Keeper:
         """A task is so far."""
         self._standings[key].progress = progress
 
+    def _is_asked(self) -> None:
+        self._asked = time.monotonic()
+        self._take_results()
+
     def _take_results(self) -> None:
         import ray
 
-        self._asked = time.monotonic()
         with self._lock:
             for key, reference in list(self._open.items()):
                 if ray.wait([reference], timeout=0)[0]:
@@ -134,9 +137,7 @@ class Keeper:
 
         while self._open or time.monotonic() - self._asked < IDLE_SECONDS:
             time.sleep(IDLE_SECONDS / 10)
-            asked = self._asked
             self._take_results()
-            self._asked = asked
         ray.kill(_myself())
 
 
