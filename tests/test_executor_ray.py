@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from test_executors import Leaves, invoke, states
 from test_grid import Listener, small
 
+from ssldet import __version__
 from ssldet.benchmark.executors import make_executor, ray_cluster, ray_keeper, ray_task
 from ssldet.benchmark.executors import ray as ray_executor
 from ssldet.benchmark.executors.ray import Ray, TasksOnRay, refusal_of
@@ -249,7 +251,7 @@ class PlayedRay:
     def wait(self, references: list[SimpleNamespace], timeout: float) -> tuple[list[SimpleNamespace], list[Any]]:
         return [reference for reference in references if reference.end is not None], []
 
-    def get(self, reference: SimpleNamespace) -> TaskResult:
+    def get(self, reference: SimpleNamespace, timeout: float | None = None) -> Any:
         if isinstance(reference.end, Exception):
             raise reference.end
         return reference.end
@@ -329,6 +331,24 @@ def test_what_ray_says_of_a_task_is_said_in_a_line(
     played_ray.begun[0].end = getattr(played_ray.exceptions, error)("no module of\nthat name\n\n  at line 7")
     result = keeper.look()["run"].result
     assert result and result.state == state and said in result.reason and "line 7" not in result.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((__version__, []), ""),
+        (
+            (__version__, ["/shared/r/.seen"]),
+            "does not see the results folder /shared/r, .*/shared/r/.seen; .*--results",
+        ),
+        (("0.0.1", []), f"node n1 of the Ray cluster has ssldet 0.0.1, and this command {__version__}"),
+        ("traceback\nNo module named 'ssldet'", f"No module named 'ssldet'; the Python .* needs ssldet {__version__}"),
+    ],
+)
+def test_a_node_that_could_not_carry_tasks_out_is_named(played_ray: PlayedRay, answer: Any, said: str) -> None:
+    end = played_ray.exceptions.RayError(answer) if isinstance(answer, str) else answer
+    with pytest.raises(RequestError, match=said) if said else nullcontext():
+        ray_cluster.check_answer("n1", SimpleNamespace(end=end), Path("/shared/r"))
 
 
 def test_a_keeper_leaves_when_nobody_needs_it(played_ray: PlayedRay, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ NAMESPACE = "ssldet"
 CONNECT_SECONDS = 5.0
 """How long the port of a cluster may take to answer; Ray itself would try for two minutes."""
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 180.0
 """How long the keeper, or a node, may take to answer: a first call starts a process."""
 
 START_IT = (
@@ -76,11 +76,14 @@ def check_nodes(results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     probe = results / f".seen-by-{secrets.token_hex(4)}"
     probe.touch()
+    look, paths = ray.remote(_look), [str(probe), str(Path.cwd())]
     try:
-        for node in _nodes():
-            look = ray.remote(_look).options(num_cpus=0, scheduling_strategy=_on(node), max_retries=0)
-            reference = look.remote([str(probe), str(Path.cwd())])
-            _check_answer(node["NodeName"], reference, results)
+        answers = [
+            (node["NodeName"], look.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node)).remote(paths))
+            for node in _nodes()
+        ]
+        for node, answer in answers:
+            check_answer(node, answer, results)
     finally:
         probe.unlink(missing_ok=True)
 
@@ -102,7 +105,8 @@ def _look(paths: Sequence[str]) -> tuple[str, list[str]]:
     return __version__, [path for path in paths if not Path(path).exists()]
 
 
-def _check_answer(node: str, reference: Any, results: Path) -> None:
+def check_answer(node: str, reference: Any, results: Path) -> None:
+    """Take in what a node's look came to. Raises RequestError where it could carry out no task."""
     import ray
 
     try:
