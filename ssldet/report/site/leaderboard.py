@@ -61,7 +61,7 @@ class BoardRow:
         scores: title -> its score; a title is absent where it was not scored.
         seeds: of its runs; `runs`: a link to each.
         gradient_clips: through the student; `hours`: of training, both means over the runs.
-        comparisons: pages on which the row is the first side.
+        comparisons: pages on which the row is either side.
     """
 
     id: str
@@ -142,7 +142,7 @@ def leaderboard(
     Args:
         groups: a row each; `pages`: where their runs' pages are.
         ranks: id of a run -> the mean rank of its approach.
-        comparisons: ids of a row's runs -> pages on which it is the first side.
+        comparisons: ids of a row's runs -> pages on which it is either side.
     """
     rows = [_row(f"row-{place}", group, pages, ranks, comparisons) for place, group in enumerate(groups, start=1)]
     titles = tuple(dict.fromkeys(title for row in rows for title in row.scores))

@@ -36,10 +36,6 @@ class SiteMap:
         """The page of a table, which is new."""
         return self.tables.setdefault(name, f"tables/{len(self.tables) + 1}.html")
 
-    def add_comparison(self, first: tuple[str, ...], second: tuple[str, ...]) -> str:
-        """The page of two sides, which is new."""
-        return self.comparisons.setdefault((first, second), f"compare/{len(self.comparisons) + 1}.html")
-
 
 def site_map(runs: Mapping[Path, str]) -> SiteMap:
     """Pages of the runs, by folder and by id.
