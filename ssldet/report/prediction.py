@@ -52,6 +52,7 @@ class VideoInput:
 
     @property
     def source(self) -> VideoSource:
+        """Where its frames lie."""
         return VideoSource(file=self.file)
 
 
