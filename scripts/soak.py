@@ -376,12 +376,12 @@ class Surroundings:
     def __init__(self, folder: Path) -> None:
         self.cache, self.program = folder / "cache", psutil.Process()
         self.spared = {child.pid for child in self.program.children()}
-        self.shared_memory, self.temporary = names(SHARED_MEMORY), names(Path(tempfile.gettempdir()))
+        self.shared_memory, self.temporary = nobodys_memory(), names(Path(tempfile.gettempdir()))
 
     def look(self, this: Round) -> None:
         """Note what there is now."""
         this.processes = ended(self.spared)
-        this.shared_memory = sorted(names(SHARED_MEMORY) - self.shared_memory)
+        this.shared_memory = sorted(nobodys_memory() - self.shared_memory)
         this.temporary = sorted(names(Path(tempfile.gettempdir())) - self.temporary)
         this.cache_mib = round(sum(path.stat().st_size for path in self.cache.rglob("*") if path.is_file()) / 2**20, 1)
         (server,) = [child for child in self.program.children() if "forkserver" in " ".join(child.cmdline())]
@@ -392,6 +392,15 @@ class Surroundings:
 def names(folder: Path) -> set[str]:
     """Entries of a folder; none where it is absent."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def nobodys_memory() -> set[str]:
+    """Shared memory that no living process holds; the rest is somebody's, of this soak or not."""
+    held = set[str]()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            held |= {Path(mapped.path).name for mapped in process.memory_maps()}
+    return names(SHARED_MEMORY) - held
 
 
 def memory_mib(process: psutil.Process) -> float:
