@@ -395,12 +395,16 @@ def names(folder: Path) -> set[str]:
 
 
 def nobodys_memory() -> set[str]:
-    """Shared memory that no living process holds; the rest is somebody's, of this soak or not."""
-    held = set[str]()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            held |= {Path(mapped.path).name for mapped in process.memory_maps()}
-    return names(SHARED_MEMORY) - held
+    """Shared memory that no living process has mapped; the rest is somebody's, of this soak or not.
+
+    By number of the file: semaphores are mapped under a name that they lose.
+    """
+    held = set[int]()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended
+            lines = [line.split() for line in maps.read_text().splitlines() if str(SHARED_MEMORY) in line]
+            held |= {int(line[4]) for line in lines}
+    return {path.name for path in SHARED_MEMORY.glob("*") if path.stat().st_ino not in held}
 
 
 def memory_mib(process: psutil.Process) -> float:
