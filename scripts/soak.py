@@ -404,7 +404,12 @@ def nobodys_memory() -> set[str]:
         with suppress(OSError):  # it has ended
             lines = [line.split() for line in maps.read_text().splitlines() if str(SHARED_MEMORY) in line]
             held |= {int(line[4]) for line in lines}
-    return {path.name for path in SHARED_MEMORY.glob("*") if path.stat().st_ino not in held}
+    nobodys = set[str]()
+    for path in SHARED_MEMORY.glob("*"):
+        with suppress(OSError):  # it has gone
+            if path.stat().st_ino not in held:
+                nobodys.add(path.name)
+    return nobodys
 
 
 def memory_mib(process: psutil.Process) -> float:
