@@ -162,7 +162,7 @@ def fuzz(
     path.write_bytes(content)
     parse(path)
 
-    @settings(FUZZ, max_examples=EXAMPLES if EXAMPLES > 500 else round(share * EXAMPLES))
+    @settings(FUZZ, max_examples=EXAMPLES if EXAMPLES > 500 else max(1, round(share * EXAMPLES)))
     @given(st.integers(0, 2**32))
     def one(seed: int) -> None:
         survives(parse, path, change(content, seed))
