@@ -315,3 +315,15 @@ def test_absent_and_unknown_files_say_what_is_read(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DetectionsError, match="no rows"):
         read_detections(tmp_path / "empty", FACTS, VIDEOS)
+
+
+def test_numbers_that_are_too_large_are_unsound(tmp_path):
+    (tmp_path / "large.csv").write_text("video,frame,x1,y1,x2,y2,label,score\na,1,1e300,1,-1e300,5,1,0.5\n")
+    with pytest.raises(DetectionsError, match="line 2"):
+        read_detections(tmp_path / "large.csv", FACTS, VIDEOS)
+
+
+def test_a_header_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bytes.csv").write_bytes(b"video,frame,x1,y1,x2,y2,label,\xc7score\na,1,1,1,4,5,1,0.5\n")
+    with pytest.raises(DetectionsError):
+        read_detections(tmp_path / "bytes.csv", FACTS, VIDEOS)

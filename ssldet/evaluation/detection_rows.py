@@ -147,7 +147,8 @@ class ValueRange:
             low, high = self.labels
             labels_n = rows.labels_n[rows.labels_n != NO_FRAME] + rows.label_shift
             self.labels = int(labels_n.min(initial=low)), int(labels_n.max(initial=high))
-        ends_n2 = rows.boxes_n4[:, :2] + rows.boxes_n4[:, 2:]
+        with np.errstate(invalid="ignore"):  # infinite numbers are found unsound
+            ends_n2 = rows.boxes_n4[:, :2] + rows.boxes_n4[:, 2:]
         outside_n2 = (rows.boxes_n4[:, 2:] < 0) | (ends_n2 > 1.02 * rows.sizes_n4(videos)[:, 2:] + 1)
         self.fits_as_xywh &= not outside_n2.any()
 
