@@ -217,6 +217,16 @@ def test_leaving_keeps_the_tasks_and_cancel_ends_them(tmp_path: Path, cluster: C
     assert executor.cancel(small(tmp_path)) == 4 and cluster.cancelled == list(grid.tasks)
 
 
+def test_what_ray_prints_of_its_workers_is_no_output_of_the_command(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_cluster, "check_nodes", lambda results: print("(raylet) A worker died"))
+    make_executor("ray").submit(small(tmp_path / "one"))
+    make_executor("ray").run(small(tmp_path / "other"), jobs=1, callback=Leaves())
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("A worker died") == 2
+
+
 def test_the_command_hands_out_and_shows(tmp_path: Path, cluster: Cluster) -> None:
     asked = ["--only", "strategy=dual_guidance", "--executor", "ray", "--set", "executor.cpus=2"]
     handed = invoke(tmp_path, *asked, "--detach")

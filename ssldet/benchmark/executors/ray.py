@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,16 +67,18 @@ class Ray(Executor):
 
     def run(self, grid: TaskGrid, *, jobs: int, callback: GridCallback) -> bool:
         tasks = TasksOnRay(grid, self.config)
-        while True:
-            tasks.submit_open()
-            tasks.look(callback)
-            if tasks.are_over():
-                return True
-            if not pause(self.config.poll_seconds, callback):
-                return False
+        with redirect_stdout(sys.stderr):  # Ray prints what becomes of workers; the output is for results
+            while True:
+                tasks.submit_open()
+                tasks.look(callback)
+                if tasks.are_over():
+                    return True
+                if not pause(self.config.poll_seconds, callback):
+                    return False
 
     def submit(self, grid: TaskGrid) -> int:
-        return TasksOnRay(grid, self.config).submit_open()
+        with redirect_stdout(sys.stderr):
+            return TasksOnRay(grid, self.config).submit_open()
 
     def attach(self, grid: TaskGrid) -> None:
         TasksOnRay(grid, self.config).attach()
