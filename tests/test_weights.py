@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssldet.detector.weights import apply_weights, compare_weights, read_weights, write_weights
+from ssldet.detector.weights import apply_weights, compare_weights, open_weights, read_weights, write_weights
 from ssldet.errors import WeightsError
 
 
@@ -147,3 +147,10 @@ def test_long_lists_are_shortened_in_messages() -> None:
     state = {f"entry{index}": torch.zeros(1) for index in range(20)}
     message = str(compare_weights({}, state, source="file"))
     assert "20 unexpected" in message and "entry7 and 12 more" in message and "entry8" not in message
+
+
+@pytest.mark.parametrize("content", [b"S'\\z'\n.", b"PK\x03\x04" + bytes(60) + b"PK\x06\x07" + b"\xff" * 40])
+def test_what_is_neither_pickle_nor_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="not a torch checkpoint"):
+        open_weights(tmp_path / "w.pth")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ssldet.contracts import Backbone, Detector
 from ssldet.errors import WeightsError
-from ssldet.util.files import replacing
+from ssldet.util.files import begins_as_zip, replacing
 
 SHOWN = 8
 """How many entry names an error message spells out per kind."""
@@ -116,7 +116,7 @@ def open_weights(path: Path) -> WeightsFile:
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     content = _read_torch(path)
-    form = "zip" if zipfile.is_zipfile(path) else "older"
+    form = "zip" if begins_as_zip(path) else "older"
     return WeightsFile(f"torch checkpoint, {form} form", _plain(_named_tensors(path, content)), _metadata(content))
 
 
@@ -165,15 +165,14 @@ def _unsafe_globals(path: Path) -> list[str]:
 def _first_global(path: Path) -> list[str]:
     """The first name that a bare pickle imports, from its instructions alone; none of what is no pickle."""
     texts: list[str] = []
-    try:
+    with suppress(Exception), warnings.catch_warnings():  # what is no pickle ends in any way
+        warnings.simplefilter("ignore")
         for instruction, argument, _ in pickletools.genops(path.read_bytes()):
             if instruction.name in ("GLOBAL", "INST"):
                 return [str(argument).replace(" ", ".")]
             if instruction.name == "STACK_GLOBAL":
                 return [".".join(texts[-2:])]
             texts += [argument] if isinstance(argument, str) else []
-    except ValueError:  # it is no pickle
-        pass
     return []
 
 

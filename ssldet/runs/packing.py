@@ -31,7 +31,7 @@ from ssldet.runs.network import TrainedDetector, network_of, read_network, train
 from ssldet.runs.record import Record, is_as_written
 from ssldet.runs.rescoring import what_is_lost
 from ssldet.runs.store import RunEntry, find_run
-from ssldet.util.files import file_hash, plain, replacing
+from ssldet.util.files import begins_as_zip, file_hash, plain, replacing
 
 FORM = 1
 """Of packs; it grows when an older version could not read one."""
@@ -174,7 +174,7 @@ def packed_detector(path: Path) -> TrainedDetector:
 
 def is_pack(name: str) -> bool:
     """Whether whoever names a run means a file."""
-    return name.endswith(".zip") or (Path(name).is_file() and zipfile.is_zipfile(name))
+    return name.endswith(".zip") or (Path(name).is_file() and begins_as_zip(Path(name)))
 
 
 @contextmanager

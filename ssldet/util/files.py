@@ -89,6 +89,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def begins_as_zip(path: Path) -> bool:
+    """Whether a file begins as a zip archive does that holds something; `zipfile.is_zipfile` raises over odd ones."""
+    with Path(path).open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def file_hash_once(path: Path) -> str:
     """`file_hash`, for large files asked for often: read again only where its size or time of change has moved."""
     status = path.stat()
