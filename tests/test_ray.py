@@ -28,7 +28,7 @@ pytestmark = [
 TABLE = ("--tables", "6", "--only", "ratio=0.1")
 """All cells of Table 6 that so few videos allow: four, with two first stages."""
 
-LONG = ("--set", "train.steps=900", "--set", "train.checkpoint_every=20")
+LONG = ("--set", "train.steps=90000", "--set", "train.checkpoint_every=20")
 
 SECONDS_ON_A_BUSY_MACHINE = 900.0
 
