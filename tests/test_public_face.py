@@ -9,7 +9,6 @@ import inspect
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -114,21 +113,16 @@ def test_a_strategy_is_a_short_file() -> None:
     assert len(lengths) >= 5 and max(lengths.values()) < 200, lengths
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy_and_little_at_all() -> None:
+    """Most of the time that help takes goes into imports, which, unlike seconds, do not hang on the machine."""
     code = (
         "import sys\nfrom ssldet.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'pandas', 'av'} & set(sys.modules)\n"
-        "sys.exit(f'imports {heavy}' if heavy else 0)"
+        "sys.exit(f'imports {heavy}' if heavy else f'{len(sys.modules)} modules' if len(sys.modules) > 200 else 0)"
     )
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "Usage:" in done.stdout
-        return time.perf_counter() - start
-
-    assert any(seconds() < 0.3 for _ in range(10))  # once is enough: the machine may be busy
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
 
 
 def test_importing_the_package_imports_no_torch() -> None:
