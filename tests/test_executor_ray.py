@@ -400,9 +400,11 @@ def test_a_task_that_is_told_to_end_leaves_a_checkpoint(
     """Ray cancels by SIGINT, and stops a node by SIGTERM."""
     keeper, errand = Heard(), errand_of(small(tmp_path / "r"), tmp_path)
     monkeypatch.chdir("/")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who tests in the background ignores it
     monkeypatch.setenv("SSLDET_SAID", "not so")
     monkeypatch.setattr(ray_task._KeeperReporter, "step", lambda reporter, report: os.kill(os.getpid(), number))
     assert ray_task.carry_out(keeper, errand, [TaskResult("done")]) == TaskResult("interrupted")
+    signal.signal(signal.SIGINT, before)
     assert list(tmp_path.glob("r/first_stages/*/checkpoint.safetensors"))
     assert (Path.cwd(), os.environ["SSLDET_SAID"]) == (tmp_path, "so")
     assert keeper.calls[0][0] == errand.key and f"process {os.getpid()}" in keeper.calls[0][1]

@@ -17,7 +17,7 @@ from ssldet import cli, report
 from ssldet.benchmark.cells import DatasetChoice, Settings
 from ssldet.cli import figure as figure_verb
 from ssldet.errors import ConfigError, RequestError, UnknownName
-from ssldet.report import paper_figures
+from ssldet.report import paper_figures, run_pictures
 
 MAPPED = Settings("smoke", {"jhmdb": DatasetChoice("synthetic", {"flavour": "jhmdb"})})
 
@@ -74,7 +74,8 @@ def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
 
 
 def test_the_verb_completes_the_figures_that_there_are() -> None:
-    assert figure_verb.FIGURES == paper_figures.FIGURES
+    assert figure_verb.PAPERS == paper_figures.FIGURES
+    assert list(figure_verb.FIGURES) == [*paper_figures.FIGURES, *run_pictures.KINDS]
     with pytest.raises(UnknownName, match="known: 3, 4, 5"):
         report.paper_figure(6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from made_site import HOSTILE, Links, log_line, write_hostile, write_log, write_
 from ssldet import cli
 from ssldet.errors import RequestError
 from ssldet.report import tables
+from ssldet.report.run_selection import Run
 from ssldet.report.site import SiteSummary, build_site
 from ssldet.report.site import build as building
+from ssldet.report.site import compare_page as compare_pages
 from ssldet.report.site.charts import MOST_POINTS, Dot, Series, line_chart, number, scatter_chart
 
 
@@ -155,6 +157,25 @@ def test_a_comparison_has_the_numbers_of_the_verb(results: Path, site: Path) -> 
     assert f"{100 * column['difference']:+.2f}" in text and f"[{low:+.2f}, {high:+.2f}]" in text
 
 
+@pytest.mark.usefixtures("without_tables")
+def test_all_that_a_comparison_shows_is_of_the_seeds_that_both_sides_have(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in [*results.glob("*supervised*"), *results.glob("*dual_guidance*seed0*")]:
+        shutil.copytree(run, tmp_path / "results" / run.name)
+    seeds: list[list[int]] = []
+
+    def mean_kinds(runs: Sequence[Run]) -> dict[str, float]:
+        seeds.append([run.experiment.seed for run in runs])
+        return {"correct": 0.5}
+
+    monkeypatch.setattr(compare_pages, "_mean_kinds", mean_kinds)
+    built = build_site([tmp_path / "results"], tmp_path / "pages")
+    assert sorted(seeds) == [[0], [0], [0], [1]]  # of both strategies, and of the two seeds of one
+    links = Links(built.index).text
+    assert "(one seed)" in links and "(2 seeds)" not in links
+
+
 # ------------------------------------------------------------------------------------- damaged, absent, refused
 
 
@@ -180,13 +201,13 @@ def test_a_run_lacks_what_its_folder_lacks_and_says_so(name: str, damage: str, r
 
 
 @pytest.mark.usefixtures("without_tables")
-def test_a_log_of_the_wrong_form_hides_no_other_part(results: Path, tmp_path: Path) -> None:
+def test_a_log_is_shown_up_to_the_line_of_the_wrong_form(results: Path, tmp_path: Path) -> None:
     run = next(results.glob("*dual_guidance*seed0*"))
     copy = shutil.copytree(run, tmp_path / "results" / run.name)
-    write_log(copy, [log_line(10, losses=[1, 2], pseudo_labels="none"), log_line(20, lr="fast")])
+    write_log(copy, [log_line(10), log_line(20, losses=[1, 2], pseudo_labels="none"), log_line(30)])
     build_site([tmp_path / "results"], tmp_path / "pages")
     text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
-    assert "Curves: what it is made from is damaged" in text and "Precision over recall" in text
+    assert "Its last 1 line" in text and "Loss term box" in text and "Precision over recall" in text
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def test_without_data_the_scores_are_shown_and_the_reason_is_said(finished: Path
     for name in ("record.json", "per_video.parquet"):
         (moved / name).write_bytes((finished / name).read_bytes())
     done = show(moved)
-    assert done.exit_code == 0 and "kinds of error cannot be told" in done.stderr and "F@0.5" in done.stdout
+    assert (
+        done.exit_code == 0 and "kinds of error of each video cannot be told" in done.stderr and "F@0.5" in done.stdout
+    )
     (moved / "per_video.parquet").unlink()
     assert show(moved).exit_code == 2 and "per_video.parquet" in show(moved).stderr

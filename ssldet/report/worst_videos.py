@@ -109,7 +109,7 @@ def _errors_or_why_not(
         dataset = load_dataset(experiment.dataset, root, **experiment.dataset_options)
         return _errors(run, dataset, protocol), []
     except (RequestError, PluginError) as error:
-        return {}, [f"kinds of error cannot be told: {str(error).splitlines()[0]}"]
+        return {}, [f"kinds of error of each video cannot be told: {str(error).splitlines()[0]}"]
 
 
 def _errors(run: Run, dataset: Dataset, protocol: str) -> dict[str, Mapping[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -67,7 +67,8 @@ class ComparePage:
     """What a page of two sides shows.
 
     Attributes:
-        errors: kinds of error, means over all classes and runs; `charts`: the training of one run of each side.
+        errors: kinds of error, means over all classes and the runs that are compared.
+        charts: the training of one of these of each side.
     """
 
     page: str
@@ -83,7 +84,9 @@ class ComparePage:
         columns = self.comparison.columns
         words = ", ".join(f"{column.title} {100 * column.difference:+.1f}" for column in columns)
         ratio = self.pair.first.reference.experiment.ratio
-        return f"less {self.pair.second.title} at {100 * ratio:g} %: {words}"
+        seeds = len(self.comparison.pairs) or 1
+        counted = "one seed" if seeds == 1 else f"{seeds} seeds"
+        return f"less {self.pair.second.title} at {100 * ratio:g} %: {words} ({counted})"
 
 
 def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]) -> list[Pair]:
@@ -141,9 +144,19 @@ def compare_page(pair: Pair, page: str, files: dict[Path, PerVideo], known: Know
     remarks = Remarks()
     sides = [side_of_runs(side.title, list(side.runs.values()), (), files) for side in (pair.first, pair.second)]
     comparison = compare_sides(sides[0], sides[1], known=known)
-    errors = remarks.attempt("Kinds of error", _errors, pair) or ()
-    charts = remarks.attempt("Curves", _charts, pair) or ()
+    compared = _of_seeds(pair, comparison.pairs)
+    errors = remarks.attempt("Kinds of error", _errors, compared) or ()
+    charts = remarks.attempt("Curves", _charts, compared) or ()
     return ComparePage(page, pair, comparison, tuple(errors), charts, tuple(remarks.sentences))
+
+
+def _of_seeds(pair: Pair, seeds: Collection[int]) -> Pair:
+    """Both sides without the runs whose seeds the other side lacks, where they have some in common."""
+    first, second = (
+        replace(side, runs={seed: run for seed, run in side.runs.items() if seed in seeds or not seeds})
+        for side in (pair.first, pair.second)
+    )
+    return Pair(first, second, pair.why)
 
 
 def _errors(pair: Pair) -> list[KindDifference]:

@@ -72,8 +72,10 @@ def anchor(name: str) -> str:
 
 
 def widest(column: ColumnDifference) -> float:
-    """The end of an axis from -x to +x that holds the differences of all classes."""
-    return max((abs(each.difference) for each in column.classes), default=0.0) or 1.0
+    """The end of an axis from -x to +x that holds the differences of all classes, and their intervals over videos."""
+    intervals = [each.over_videos for each in column.classes if each.over_videos]
+    ends = [end for interval in intervals for end in (interval.low, interval.high)]
+    return max((abs(end) for end in (*(each.difference for each in column.classes), *ends)), default=0.0) or 1.0
 
 
 def few_groups(columns: Sequence[ColumnDifference]) -> bool:
