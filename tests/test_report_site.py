@@ -133,7 +133,7 @@ def test_the_page_of_a_run_has_all_that_log_and_record_say(site: Path) -> None:
     for words in (
         *("Loss term box", "box_u", "Loss term frame", "Pseudo-boxes", "precision", "teacher", "Learning rate"),
         *("o_th", "Precision over recall", "Videos, the worst first", "data fingerprint", "--config run.yaml"),
-        "less Supervised at 20 %: V@0.5",
+        "against Supervised at 20 %: V@0.5",
     ):
         assert words in text, words
 
@@ -155,6 +155,14 @@ def test_a_comparison_has_the_numbers_of_the_verb(results: Path, site: Path) -> 
     text = Links(page).text
     low, high = (100 * column["over_videos"][end] for end in ("low", "high"))
     assert f"{100 * column['difference']:+.2f}" in text and f"[{low:+.2f}, {high:+.2f}]" in text
+
+
+def test_a_comparison_says_first_what_it_establishes_and_leads_to_others(site: Path) -> None:
+    several = [page for page in pages(site / "compare") if "over 2 seeds" in page.read_text()]
+    alone = [page for page in pages(site / "compare") if "with one seed of each: no order" in page.read_text()]
+    assert several and alone
+    assert all("the interval over seeds" in Links(page).text for page in several)
+    assert any("See also" in Links(page).text for page in several)
 
 
 @pytest.mark.usefixtures("without_tables")

@@ -25,7 +25,7 @@ from ssldet.report.run_selection import (
     result_folders,
 )
 from ssldet.report.site import table_page as table_pages
-from ssldet.report.site.compare_page import IN_A_TABLE, MOST_PAIRS, ComparePage, Pair, compare_page, pairs
+from ssldet.report.site.compare_page import IN_A_TABLE, MOST_PAIRS, ComparePage, Pair, compare_page, pairs, related
 from ssldet.report.site.leaderboard import FILTERS, Configuration, Link, configurations, leaderboard
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.rendering import assets, render_page
@@ -212,13 +212,13 @@ class _Site:
         compared: list[ComparePage] = []
         known: KnownScores = {}
         for pair in wanted[:MOST_PAIRS]:
-            what = f"{pair.first.title} less {pair.second.title}"
+            what = f"{pair.first.title} against {pair.second.title}"
             page = f"compare/{len(compared) + 1}.html"
             if shown := remarks.attempt(what, compare_page, pair, page, self.collection.matches, known):
                 self.pages.comparisons[pair.ids] = page
                 compared.append(shown)
         for shown in compared:
-            self._page("compare.html.j2", shown.page, shown=shown)
+            self._page("compare.html.j2", shown.page, shown=shown, related=related(shown, compared))
             self._note(shown.page, shown.missing)
         if len(wanted) > MOST_PAIRS:
             left = wanted[MOST_PAIRS:]

@@ -28,6 +28,7 @@ IN_A_TABLE = "contrasted in a table"
 
 LABELS = {
     "Precision of pseudo-boxes": ("pseudo_labels", "box_precision"),
+    "Pseudo-boxes on a truth, whatever their class": ("pseudo_labels", "box_localized"),
     "Coverage of pseudo-boxes": ("pseudo_labels", "box_coverage"),
     "Precision of frame labels": ("pseudo_labels", "frame_precision"),
     "Coverage of frame labels": ("pseudo_labels", "frame_coverage"),
@@ -46,6 +47,15 @@ class Pair:
     @property
     def ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.first.ids, self.second.ids
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        return self.first.title, self.second.title
+
+    @property
+    def runs(self) -> frozenset[str]:
+        """The ids of all runs."""
+        return frozenset((*self.first.ids, *self.second.ids))
 
     @property
     def command(self) -> str:
@@ -86,7 +96,31 @@ class ComparePage:
         ratio = self.pair.first.reference.experiment.ratio
         seeds = len(self.comparison.pairs) or 1
         counted = "one seed" if seeds == 1 else f"{seeds} seeds"
-        return f"less {self.pair.second.title} at {100 * ratio:g} %: {words} ({counted})"
+        return f"against {self.pair.second.title} at {100 * ratio:g} %: {words} ({counted})"
+
+    @property
+    def verdict(self) -> str:
+        """What the first number establishes, in a sentence; nothing is established by one seed."""
+        column, seeds = self.comparison.columns[0], len(self.comparison.pairs)
+        said = f"{column.title} {100 * column.difference:+.1f} points"
+        if seeds < 2 or column.over_seeds is None:
+            return (
+                f"{said} with one seed of each: no order is established, since seeds of one configuration differ too."
+            )
+        if column.over_seeds.low <= 0 <= column.over_seeds.high:
+            return f"{said} over {seeds} seeds, and the interval over seeds holds 0: no order is established."
+        return f"{said} over {seeds} seeds, and the interval over seeds leaves 0 out."
+
+
+def related(shown: ComparePage, compared: Iterable[ComparePage]) -> list[tuple[ComparePage, str]]:
+    """Other pages that bear on one, with what a link says: the same pair elsewhere first, then what shares a run."""
+    pair = shown.pair
+    found = [
+        (other, f"{other.pair.first.title} {other.summary}")
+        for other in compared
+        if other is not shown and (other.pair.titles == pair.titles or other.pair.runs & pair.runs)
+    ]
+    return sorted(found, key=lambda link: link[0].pair.titles != pair.titles)
 
 
 def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]) -> list[Pair]:
