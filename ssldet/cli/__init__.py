@@ -44,7 +44,7 @@ VERBS = {
     "export": Verb("ssldet.cli.export:command", "Write a detector as TorchScript or ONNX.", "Results"),
     "table": Verb("ssldet.cli.table:command", "Print the paper's tables from records, theirs beside ours.", "Results"),
     "compare": Verb("ssldet.cli.compare:command", "Hold two runs, or seeds of two, against each other.", "Results"),
-    "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures from records.", "Results"),
+    "figure": Verb("ssldet.cli.figure:command", "Draw the paper's figures, or named runs.", "Results"),
     "report": Verb("ssldet.cli.report:command", "Write pages about all runs: leaderboard, curves, videos.", "Results"),
     "runs": Verb("ssldet.cli.runs:command", "List, show and remove runs.", "Results"),
     "data": Verb("ssldet.cli.data:command", "Find, check, count and prepare data sets.", "Data"),
