@@ -49,9 +49,10 @@ def page(running: Browser) -> Browser:
 
 
 def one_of_each(site: Path) -> list[Path]:
-    """The leaderboard, and a page of every other kind that there is, that of the hostile run among them."""
+    """The leaderboard, the terms, and a page of every other kind that there is, that of the hostile run among them."""
     folders = (sorted((site / folder).glob("*.html"))[:1] for folder in FOLDERS)
-    return [site / "index.html", *(path for found in folders for path in found), *(site / "runs").glob("run-*.html")]
+    alone = [site / "index.html", site / "terms.html"]
+    return [*alone, *(path for found in folders for path in found), *(site / "runs").glob("run-*.html")]
 
 
 def shown_rows(page: Browser, column: int) -> list[str]:

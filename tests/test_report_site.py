@@ -165,6 +165,36 @@ def test_a_comparison_says_first_what_it_establishes_and_leads_to_others(site: P
     assert any("See also" in Links(page).text for page in several)
 
 
+def test_a_comparison_says_what_each_side_was_given(site: Path) -> None:
+    page = next(page for page in pages(site / "compare") if "contrasted in a table" in page.read_text())
+    text = " ".join(Links(page).text.split())
+    assert "Loss terms box, box_u, frame" in text and "unlabelled_ratio" not in text.partition("Training")[0]
+    assert "f_th 0.8, o_th 0.4 none" in text
+    assert "../terms.html#control" in Links(page).links
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_frame_labels_are_drawn_of_networks_that_learn_them(results: Path, tmp_path: Path) -> None:
+    run = next(results.glob("*dual_guidance*seed0*"))
+    copy = shutil.copytree(run, tmp_path / "results" / run.name)
+    labels = {"frame_coverage": 0.0, "box_coverage": 0.4}
+    for losses, drawn in (({"box": 1.0, "frame": 1.0}, True), ({"box": 1.0}, False)):
+        write_log(copy, [log_line(step, losses=losses, pseudo_labels=labels) for step in (10, 20)])
+        build_site([tmp_path / "results"], tmp_path / "pages")
+        text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
+        assert "Pseudo-boxes" in text and ("Pseudo-labels of frames" in text) == drawn
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_warnings_of_the_log_stand_at_the_top_of_the_page(results: Path, tmp_path: Path) -> None:
+    run = next(results.glob("*dual_guidance*seed0*"))
+    copy = shutil.copytree(run, tmp_path / "results" / run.name)
+    write_log(copy, [log_line(10, warnings=["no pseudo-label was accepted"])])
+    build_site([tmp_path / "results"], tmp_path / "pages")
+    text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
+    assert text.index("no pseudo-label was accepted") < text.index("Loss term box")
+
+
 @pytest.mark.usefixtures("without_tables")
 def test_all_that_a_comparison_shows_is_of_the_seeds_that_both_sides_have(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,7 @@ from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.rendering import assets, render_page
 from ssldet.report.site.run_page import Pictures, run_page
 from ssldet.report.site.scored_run import DataSets
-from ssldet.report.site.site_map import INDEX, SiteMap, site_map
+from ssldet.report.site.site_map import INDEX, TERMS, SiteMap, site_map
 from ssldet.report.table_data import Table
 from ssldet.runs.external import find_externals
 from ssldet.runs.listing import external_summary, options_beside_preset
@@ -192,6 +192,7 @@ class _Site:
         self._write_tables(made, compared)
         self._write_runs(titles, compared)
         self._write_index(groups, made, compared, remarks)
+        self._page("terms.html.j2", TERMS)
         for place, text in assets().items():
             self._put(place, text)
         self._put(MARK, f"ssldet {__version__}\n")
@@ -293,8 +294,9 @@ def _contrasts(compared: Sequence[ComparePage], table: Table) -> Iterator[Link]:
 
 
 def _links(compared: Sequence[ComparePage], run: Run) -> Iterator[Link]:
-    """The comparisons that a run is part of, on either side."""
-    for shown in compared:
+    """The comparisons that a run is part of: those first in which it is the first side, and what tables contrast."""
+    named_first = sorted(compared, key=lambda shown: run.id not in shown.pair.first.ids)
+    for shown in named_first:
         if run.id in shown.pair.first.ids:
             yield Link(shown.page, shown.summary)
         elif run.id in shown.pair.second.ids:

@@ -6,15 +6,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.comparable_runs import side_of_runs
 from ssldet.report.comparison import Comparison, KnownScores, compare_sides
 from ssldet.report.run_selection import Run
-from ssldet.report.site.charts import Chart, line_chart
+from ssldet.report.site.charts import Chart, line_chart, number
 from ssldet.report.site.leaderboard import Configuration
-from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, series_of
+from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, loss_terms, series_of
 from ssldet.report.site.remarks import Remarks
+from ssldet.report.site.run_facts import thresholds
 from ssldet.report.site.run_numbers import ERRORS
 from ssldet.runs import layout
 from ssldet.runs.curves import curves
@@ -25,6 +27,12 @@ MOST_PAIRS = 60
 
 IN_A_TABLE = "contrasted in a table"
 """Why a pair has a page."""
+
+SHOWN = 0.0005
+"""A share below it is 0.0 percent: a kind of error that neither side makes is not listed."""
+
+NONE = "none"
+"""What a side says that was given nothing of a kind."""
 
 LABELS = {
     "Precision of pseudo-boxes": ("pseudo_labels", "box_precision"),
@@ -73,10 +81,20 @@ class KindDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Something that a side was given, in words, and what the other was given."""
+
+    what: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
 class ComparePage:
     """What a page of two sides shows.
 
     Attributes:
+        given: what each side was trained with, and what that took.
         errors: kinds of error, means over all classes and the runs that are compared.
         charts: the training of one of these of each side.
     """
@@ -84,6 +102,7 @@ class ComparePage:
     page: str
     pair: Pair
     comparison: Comparison
+    given: tuple[Given, ...]
     errors: tuple[KindDifference, ...]
     charts: tuple[Chart, ...]
     missing: tuple[str, ...]
@@ -179,9 +198,10 @@ def compare_page(pair: Pair, page: str, files: dict[Path, PerVideo], known: Know
     sides = [side_of_runs(side.title, list(side.runs.values()), (), files) for side in (pair.first, pair.second)]
     comparison = compare_sides(sides[0], sides[1], known=known)
     compared = _of_seeds(pair, comparison.pairs)
+    given = remarks.attempt("What each was given", _given, compared) or ()
     errors = remarks.attempt("Kinds of error", _errors, compared) or ()
     charts = remarks.attempt("Curves", _charts, compared) or ()
-    return ComparePage(page, pair, comparison, tuple(errors), charts, tuple(remarks.sentences))
+    return ComparePage(page, pair, comparison, tuple(given), tuple(errors), charts, missing=tuple(remarks.sentences))
 
 
 def _of_seeds(pair: Pair, seeds: Collection[int]) -> Pair:
@@ -193,9 +213,36 @@ def _of_seeds(pair: Pair, seeds: Collection[int]) -> Pair:
     return Pair(first, second, pair.why)
 
 
+def _given(pair: Pair) -> list[Given]:
+    """What two sides were trained with; left out where neither has any."""
+    first, second = _side_facts(pair.first), _side_facts(pair.second)
+    return [Given(what, first[what], second[what]) for what in first if {first[what], second[what]} != {NONE}]
+
+
+def _side_facts(side: Configuration) -> dict[str, str]:
+    """Means over the runs of a side, in words, and what its first run says."""
+    records = [run.record for run in side.runs.values()]
+    lines = read_log(side.reference.folder / layout.LOG)
+    terms = [curve.name for curve in loss_terms(curves(lines))]
+    set_to = thresholds(side.reference.experiment.strategy_options)
+    teacher_clips = fmean(record.training.teacher_clips for record in records)
+    return {
+        "Loss terms": ", ".join(terms) or NONE,
+        "Thresholds": ", ".join(f"{name} {value}" for name, value in set_to) or NONE,
+        "Clips with gradients": number(fmean(record.training.gradient_clips for record in records)),
+        "Clips through a teacher": number(teacher_clips) if teacher_clips else NONE,
+        "Labelled videos": number(fmean(record.split.labelled for record in records)),
+        "Hours of training": f"{fmean(record.training.seconds.get('train', 0.0) for record in records) / 3600:.2f}",
+    }
+
+
 def _errors(pair: Pair) -> list[KindDifference]:
     first, second = (_mean_kinds(list(side.runs.values())) for side in (pair.first, pair.second))
-    return [KindDifference(kind, first[kind], second[kind]) for kind in first if kind in second]
+    return [
+        KindDifference(kind, first[kind], second[kind])
+        for kind in first
+        if kind in second and max(first[kind], second[kind]) >= SHOWN
+    ]
 
 
 def _mean_kinds(runs: Sequence[Run]) -> dict[str, float]:
@@ -221,7 +268,7 @@ def _charts(pair: Pair) -> tuple[Chart, ...]:
 
 def _shared_terms(logs: Mapping[str, Sequence[Mapping[str, object]]]) -> list[str]:
     """The loss terms of both logs, in the order of the first."""
-    first, *others = ([curve.name for curve in curves(lines) if curve.kind == "losses"] for lines in logs.values())
+    first, *others = ([curve.name for curve in loss_terms(curves(lines))] for lines in logs.values())
     return [name for name in first if all(name in other for other in others)]
 
 
@@ -229,7 +276,7 @@ def _losses(logs: Mapping[str, Sequence[Mapping[str, object]]], term: str) -> Ch
     series = [
         series_of(curve, name)
         for name, lines in logs.items()
-        for curve in curves(lines)
-        if (curve.kind, curve.name) == ("losses", term)
+        for curve in loss_terms(curves(lines))
+        if curve.name == term
     ]
     return line_chart(f"Loss term {term}", series, x_title=STEPS, y_title="weighted loss")

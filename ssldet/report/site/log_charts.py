@@ -34,7 +34,7 @@ def log_charts(lines: Sequence[Mapping[str, Any]]) -> LogCharts:
     read = curves(lines)
     return LogCharts(
         losses=_charts(_loss_charts(read)),
-        pseudo_labels=_charts(_pseudo_label_charts(lines)),
+        pseudo_labels=_charts(_pseudo_label_charts(lines, read)),
         validation=_charts(_validation_charts(read)),
         optimiser=_charts(_optimiser_charts(lines, read)),
     )
@@ -62,9 +62,14 @@ def _at(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
+def loss_terms(read: Iterable[Curve]) -> list[Curve]:
+    """The curves of single terms, without those that are made of several."""
+    return [curve for curve in read if curve.kind == "losses" and curve.name != "unlabelled_ratio"]
+
+
 def _loss_charts(read: Sequence[Curve]) -> Iterable[Chart | None]:
     """A chart a term: that of labelled clips beside that of unlabelled ones (`..._u`), which have one scale."""
-    terms = [curve for curve in read if curve.kind == "losses" and curve.name != "unlabelled_ratio"]
+    terms = loss_terms(read)
     for stem in dict.fromkeys(curve.name.removesuffix("_u") for curve in terms):
         pair = [series_of(curve) for curve in terms if curve.name.removesuffix("_u") == stem]
         yield line_chart(f"Loss term {stem}", pair, x_title=STEPS, y_title="weighted loss")
@@ -72,8 +77,12 @@ def _loss_charts(read: Sequence[Curve]) -> Iterable[Chart | None]:
     yield line_chart("Terms of unlabelled clips over the others", ratio, x_title=STEPS, y_title="ratio")
 
 
-def _pseudo_label_charts(lines: Sequence[Mapping[str, Any]]) -> Iterable[Chart | None]:
+def _pseudo_label_charts(lines: Sequence[Mapping[str, Any]], read: Sequence[Curve]) -> Iterable[Chart | None]:
+    """None of the frame labels of a network without a frame head: no term trains one, and all fractions are 0."""
+    of_frames = any(curve.name.startswith("frame") for curve in loss_terms(read))
     for title, fields in PSEUDO_LABELS.items():
+        if fields[0] == "frame_coverage" and not of_frames:
+            continue
         series = [field_series(lines, name, "pseudo_labels", name) for name in fields]
         words = [replace(each, name=each.name.partition("_")[2]) for each in series]
         yield line_chart(title, words, x_title=STEPS, y_title="fraction", y_range=FRACTION)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ssldet.report.comparison import ColumnDifference
 from ssldet.report.rendering import printable
 from ssldet.report.site.charts import number
-from ssldet.report.site.site_map import SCRIPT, STYLE
+from ssldet.report.site.site_map import SCRIPT, STYLE, TERMS
 from ssldet.report.worst_videos import kinds_in
 
 
@@ -47,7 +47,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {"percent": percent, "signed": signed, "short": number, "anchor": anchor}
     environment.filters |= {"widest": widest, "few_groups": few_groups}
-    environment.globals |= {"kinds_in": kinds_in, "folder_of": folder_of}
+    environment.globals |= {"kinds_in": kinds_in, "folder_of": folder_of, "terms": TERMS}
     return environment
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ssldet.runs import layout
 
-INDEX = "index.html"
+INDEX, TERMS = "index.html", "terms.html"
 STYLE, SCRIPT = "assets/site.css", "assets/site.js"
 
 
