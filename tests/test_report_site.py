@@ -169,7 +169,7 @@ def test_a_comparison_says_what_each_side_was_given(site: Path) -> None:
     page = next(page for page in pages(site / "compare") if "contrasted in a table" in page.read_text())
     text = " ".join(Links(page).text.split())
     assert "Loss terms box, box_u, frame" in text and "unlabelled_ratio" not in text.partition("Training")[0]
-    assert "f_th 0.8, o_th 0.4 none" in text
+    assert "f_th 0.8, o_th 0.4 none" in text and "Right among pseudo-boxes 80.0 %" in text
     assert "../terms.html#control" in Links(page).links
 
 
@@ -186,13 +186,17 @@ def test_frame_labels_are_drawn_of_networks_that_learn_them(results: Path, tmp_p
 
 
 @pytest.mark.usefixtures("without_tables")
-def test_warnings_of_the_log_stand_at_the_top_of_the_page(results: Path, tmp_path: Path) -> None:
+def test_warnings_of_the_log_stand_at_the_top_of_pages(results: Path, tmp_path: Path) -> None:
     run = next(results.glob("*dual_guidance*seed0*"))
     copy = shutil.copytree(run, tmp_path / "results" / run.name)
+    shutil.copytree(next(results.glob("*supervised*seed0*")), tmp_path / "results" / "other")
     write_log(copy, [log_line(10, warnings=["no pseudo-label was accepted"])])
     build_site([tmp_path / "results"], tmp_path / "pages")
     text = Links(page_of(tmp_path / "pages", "Dual Guidance")).text
     assert text.index("no pseudo-label was accepted") < text.index("Loss term box")
+    [page] = pages(tmp_path / "pages" / "compare")
+    text = Links(page).text
+    assert text.index("Dual Guidance, step 10: no pseudo-label was accepted") < text.index("What each was given")
 
 
 @pytest.mark.usefixtures("without_tables")
@@ -211,7 +215,7 @@ def test_all_that_a_comparison_shows_is_of_the_seeds_that_both_sides_have(
     built = build_site([tmp_path / "results"], tmp_path / "pages")
     assert sorted(seeds) == [[0], [0], [0], [1]]  # of both strategies, and of the two seeds of one
     links = Links(built.index).text
-    assert "(one seed)" in links and "(2 seeds)" not in links
+    assert "(seed 0 alone)" in links and "(2 seeds)" not in links
 
 
 # ------------------------------------------------------------------------------------- damaged, absent, refused

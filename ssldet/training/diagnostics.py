@@ -98,7 +98,7 @@ WARNINGS = {
         "lower their weight (strategy.unlabelled_weight) or let it rise slowly (strategy.unlabelled_ramp)"
     ),
     "pseudo_labels": (
-        "no pseudo-label was accepted for an epoch, so unlabelled clips taught nothing; lower the strategy's "
+        "no pseudo-label was accepted for an epoch, in which unlabelled clips taught nothing; lower the strategy's "
         "thresholds, or train the first stage longer (train.burn_in)"
     ),
 }

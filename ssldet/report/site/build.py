@@ -25,7 +25,17 @@ from ssldet.report.run_selection import (
     result_folders,
 )
 from ssldet.report.site import table_page as table_pages
-from ssldet.report.site.compare_page import IN_A_TABLE, MOST_PAIRS, ComparePage, Pair, compare_page, pairs, related
+from ssldet.report.site.compare_page import (
+    CONTROL,
+    IN_A_TABLE,
+    MOST_PAIRS,
+    ComparePage,
+    Pair,
+    compare_page,
+    controls,
+    pairs,
+    related,
+)
 from ssldet.report.site.leaderboard import FILTERS, Configuration, Link, configurations, leaderboard
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.rendering import assets, render_page
@@ -219,7 +229,8 @@ class _Site:
                 self.pages.comparisons[pair.ids] = page
                 compared.append(shown)
         for shown in compared:
-            self._page("compare.html.j2", shown.page, shown=shown, related=related(shown, compared))
+            links = {"controls": controls(shown, compared), "related": related(shown, compared)}
+            self._page("compare.html.j2", shown.page, shown=shown, **links)
             self._note(shown.page, shown.missing)
         if len(wanted) > MOST_PAIRS:
             left = wanted[MOST_PAIRS:]
@@ -289,7 +300,7 @@ def _contrasts(compared: Sequence[ComparePage], table: Table) -> Iterator[Link]:
     ids = {run_id for row in table.entries for entry in row if entry for run_id in entry.runs}
     for shown in compared:
         first, second = shown.pair.ids
-        if shown.pair.why == IN_A_TABLE and {first[0], second[0]} <= ids:
+        if shown.pair.why in (CONTROL, IN_A_TABLE) and {first[0], second[0]} <= ids:
             yield Link(shown.page, f"{shown.pair.first.title} {shown.summary}")
 
 

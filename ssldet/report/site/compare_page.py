@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ssldet.evaluation.per_video import PerVideo
 from ssldet.report.comparable_runs import side_of_runs
@@ -14,10 +15,12 @@ from ssldet.report.comparison import Comparison, KnownScores, compare_sides
 from ssldet.report.run_selection import Run
 from ssldet.report.site.charts import Chart, line_chart, number
 from ssldet.report.site.leaderboard import Configuration
-from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, loss_terms, series_of
+from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, labels_frames, loss_terms, series_of
+from ssldet.report.site.log_tail import warnings_of
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.run_facts import thresholds
 from ssldet.report.site.run_numbers import ERRORS
+from ssldet.report.site.table_page import Contrasted
 from ssldet.runs import layout
 from ssldet.runs.curves import curves
 from ssldet.runs.log import read_log
@@ -25,7 +28,7 @@ from ssldet.runs.log import read_log
 MOST_PAIRS = 60
 """Comparisons of a site, the most telling first; the others are named with the command that makes them."""
 
-IN_A_TABLE = "contrasted in a table"
+CONTROL, IN_A_TABLE = "the second is the matched control of the first", "contrasted in a table"
 """Why a pair has a page."""
 
 SHOWN = 0.0005
@@ -94,7 +97,8 @@ class ComparePage:
     """What a page of two sides shows.
 
     Attributes:
-        given: what each side was trained with, and what that took.
+        given: what each side was trained with, what that took, and the pseudo-labels at its end.
+        warnings: what the logs of both sides warn of.
         errors: kinds of error, means over all classes and the runs that are compared.
         charts: the training of one of these of each side.
     """
@@ -103,6 +107,7 @@ class ComparePage:
     pair: Pair
     comparison: Comparison
     given: tuple[Given, ...]
+    warnings: tuple[str, ...]
     errors: tuple[KindDifference, ...]
     charts: tuple[Chart, ...]
     missing: tuple[str, ...]
@@ -113,8 +118,8 @@ class ComparePage:
         columns = self.comparison.columns
         words = ", ".join(f"{column.title} {100 * column.difference:+.1f}" for column in columns)
         ratio = self.pair.first.reference.experiment.ratio
-        seeds = len(self.comparison.pairs) or 1
-        counted = "one seed" if seeds == 1 else f"{seeds} seeds"
+        seeds = self.comparison.pairs
+        counted = f"seed {seeds[0]} alone" if len(seeds) == 1 else f"{len(seeds)} seeds" if seeds else "no common seed"
         return f"against {self.pair.second.title} at {100 * ratio:g} %: {words} ({counted})"
 
     @property
@@ -131,6 +136,16 @@ class ComparePage:
         return f"{said} over {seeds} seeds, and the interval over seeds leaves 0 out."
 
 
+def controls(shown: ComparePage, compared: Iterable[ComparePage]) -> list[ComparePage]:
+    """Pages of either side against its matched control, which has the same heads and clips and no unlabelled video."""
+    sides = {shown.pair.first.ids, shown.pair.second.ids}
+    return [
+        other
+        for other in compared
+        if other is not shown and other.pair.why == CONTROL and other.pair.first.ids in sides
+    ]
+
+
 def related(shown: ComparePage, compared: Iterable[ComparePage]) -> list[tuple[ComparePage, str]]:
     """Other pages that bear on one, with what a link says: the same pair elsewhere first, then what shares a run."""
     pair = shown.pair
@@ -142,18 +157,18 @@ def related(shown: ComparePage, compared: Iterable[ComparePage]) -> list[tuple[C
     return sorted(found, key=lambda link: link[0].pair.titles != pair.titles)
 
 
-def pairs(groups: Sequence[Configuration], contrasted: Iterable[tuple[str, str]]) -> list[Pair]:
+def pairs(groups: Sequence[Configuration], contrasted: Iterable[Contrasted]) -> list[Pair]:
     """The pairs that are worth a page, the most telling first: what tables contrast, what was run alike, seeds.
 
     Args:
         groups: all configurations.
-        contrasted: ids of a run of either side, as tables contrast them: matched controls, then baselines.
+        contrasted: what tables contrast: matched controls and others, then baselines.
     """
     group_of = {run_id: group for group in groups for run_id in group.ids}
     named = [
-        Pair(group_of[one], group_of[other], IN_A_TABLE)
-        for one, other in contrasted
-        if one in group_of and other in group_of and group_of[one] is not group_of[other]
+        Pair(group_of[each.first], group_of[each.second], CONTROL if each.control else IN_A_TABLE)
+        for each in contrasted
+        if each.first in group_of and each.second in group_of and group_of[each.first] is not group_of[each.second]
     ]
     every = [*named, *_run_alike(groups), *_seeds(groups)]
     kept: dict[frozenset[tuple[str, ...]], Pair] = {}
@@ -199,9 +214,12 @@ def compare_page(pair: Pair, page: str, files: dict[Path, PerVideo], known: Know
     comparison = compare_sides(sides[0], sides[1], known=known)
     compared = _of_seeds(pair, comparison.pairs)
     given = remarks.attempt("What each was given", _given, compared) or ()
+    warnings = remarks.attempt("Warnings", _warnings, compared) or ()
     errors = remarks.attempt("Kinds of error", _errors, compared) or ()
     charts = remarks.attempt("Curves", _charts, compared) or ()
-    return ComparePage(page, pair, comparison, tuple(given), tuple(errors), charts, missing=tuple(remarks.sentences))
+    return ComparePage(
+        page, pair, comparison, tuple(given), tuple(warnings), tuple(errors), charts, tuple(remarks.sentences)
+    )
 
 
 def _of_seeds(pair: Pair, seeds: Collection[int]) -> Pair:
@@ -222,7 +240,8 @@ def _given(pair: Pair) -> list[Given]:
 def _side_facts(side: Configuration) -> dict[str, str]:
     """Means over the runs of a side, in words, and what its first run says."""
     records = [run.record for run in side.runs.values()]
-    lines = read_log(side.reference.folder / layout.LOG)
+    lines = _log(side)
+    labels = (lines[-1].get("pseudo_labels") or {}) if lines else {}
     terms = [curve.name for curve in loss_terms(curves(lines))]
     set_to = thresholds(side.reference.experiment.strategy_options)
     teacher_clips = fmean(record.training.teacher_clips for record in records)
@@ -232,8 +251,24 @@ def _side_facts(side: Configuration) -> dict[str, str]:
         "Clips with gradients": number(fmean(record.training.gradient_clips for record in records)),
         "Clips through a teacher": number(teacher_clips) if teacher_clips else NONE,
         "Labelled videos": number(fmean(record.split.labelled for record in records)),
+        "Clips with pseudo-boxes": _share(labels.get("box_coverage")),
+        "Right among pseudo-boxes": _share(labels.get("box_precision")),
         "Hours of training": f"{fmean(record.training.seconds.get('train', 0.0) for record in records) / 3600:.2f}",
     }
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def _log(side: Configuration) -> list[dict[str, Any]]:
+    """The lines of the log of a side's first run."""
+    return read_log(side.reference.folder / layout.LOG)
+
+
+def _warnings(pair: Pair) -> list[str]:
+    """What the first run of each side warns of, with the name of the side."""
+    return [f"{side.title}, {warning}" for side in (pair.first, pair.second) for warning in warnings_of(_log(side))]
 
 
 def _errors(pair: Pair) -> list[KindDifference]:
@@ -258,10 +293,12 @@ def _mean_kinds(runs: Sequence[Run]) -> dict[str, float]:
 
 def _charts(pair: Pair) -> tuple[Chart, ...]:
     """The training of the first run of each side, in the same charts."""
-    logs = {side.title: read_log(side.reference.folder / layout.LOG) for side in (pair.first, pair.second)}
+    logs = {side.title: _log(side) for side in (pair.first, pair.second)}
     drawn = [_losses(logs, name) for name in _shared_terms(logs)]
+    of_frames = {name: lines for name, lines in logs.items() if labels_frames(curves(lines))}
     for title, path in LABELS.items():
-        series = [replace(field_series(lines, name, *path), name=name) for name, lines in logs.items()]
+        told = of_frames if path[-1].startswith("frame") else logs
+        series = [replace(field_series(lines, name, *path), name=name) for name, lines in told.items()]
         drawn.append(line_chart(title, series, x_title=STEPS, y_title="fraction", y_range=FRACTION))
     return tuple(chart for chart in drawn if chart)
 

@@ -67,6 +67,11 @@ def loss_terms(read: Iterable[Curve]) -> list[Curve]:
     return [curve for curve in read if curve.kind == "losses" and curve.name != "unlabelled_ratio"]
 
 
+def labels_frames(read: Iterable[Curve]) -> bool:
+    """Whether a term trains a frame head; without one there are no frame labels, and their fractions are all 0."""
+    return any(curve.name.startswith("frame") for curve in loss_terms(read))
+
+
 def _loss_charts(read: Sequence[Curve]) -> Iterable[Chart | None]:
     """A chart a term: that of labelled clips beside that of unlabelled ones (`..._u`), which have one scale."""
     terms = loss_terms(read)
@@ -78,10 +83,8 @@ def _loss_charts(read: Sequence[Curve]) -> Iterable[Chart | None]:
 
 
 def _pseudo_label_charts(lines: Sequence[Mapping[str, Any]], read: Sequence[Curve]) -> Iterable[Chart | None]:
-    """None of the frame labels of a network without a frame head: no term trains one, and all fractions are 0."""
-    of_frames = any(curve.name.startswith("frame") for curve in loss_terms(read))
     for title, fields in PSEUDO_LABELS.items():
-        if fields[0] == "frame_coverage" and not of_frames:
+        if fields[0].startswith("frame") and not labels_frames(read):
             continue
         series = [field_series(lines, name, "pseudo_labels", name) for name in fields]
         words = [replace(each, name=each.name.partition("_")[2]) for each in series]

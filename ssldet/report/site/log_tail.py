@@ -35,8 +35,12 @@ def log_table(lines: Sequence[Mapping[str, Any]]) -> LogTable:
         )
         for line in last
     )
-    warnings = tuple(f"step {line['step']}: {text}" for line in lines for text in line.get("warnings") or ())
-    return LogTable((*FIELDS, *losses, *(name.replace("_", " ") for name in labels)), rows, warnings)
+    return LogTable((*FIELDS, *losses, *(name.replace("_", " ") for name in labels)), rows, warnings_of(lines))
+
+
+def warnings_of(lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """All warnings of a log, with their steps."""
+    return tuple(f"step {line['step']}: {text}" for line in lines for text in line.get("warnings") or ())
 
 
 def _cell(value: Any) -> str:

@@ -131,8 +131,17 @@ def mean_ranks(made: Mapping[str, Table], pages: SiteMap) -> dict[str, RankCell]
     return ranks
 
 
-def contrasted(made: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
-    """Ids of two runs, one of each side, for all cells that tables contrast; then with their baselines."""
+@dataclass(frozen=True, slots=True)
+class Contrasted:
+    """Ids of a run of either side of a cell that is contrasted; `control`: the second is the control of the first."""
+
+    first: str
+    second: str
+    control: bool
+
+
+def contrasted(made: Mapping[str, Table]) -> Iterator[Contrasted]:
+    """All cells that tables contrast, matched controls and others; then with their baselines."""
     for table in made.values():
         approaches = {(line.row.approach, line.row.pretrained): place for place, line in enumerate(table.lines)}
         for names in table.spec.contrasts:
@@ -153,10 +162,12 @@ def _baseline(table: Table, row: Row) -> int | None:
     return next((place for place, is_baseline in enumerate(plain) if is_baseline), None)
 
 
-def _pairs(table: Table, first: int | None, second: int | None) -> Iterator[tuple[str, str]]:
+def _pairs(table: Table, first: int | None, second: int | None) -> Iterator[Contrasted]:
     """The first runs of two lines in each column."""
     if first is None or second is None or first == second:
         return
+    ours_row, other_row = table.lines[first].row, table.lines[second].row
+    control = other_row.control and not ours_row.control
     for ours, other in zip(table.entries[first], table.entries[second], strict=True):
         if ours and other and ours.runs and other.runs:
-            yield ours.runs[0], other.runs[0]
+            yield Contrasted(ours.runs[0], other.runs[0], control)
