@@ -775,6 +775,10 @@ class Strategy(ABC):
     def after_step(self, student: Detector, progress: Progress) -> None:
         """Called after the optimiser moved the student in step `progress.step`: move an averaged teacher here."""
 
+    def thresholds(self) -> Mapping[str, float]:
+        """Thresholds that move while it trains, by name, as they are now; for the log alone. New in 2.1."""
+        return {}
+
     def evaluated(self, student: Detector) -> Detector:
         """The network that is scored: the student unless the strategy says otherwise."""
         return student

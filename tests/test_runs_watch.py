@@ -14,6 +14,7 @@ from made_claims import held, leave_claim
 from test_run_store import interrupt, write_run
 
 from ssldet.cli import main
+from ssldet.runs.curves import curves
 from ssldet.runs.store import RunEntry, find_run
 from ssldet.runs.watching import Watched, watched
 
@@ -119,6 +120,13 @@ def test_a_run_that_nobody_carries_out_any_more_ends_the_watch_with_what_to_do(f
     result = watch("a" * 12, "--results", folder.parent)
     assert result.exit_code == 1
     assert "10/100" in result.stdout and "the same `ssldet run` goes on with it" in result.stderr
+
+
+def test_thresholds_of_classes_are_shown_by_their_range() -> None:
+    lines = [{"step": 10, "thresholds": {"run": 0.2, "sit": 0.4, "jump": 0.9}}, {"step": 20, "thresholds": {"mu": 0.3}}]
+    found = {curve.name: (curve.steps, curve.values) for curve in curves(lines)}
+    assert found["least threshold"] == ([10], [0.2]) and found["greatest threshold"] == ([10], [0.9])
+    assert found["mean threshold"][1] == pytest.approx([0.5]) and found["mu threshold"] == ([20], [0.3])
 
 
 def test_a_look_has_progress_and_curves(folder: Path) -> None:

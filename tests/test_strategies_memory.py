@@ -198,7 +198,8 @@ def test_a_step_fills_the_memory_by_the_index_of_its_clips() -> None:
     assert (strategy.last_class_n < 0).all()  # what a step saw counts from the next one on
     strategy.after_step(student, TINY_PROGRESS)
     assert strategy.last_class_n.tolist() == [0] * 4 + [-1] * 12
-    torch.testing.assert_close(strategy.thresholds(), torch.tensor([0.95 * (4 / 12) / (2 - 4 / 12), 0, 0]))
+    torch.testing.assert_close(strategy.tau(), torch.tensor([0.95 * (4 / 12) / (2 - 4 / 12), 0, 0]))
+    assert list(strategy.thresholds().items()) == list(zip(SINGLE_LABEL.classes, strategy.tau().tolist(), strict=True))
 
 
 def test_a_step_that_was_forgotten_left_nothing_in_the_memory() -> None:

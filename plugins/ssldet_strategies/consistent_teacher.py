@@ -71,7 +71,7 @@ class ConsistentTeacher(AveragedTeacher):
     def start(self, student: Detector, info: TrainingInfo) -> None:
         super().start(student, info)
         self.queue_kq = torch.full((student.facts.num_classes, self.config.queue), NO_SCORE)
-        self.tau_k = self.thresholds()
+        self.tau_k = self.fitted_tau()
         self.forget_step()
 
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
@@ -84,7 +84,10 @@ class ConsistentTeacher(AveragedTeacher):
         labels.targets = chosen_boxes(labels.targets, kept.confidence_n > tau_n)
         return labels
 
-    def thresholds(self) -> Tensor:
+    def thresholds(self) -> Mapping[str, float]:
+        return dict(zip(self.teacher.network.facts.classes, self.tau_k.tolist(), strict=True))
+
+    def fitted_tau(self) -> Tensor:
         """tau_c (k,) of the queues as they are."""
         known_k = (self.queue_kq != NO_SCORE).sum(dim=1) >= self.config.min_scores
         fitted_k = torch.full((len(known_k),), self.config.first_tau)
@@ -99,7 +102,7 @@ class ConsistentTeacher(AveragedTeacher):
         for label in classes_n.unique().tolist():
             queued = torch.cat((self.queue_kq[label], scores_n[classes_n == label].float()))
             self.queue_kq[label] = queued[-self.config.queue :]
-        self.tau_k = self.thresholds()
+        self.tau_k = self.fitted_tau()
         self.forget_step()
 
     def forget_step(self) -> None:
@@ -111,7 +114,7 @@ class ConsistentTeacher(AveragedTeacher):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.queue_kq.copy_(state["queue_kq"])
-        self.tau_k = self.thresholds()
+        self.tau_k = self.fitted_tau()
         super().load_state_dict({name: tensor for name, tensor in state.items() if name != "queue_kq"})
 
 

@@ -85,11 +85,14 @@ class FlexMatch(TeacherStudent):
         network = self.teacher.network
         self._seen.append((next(self._indices), *clip_classes(network.decode(predictions))))
         candidates = self.candidates(predictions)
-        threshold_n = self.thresholds()[candidates.scores_nk.argmax(dim=1)]
+        threshold_n = self.tau()[candidates.scores_nk.argmax(dim=1)]
         passed = candidates[candidates.confidence_n > threshold_n]
         return guided_boxes(passed, predictions, network.facts, self.config)[1]
 
-    def thresholds(self) -> Tensor:
+    def thresholds(self) -> Mapping[str, float]:
+        return dict(zip(self.teacher.network.facts.classes, self.tau().tolist(), strict=True))
+
+    def tau(self) -> Tensor:
         """tau_c (k,) as the memory stands."""
         k, config = self.teacher.network.facts.num_classes, self.config
         return class_thresholds(config.tau, self.last_class_n, k, warmup=config.threshold_warmup)

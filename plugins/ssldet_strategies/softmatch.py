@@ -79,6 +79,9 @@ class SoftMatch(TeacherStudent):
         labels.targets.weights_n3 = weight_n[rows, None].repeat(1, 3)
         return labels
 
+    def thresholds(self) -> Mapping[str, float]:
+        return {"mu": float(self.mean)}
+
     def weights(self, confidence_n: Tensor) -> Tensor:
         """lambda of each confidence, as the averages stand."""
         return soft_weights(confidence_n, self.mean, self.variance, self.config.n_sigma)

@@ -24,7 +24,7 @@ def curve_rows(drawn: Sequence[Curve], width: int = 24) -> list[tuple[str, ...]]
     for curve in drawn:
         tops[_scale(curve)] = max(tops.get(_scale(curve), 0.0), *curve.values)
     for curve in drawn:
-        top = tops[_scale(curve)] if curve.kind in ("pseudo_labels", "validation") else None
+        top = tops[_scale(curve)] if curve.kind in ("pseudo_labels", "thresholds", "validation") else None
         by_step = dict(zip(curve.steps, curve.values, strict=True))
         name = f"grad {curve.name}" if curve.kind == "gradient_norms" else curve.name
         numbers = (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))

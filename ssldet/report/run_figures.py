@@ -149,7 +149,7 @@ def log_panels(runs: Mapping[str, Run]) -> tuple[Panel, ...]:
             panels.setdefault((curve.kind, curve.name), []).append(Line(label, curve.steps, curve.values))
     if not panels:
         raise RequestError(f"no {layout.LOG} of these runs has a line: nothing is known of their training")
-    fractions = ("pseudo_labels", "validation")
+    fractions = ("pseudo_labels", "thresholds", "validation")
     return tuple(
         Panel(_panel_title(kind, name), tuple(lines), kind in fractions) for (kind, name), lines in panels.items()
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal
 
-CurveKind = Literal["losses", "gradient_norms", "pseudo_labels", "validation"]
+CurveKind = Literal["losses", "gradient_norms", "pseudo_labels", "thresholds", "validation"]
 
 PSEUDO_LABELS = ("frame_coverage", "frame_precision", "box_coverage", "box_precision")
 """What is shown of pseudo-labels, fractions: how many clips have some, and how many of these are right."""
@@ -39,7 +40,7 @@ def curves(lines: Iterable[Mapping[str, Any]]) -> list[Curve]:
                 curve = found.setdefault((kind, name), Curve(kind, name))
                 curve.steps.append(line["step"])
                 curve.values.append(float(value))
-    kinds: tuple[CurveKind, ...] = ("losses", "gradient_norms", "pseudo_labels", "validation")
+    kinds: tuple[CurveKind, ...] = ("losses", "gradient_norms", "pseudo_labels", "thresholds", "validation")
     return sorted(found.values(), key=lambda curve: kinds.index(curve.kind))
 
 
@@ -51,9 +52,19 @@ def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[CurveKind, str, Any]]:
         yield "gradient_norms", name, value
     for name in PSEUDO_LABELS:
         yield "pseudo_labels", name, (line.get("pseudo_labels") or {}).get(name)
+    for name, value in _in_short(line.get("thresholds") or {}).items():
+        yield "thresholds", f"{name} threshold", value
     for network, scores in (line.get("validation") or {}).items():
         for title, value in scores.items():
             yield "validation", f"{network} {title}", value
+
+
+def _in_short(thresholds: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Thresholds by name; where there are several, as of classes, the range that they are in."""
+    values = [value for value in thresholds.values() if isinstance(value, int | float)]
+    if len(values) < 2:
+        return thresholds
+    return {"least": min(values), "mean": fmean(values), "greatest": max(values)}
 
 
 def as_json(found: Sequence[Curve]) -> dict[str, dict[str, dict[str, list[Any]]]]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from ssldet.util.files import plain, write_text
 
-MAPPINGS = ("losses", "parts", "gradient_norms", "pseudo_labels", "validation")
+MAPPINGS = ("losses", "parts", "gradient_norms", "pseudo_labels", "thresholds", "validation")
 """What a line has under these names, where it has it, are numbers by name."""
 
 

@@ -7,6 +7,7 @@ A step is taken as the training loop takes it: `losses`, one backward pass over 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
@@ -239,6 +240,13 @@ class StrategyContract(ConfiguredContract):
                 for _ in range(2):
                     _check_equal(first.advance(), second.advance(), "a run and the same run resumed")
                 _check_state(first.strategy.state_dict(), second.strategy.state_dict())
+
+    def test_moving_thresholds_are_finite_numbers(self) -> None:
+        for case in self.cases("confident"):
+            case.advance()
+            for name, value in case.strategy.thresholds().items():
+                found = f"thresholds()[{name!r}] is {value!r}"
+                assert isinstance(value, float) and math.isfinite(value), f"{found}, expected a finite float"
 
     def test_what_is_scored_is_a_detector(self) -> None:
         for case in self.cases("random"):

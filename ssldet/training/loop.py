@@ -579,6 +579,7 @@ class Training:
             "gradient_norms": self.gradient_norms,
             "seconds": round(self.counts.seconds, 3),
             "pseudo_labels": pseudo_labels,
+            "thresholds": dict(self.strategy.thresholds()) if second_stage else {},
             "warnings": self._taken_notices() + self.watch.look(second_stage_steps, ratio, pseudo_labels),
             "validation": self._scores(),
         }

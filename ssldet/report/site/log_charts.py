@@ -89,6 +89,8 @@ def _pseudo_label_charts(lines: Sequence[Mapping[str, Any]], read: Sequence[Curv
         series = [field_series(lines, name, "pseudo_labels", name) for name in fields]
         words = [replace(each, name=each.name.partition("_")[2]) for each in series]
         yield line_chart(title, words, x_title=STEPS, y_title="fraction", y_range=FRACTION)
+    moving = [series_of(curve, curve.name.removesuffix(" threshold")) for curve in read if curve.kind == "thresholds"]
+    yield line_chart("Thresholds that move", moving, x_title=STEPS, y_title="confidence", y_range=FRACTION)
 
 
 def _validation_charts(read: Sequence[Curve]) -> Iterable[Chart | None]:
