@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import platform
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def carry_out(keeper: Any, errand: Errand, needed: Sequence[TaskResult]) -> Task
     os.chdir(errand.folder)
     os.environ.update(errand.variables)
     keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a node that a script started by `&` ignores it
     with graceful_interrupts(lambda: None, impatient=False) as stopping:
         keeper.began.remote(errand.key, f"{platform.node()}, process {os.getpid()}")
         reporter = _KeeperReporter(keeper, errand.key, stopping)
