@@ -57,6 +57,14 @@ def test_no_page_fetches_or_scrolls_a_command(site: Path) -> None:
         assert page.complaints == []
 
 
+def test_colours_are_those_of_the_system(site: Path) -> None:
+    with browser() as page:
+        for dark, scheme in ((False, "default"), (True, "slate"), (False, "default")):
+            page.window(1280, dark=dark)
+            page.open(site / "index.html")
+            assert page.run("document.body.getAttribute('data-md-color-scheme')") == scheme
+
+
 def test_the_search_works_from_a_folder(site: Path) -> None:
     with browser() as page:
         page.open(site / "index.html")
