@@ -21,12 +21,26 @@ with temporary_folder() as folder:
     input()
 """
 
-GRID = """
+SOCKETS = """
 import multiprocessing.util
-from ssldet.benchmark.executors import local
-local._keep_sockets_apart()
+from ssldet.util.temporary import keep_sockets_apart
+keep_sockets_apart()
 print(multiprocessing.util.get_temp_dir(), flush=True)
 input()
+"""
+
+IN_A_CHILD = """
+import multiprocessing, multiprocessing.util
+from ssldet.util.temporary import keep_sockets_apart
+
+def say():
+    print(multiprocessing.util.get_temp_dir(), flush=True)
+    multiprocessing.parent_process().join()
+
+if __name__ == "__main__":
+    keep_sockets_apart()
+    multiprocessing.get_context("fork").Process(target=say, daemon=True).start()
+    input()
 """
 
 
@@ -44,7 +58,7 @@ def started(code: str) -> tuple[subprocess.Popen[str], Path]:
     return program, Path(program.stdout.readline().strip())
 
 
-@pytest.mark.parametrize("code", [MAKE, GRID], ids=["a block", "sockets of a grid's workers"])
+@pytest.mark.parametrize("code", [MAKE, SOCKETS, IN_A_CHILD], ids=["a block", "sockets", "a child's"])
 def test_what_a_killed_process_left_is_removed_by_the_next(temporary: Path, code: str) -> None:
     living, its_folder = started(MAKE)
     killed, left = started(code)

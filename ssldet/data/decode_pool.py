@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ssldet.errors import DataError
 from ssldet.util.interrupts import leave_signals_to_parent
+from ssldet.util.temporary import keep_sockets_apart
 
 Result = TypeVar("Result")
 Job = tuple[str, tuple[Any, ...]]
@@ -30,6 +31,7 @@ def run_jobs(function: Callable[..., Result], jobs: Iterable[Job], workers: int)
     if workers <= 1:
         yield from ((video_id, function(*arguments)) for video_id, arguments in jobs)
         return
+    keep_sockets_apart()
     # fork would copy whatever threads torch has started; spawn is safe everywhere
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals_to_parent) as pool:

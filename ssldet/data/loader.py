@@ -32,6 +32,7 @@ from ssldet.data.batches import BatchSource, DrawnBatch
 from ssldet.data.sampling import ClipRefs
 from ssldet.errors import DataError, SsldetError
 from ssldet.util.interrupts import SIGNALS, leave_signals_to_parent
+from ssldet.util.temporary import keep_sockets_apart
 
 PREFETCHED = 2
 """Batches that each worker makes ahead."""
@@ -152,6 +153,7 @@ class BatchLoader:
 
     def _start(self) -> None:
         """Start workers on the keys from the next one on."""
+        keep_sockets_apart()
         self._processes: list[BaseProcess] = []
         self._at_w2 = torch.full((self.workers, 2), -1, dtype=torch.int64).share_memory_()
         others = set(multiprocessing.active_children())

@@ -35,6 +35,7 @@ from ssldet.report.annotated_video import USUAL_RATE, annotate_video
 from ssldet.runs.network import TrainedDetector
 from ssldet.util.files import write_text
 from ssldet.util.interrupts import leave_signals_to_parent
+from ssldet.util.temporary import keep_sockets_apart
 
 DETECTIONS, TUBES = "detections.parquet", "tubes.csv"
 TUBE_COLUMNS = ("video", "tube", "class", "score", "first", "last", "from_second", "to_second")
@@ -324,6 +325,7 @@ def _in_processes(
     trained: TrainedDetector, options: PredictOptions, devices: Sequence[torch.device], work: _Work, folder: Path
 ) -> Iterator[tuple[int, Outcome]]:
     """A process a device; each takes the next video when it is done with one."""
+    keep_sockets_apart()
     context = multiprocessing.get_context("spawn")
     free = context.SimpleQueue()
     for device in devices:

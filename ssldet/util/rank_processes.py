@@ -31,7 +31,7 @@ from ssldet import errors
 from ssldet.errors import LostRank, SsldetError, TrainingError
 from ssldet.util.interrupts import SIGNALS, leave_signals_to_parent
 from ssldet.util.ranks import Place, Ranks, joined
-from ssldet.util.temporary import temporary_folder
+from ssldet.util.temporary import keep_sockets_apart, temporary_folder
 
 SECONDS_TO_FOLLOW = 5.0
 """How long the other ranks have to say what they know, once one has failed."""
@@ -224,6 +224,7 @@ def _error(failure: _Failure, member: _Member) -> BaseException:
 def _start(
     function: Callable[..., Any], arguments: Sequence[Any], store: Path, devices: Sequence[torch.device], rank: int
 ) -> _Member:
+    keep_sockets_apart()
     context = multiprocessing.get_context("spawn")  # a fork would copy threads, and a GPU's state
     here, there = context.Pipe()
     place = Place(rank, len(devices), rank)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ssldet.util.files import content_hash
@@ -24,6 +26,18 @@ def temporary_folder() -> Iterator[Path]:
     pid = os.getpid()
     with tempfile.TemporaryDirectory(prefix=f"ssldet-{_machine_hash()}-{pid}-{born(pid)}-") as folder:
         yield Path(folder)
+
+
+def keep_sockets_apart() -> None:
+    """Let sockets of multiprocessing, of this process and its children, lie in a folder that outlives no kill for long.
+
+    Call it before a process is started: it knows the folder of the one that starts it.
+    """
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined] # where multiprocessing looks
+    if not config.get("tempdir"):
+        kept = ExitStack()
+        config["tempdir"] = str(kept.enter_context(temporary_folder()))
+        atexit.register(kept.close)
 
 
 def sweep() -> None:

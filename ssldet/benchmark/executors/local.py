@@ -10,13 +10,12 @@ seconds that imports cost once, not once a worker, and never holds threads or a 
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,7 +29,7 @@ from ssldet.contracts import Executor, GridCallback, GridTask, Options, TaskGrid
 from ssldet.runs.planning import DatasetCache
 from ssldet.util.allocator import keep_freed_memory
 from ssldet.util.interrupts import leave_signals_to_parent
-from ssldet.util.temporary import temporary_folder
+from ssldet.util.temporary import keep_sockets_apart
 
 POLL_SECONDS = 0.5
 
@@ -162,7 +161,7 @@ def _idle_worker(workers: list[_Worker], jobs: int) -> _Worker | None:
 
 
 def _start(number: int) -> _Worker:
-    _keep_sockets_apart()
+    keep_sockets_apart()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
@@ -170,15 +169,6 @@ def _start(number: int) -> _Worker:
     process.start()
     theirs.close()  # so that its death is seen as the end of the pipe
     return _Worker(number, process, ours)
-
-
-def _keep_sockets_apart() -> None:
-    """Let the fork server's socket lie in a folder that the next grid removes, should this process be killed."""
-    config = multiprocessing.current_process()._config  # type: ignore[attr-defined] # where multiprocessing looks
-    if not config.get("tempdir"):
-        kept = ExitStack()
-        config["tempdir"] = str(kept.enter_context(temporary_folder()))
-        atexit.register(kept.close)
 
 
 def _listen(grid: TaskGrid, worker: _Worker, callback: GridCallback) -> bool:
