@@ -24,7 +24,7 @@ from ssldet.data.datasets import dataset_options
 from ssldet.data.stored_frames import default_quality
 from ssldet.data.views import ViewOptions
 from ssldet.errors import ConfigError, PluginError, UnknownName
-from ssldet.util.settings import explain, read_assignment, split_flavour, typed_options, unknown_key
+from ssldet.util.settings import explain, named, read_assignment, split_flavour, typed_options, unknown_key
 from ssldet.util.yaml_text import load_yaml
 
 DEFAULT_PRESET = "paper"
@@ -439,6 +439,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
+    content = named(content)
     if wrong := [key for key in ("experiment", "machine") if not isinstance(content.get(key, {}), dict)]:
         raise ConfigError(f"{path}: {' and '.join(wrong)} must hold a mapping of settings, as in a run's config.yaml")
     if "experiment" in content:  # a run's config.yaml; those of the first revision do not name it

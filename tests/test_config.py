@@ -119,6 +119,14 @@ def test_unknown_plugins_say_what_was_meant(field: str, name: str, meant: str) -
         resolve({**NEEDED, field: name})
 
 
+def test_settings_that_are_no_text_to_yaml_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text("strategy: supervised\ndataset: synthetic\n3: x\nstrategy_options: {2.5: 1}\n")
+    with pytest.raises(ConfigError) as raised:
+        resolve({}, file=path)
+    assert "unknown option '3'" in str(raised.value) and "unknown option 'strategy.2.5'" in str(raised.value)
+
+
 def test_an_unknown_preset_and_a_bad_assignment() -> None:
     with pytest.raises(UnknownName, match="nano"):
         resolve(NEEDED, preset="nanoo")

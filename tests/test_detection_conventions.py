@@ -133,6 +133,13 @@ def test_several_missing_columns_are_named_together(file: Path) -> None:
         read_detections(written(file, lambda frame: frame.drop(columns=["frame", "x2"])), FACTS, VIDEOS)
 
 
+def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text("video,frame,x1,y1,x2,y2,y2,label,score\na,1,10,10,50,50,50,0,0.9\n")
+    with pytest.raises(DetectionsError, match="column 'y2' stands there 2 times: give one of them"):
+        read_detections(path, FACTS, VIDEOS)
+
+
 @pytest.mark.parametrize("decimal", [".", ","])
 def test_semicolons_may_separate_columns(tmp_path: Path, decimal: str) -> None:
     path = tmp_path / "found.csv"

@@ -117,7 +117,7 @@ def _our_columns(table: pa.Table, *, given_video: bool) -> tuple[pa.Table, list[
     """The table with our names of columns, and what is to be edited where it has others.
 
     Raises:
-        DetectionsError: names all columns that are missing, or two forms that are mixed.
+        DetectionsError: names all columns that are missing, one that stands there twice, or two forms that are mixed.
     """
     columns = table.column_names
     wide = "scores" in columns
@@ -127,10 +127,13 @@ def _our_columns(table: pa.Table, *, given_video: bool) -> tuple[pa.Table, list[
         raise DetectionsError(_missing_columns(missing, needed, columns, wide))
     if wide and ("label" in columns or "score" in columns):
         raise DetectionsError("column 'scores' (wide form) stands beside 'label' or 'score' (long form): give one form")
+    ours = [others.get(column, column) for column in columns]
+    if doubled := [column for column in dict.fromkeys(ours) if column in KNOWN and ours.count(column) > 1]:
+        raise DetectionsError(f"column {doubled[0]!r} stands there {ours.count(doubled[0])} times: give one of them")
     faults = column_faults(others)
     if not wide and "confidence" not in columns and (near := get_close_matches("confidence", columns, n=1, cutoff=0.8)):
         faults.append(f"column {near[0]!r} is not known: rename it if 'confidence' is meant")
-    return table.rename_columns([others.get(column, column) for column in columns]), faults
+    return table.rename_columns(ours), faults
 
 
 def _missing_columns(missing: Sequence[str], needed: Sequence[str], columns: Sequence[str], wide: bool) -> str:

@@ -64,9 +64,16 @@ def read_assignment(text: str, example: str, flag: str = "--set") -> tuple[str, 
     """The key of "KEY=VALUE" and its value, read as YAML. Raises ConfigError."""
     key, value = split_assignment(text, flag, example)
     try:
-        return key, load_yaml(value)
+        return key, named(load_yaml(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"{flag} {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def named(value: Any) -> Any:
+    """The same with text for every key: to YAML `3: x` and `no: x` have other ones, and settings have names."""
+    if isinstance(value, Mapping):
+        return {str(key): named(each) for key, each in value.items()}
+    return [named(each) for each in value] if isinstance(value, list) else value
 
 
 def typed_options(model: type[Model], values: Mapping[str, Any], prefix: str = "", owner: str = "") -> Model:
