@@ -174,6 +174,17 @@ def test_a_comparison_says_what_each_side_was_given(site: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_tables")
+def test_a_comparison_with_a_run_that_keeps_no_log_says_so_once(results: Path, tmp_path: Path) -> None:
+    for name in ("dual_guidance", "supervised"):
+        shutil.copytree(next(results.glob(f"*{name}*seed0*")), tmp_path / "results" / name)
+    (tmp_path / "results" / "supervised" / "log.jsonl").unlink()
+    build_site([tmp_path / "results"], tmp_path / "pages")
+    [page] = pages(tmp_path / "pages" / "compare")
+    text = Links(page).text
+    assert text.count("the run keeps no log.jsonl") == 1 and "Clips with gradients" in text
+
+
+@pytest.mark.usefixtures("without_tables")
 def test_frame_labels_are_drawn_of_networks_that_learn_them(results: Path, tmp_path: Path) -> None:
     run = next(results.glob("*dual_guidance*seed0*"))
     copy = shutil.copytree(run, tmp_path / "results" / run.name)

@@ -16,14 +16,12 @@ from ssldet.report.run_selection import Run
 from ssldet.report.site.charts import Chart, line_chart, number
 from ssldet.report.site.leaderboard import Configuration
 from ssldet.report.site.log_charts import FRACTION, STEPS, field_series, labels_frames, loss_terms, series_of
-from ssldet.report.site.log_tail import warnings_of
+from ssldet.report.site.log_tail import kept_log, warnings_of
 from ssldet.report.site.remarks import Remarks
 from ssldet.report.site.run_facts import thresholds
 from ssldet.report.site.run_numbers import ERRORS
 from ssldet.report.site.table_page import Contrasted
-from ssldet.runs import layout
 from ssldet.runs.curves import curves
-from ssldet.runs.log import read_log
 
 MOST_PAIRS = 60
 """Comparisons of a site, the most telling first; the others are named with the command that makes them."""
@@ -213,10 +211,11 @@ def compare_page(pair: Pair, page: str, files: dict[Path, PerVideo], known: Know
     sides = [side_of_runs(side.title, list(side.runs.values()), (), files) for side in (pair.first, pair.second)]
     comparison = compare_sides(sides[0], sides[1], known=known)
     compared = _of_seeds(pair, comparison.pairs)
-    given = remarks.attempt("What each was given", _given, compared) or ()
-    warnings = remarks.attempt("Warnings", _warnings, compared) or ()
+    logs = remarks.attempt("Logs", _logs, compared) or ([], [])
+    given = remarks.attempt("What each was given", _given, compared, logs) or ()
+    warnings = remarks.attempt("Warnings", _warnings, compared, logs) or ()
     errors = remarks.attempt("Kinds of error", _errors, compared) or ()
-    charts = remarks.attempt("Curves", _charts, compared) or ()
+    charts = remarks.attempt("Curves", _charts, compared, logs) or ()
     return ComparePage(
         page, pair, comparison, tuple(given), tuple(warnings), tuple(errors), charts, tuple(remarks.sentences)
     )
@@ -231,16 +230,23 @@ def _of_seeds(pair: Pair, seeds: Collection[int]) -> Pair:
     return Pair(first, second, pair.why)
 
 
-def _given(pair: Pair) -> list[Given]:
+Logs = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+"""The lines of the log of the first run of either side."""
+
+
+def _logs(pair: Pair) -> Logs:
+    return kept_log(pair.first.reference.folder), kept_log(pair.second.reference.folder)
+
+
+def _given(pair: Pair, logs: Logs) -> list[Given]:
     """What two sides were trained with; left out where neither has any."""
-    first, second = _side_facts(pair.first), _side_facts(pair.second)
+    first, second = (_side_facts(side, lines) for side, lines in zip((pair.first, pair.second), logs, strict=True))
     return [Given(what, first[what], second[what]) for what in first if {first[what], second[what]} != {NONE}]
 
 
-def _side_facts(side: Configuration) -> dict[str, str]:
+def _side_facts(side: Configuration, lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Means over the runs of a side, in words, and what its first run says."""
     records = [run.record for run in side.runs.values()]
-    lines = _log(side)
     labels = (lines[-1].get("pseudo_labels") or {}) if lines else {}
     terms = [curve.name for curve in loss_terms(curves(lines))]
     set_to = thresholds(side.reference.experiment.strategy_options)
@@ -261,14 +267,11 @@ def _share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
-def _log(side: Configuration) -> list[dict[str, Any]]:
-    """The lines of the log of a side's first run."""
-    return read_log(side.reference.folder / layout.LOG)
-
-
-def _warnings(pair: Pair) -> list[str]:
+def _warnings(pair: Pair, logs: Logs) -> list[str]:
     """What the first run of each side warns of, with the name of the side."""
-    return [f"{side.title}, {warning}" for side in (pair.first, pair.second) for warning in warnings_of(_log(side))]
+    return [
+        f"{title}, {warning}" for title, lines in zip(pair.titles, logs, strict=True) for warning in warnings_of(lines)
+    ]
 
 
 def _errors(pair: Pair) -> list[KindDifference]:
@@ -291,13 +294,13 @@ def _mean_kinds(runs: Sequence[Run]) -> dict[str, float]:
     return {kind: sum(values) / len(values) for kind, values in shares.items()}
 
 
-def _charts(pair: Pair) -> tuple[Chart, ...]:
+def _charts(pair: Pair, logs: Logs) -> tuple[Chart, ...]:
     """The training of the first run of each side, in the same charts."""
-    logs = {side.title: _log(side) for side in (pair.first, pair.second)}
-    drawn = [_losses(logs, name) for name in _shared_terms(logs)]
-    of_frames = {name: lines for name, lines in logs.items() if labels_frames(curves(lines))}
+    by_title = dict(zip(pair.titles, logs, strict=True))
+    drawn = [_losses(by_title, name) for name in _shared_terms(by_title)]
+    of_frames = {name: lines for name, lines in by_title.items() if labels_frames(curves(lines))}
     for title, path in LABELS.items():
-        told = of_frames if path[-1].startswith("frame") else logs
+        told = of_frames if path[-1].startswith("frame") else by_title
         series = [replace(field_series(lines, name, *path), name=name) for name, lines in told.items()]
         drawn.append(line_chart(title, series, x_title=STEPS, y_title="fraction", y_range=FRACTION))
     return tuple(chart for chart in drawn if chart)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ssldet.errors import RequestError
 from ssldet.report.site.charts import number
+from ssldet.runs import layout
+from ssldet.runs.log import read_log
 
 LINES = 12
 FIELDS = ("step", "epoch", "stage", "lr", "seconds")
@@ -36,6 +40,14 @@ def log_table(lines: Sequence[Mapping[str, Any]]) -> LogTable:
         for line in last
     )
     return LogTable((*FIELDS, *losses, *(name.replace("_", " ") for name in labels)), rows, warnings_of(lines))
+
+
+def kept_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. Raises RequestError where it keeps none."""
+    path = folder / layout.LOG
+    if not path.is_file():
+        raise RequestError(f"the run keeps no {layout.LOG}: nothing is known of its training")
+    return read_log(path)
 
 
 def warnings_of(lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

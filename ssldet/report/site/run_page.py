@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ssldet.errors import RequestError
 from ssldet.evaluation.confusion import Confusion, confusion
 from ssldet.evaluation.per_video import read_per_video
 from ssldet.report.run_selection import Run
 from ssldet.report.site.leaderboard import Link
 from ssldet.report.site.log_charts import LogCharts, log_charts
-from ssldet.report.site.log_tail import LogTable, log_table
+from ssldet.report.site.log_tail import LogTable, kept_log, log_table
 from ssldet.report.site.precision_recall import ClassCurve, precision_recall
 from ssldet.report.site.reliability import Reliability, reliability
 from ssldet.report.site.remarks import Remarks
@@ -32,7 +30,6 @@ from ssldet.report.site.worst_frames import VideoPictures, show_videos
 from ssldet.report.worst_videos import WorstVideos, worst_videos
 from ssldet.runs import layout
 from ssldet.runs.listing import headline, headline_places
-from ssldet.runs.log import read_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ def run_page(run: Run, page: str, title: str, datasets: DataSets, pictures: Pict
 def _from_record(run: Run, page: str, title: str, remarks: Remarks) -> RunPage:
     """What record and log say."""
     record, protocol = run.record, run.protocol
-    lines = remarks.attempt("Log", _log, run.folder) or []
+    lines = remarks.attempt("Log", kept_log, run.folder) or []
     return RunPage(
         page=page,
         run=run,
@@ -142,13 +139,6 @@ def _from_detections(shown: RunPage, datasets: DataSets, pictures: Pictures, rem
 
 def _confusion(scored: ScoredRun) -> Confusion:
     return confusion(scored.dataset.facts, scored.videos, scored.dataset.truth, scored.detections)
-
-
-def _log(folder: Path) -> Sequence[Mapping[str, Any]]:
-    path = folder / layout.LOG
-    if not path.is_file():
-        raise RequestError(f"the run keeps no {layout.LOG}: nothing is known of its training")
-    return read_log(path)
 
 
 def _curves(run: Run) -> tuple[ClassCurve, ...]:
