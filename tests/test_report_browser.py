@@ -18,7 +18,7 @@ from ssldet.report.site import build_site
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "campaigns"
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 
-FOLDERS = ("tables", "runs", "compare")
+FOLDERS = ("tables", "runs", "compare", "videos")
 """Where the pages of each kind lie, beside the leaderboard."""
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs Chromium, on the path or named by CHROMIUM")
@@ -266,6 +266,20 @@ def test_values_are_read_off_curves(site: Path, page: Browser) -> None:
     step, box, box_u = page.run("document.querySelector('.reading').textContent").split("\n")
     assert step == "30" and box == "box 0.333"
     assert box_u.startswith("box_u 0.03")
+
+
+def test_videos_are_sorted_below_two_rows_of_heads(site: Path, page: Browser) -> None:
+    page.open(site / "videos" / "1.html")
+    heads = "document.querySelectorAll('thead tr:last-child th')"
+    assert page.run("document.querySelectorAll('thead tr:first-child button').length") == 0
+    place = page.run(f"[...{heads}].findLastIndex(head => head.textContent === 'mean')")
+    for direction, falling in (("descending", True), ("ascending", False)):
+        page.run(f"{heads}[{place}].querySelector('button').click()")
+        assert page.run(f"{heads}[{place}].getAttribute('aria-sort')") == direction
+        words = page.run(f"[...document.querySelectorAll('tbody tr')].map(row => row.cells[{place}].textContent)")
+        scores = [float(word) for word in words if word != "-"]
+        assert len(scores) > 3 and scores == sorted(scores, reverse=falling)
+        assert words[len(scores) :] == ["-"] * (len(words) - len(scores))
 
 
 def test_pages_are_whole_without_the_script(site: Path, page: Browser) -> None:

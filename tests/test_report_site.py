@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,10 @@ from ssldet.report.run_selection import Run
 from ssldet.report.site import SiteSummary, build_site
 from ssldet.report.site import build as building
 from ssldet.report.site import compare_page as compare_pages
+from ssldet.report.site import run_page as run_pages
 from ssldet.report.site.charts import MOST_POINTS, Dot, Series, line_chart, number, scatter_chart
+from ssldet.report.worst_videos import VideoResult, WorstVideos, worst_videos
+from ssldet.runs.store import find_run, find_runs
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,13 @@ def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pages(site: Path) -> Iterator[Path]:
     return site.rglob("*.html")
+
+
+def corners(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the points of a line, which begins at one and goes on in steps."""
+    steps = np.array([float(number) for number in re.findall(r"-?[\d.]+", path)]).reshape(-1, 2)
+    xs, ys = np.cumsum(steps, axis=0).T
+    return xs, ys
 
 
 def page_of(site: Path, title: str) -> Path:
@@ -136,6 +147,34 @@ def test_the_page_of_a_run_has_all_that_log_and_record_say(site: Path) -> None:
         "against Supervised at 20 %: V@0.5",
     ):
         assert words in text, words
+
+
+def test_the_page_of_videos_has_the_scores_of_all_approaches(results: Path, site: Path) -> None:
+    text = Links(site / "videos" / "1.html").text
+    folder = next(results.glob("*dual_guidance*seed0*"))
+    scored = worst_videos(find_run(folder.name.rpartition("-")[2], find_runs([results])))
+    assert all(video.id in text for video in scored.videos) and "Supervised" in text
+    links = {link for page in pages(site / "compare") for link in Links(page).links}
+    assert any(link.startswith("../videos/1.html#v-") for link in links)
+    assert "../videos/1.html" in Links(page_of(site, "Dual Guidance")).links
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_runs_of_other_videos_have_a_page_of_their_own(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dual_guidance", "supervised"):
+        shutil.copytree(next(results.glob(f"*{name}*seed0*")), tmp_path / "results" / name)
+    monkeypatch.setattr(run_pages, "worst_videos", lambda entry, root: WorstVideos("yowo", (video_of(entry.id),)))
+    build_site([tmp_path / "results"], tmp_path / "pages")
+    found = sorted(pages(tmp_path / "pages" / "videos"))
+    assert len(found) == 2
+    for page in found:
+        assert len([link for link in Links(page).links if link.startswith("../runs/")]) == 1
+
+
+def video_of(name: str) -> VideoResult:
+    return VideoResult(name, ("run",), {"F@0.5": 0.25, "V@0.5": None}, {})
 
 
 def test_the_settings_of_a_run_make_it_again(site: Path) -> None:
@@ -301,8 +340,25 @@ def test_a_report_is_replaced_when_the_new_one_is_whole(
 def test_lines_are_thinned_and_keep_their_ends() -> None:
     chart = line_chart("t", [Series("a", range(5000), [1.0] * 5000)], x_title="step")
     assert chart and chart.lines[0].points == MOST_POINTS
-    assert chart.lines[0].path.startswith(f"M{chart.left:.1f} ")
-    assert chart.lines[0].path.split("L")[-1].startswith(f"{chart.right:.1f} ")
+    xs, ys = corners(chart.lines[0].path)
+    assert xs[0] == chart.left and xs[-1] == pytest.approx(chart.right)
+    assert set(np.round(ys, 1)) == {ys[0]}
+
+
+def test_a_path_is_what_it_is_made_of_in_few_characters() -> None:
+    values = [0.0, 3.0, 0.1, 0.11, 1.0]
+    chart = line_chart("t", [Series("a", range(5), values)], x_title="", y_range=(0.0, 3.0))
+    assert chart
+    xs, ys = corners(chart.lines[0].path)
+    scale = (chart.bottom - chart.top) / 3
+    np.testing.assert_allclose(ys, [chart.bottom - scale * value for value in values], atol=0.051)
+    np.testing.assert_allclose(xs, np.linspace(chart.left, chart.right, 5), atol=0.051)
+    assert len(chart.lines[0].path) < 50
+
+
+def test_a_line_without_numbers_keeps_its_style_for_others() -> None:
+    chart = line_chart("t", [Series("a", [], []), Series("b", [1, 2], [0.0, 1.0])], x_title="")
+    assert chart and [(line.name, line.style) for line in chart.lines] == [("b", 1)]
 
 
 def test_what_is_not_finite_is_left_out() -> None:

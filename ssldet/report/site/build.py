@@ -42,12 +42,16 @@ from ssldet.report.site.rendering import assets, render_page
 from ssldet.report.site.run_page import Pictures, run_page
 from ssldet.report.site.scored_run import DataSets
 from ssldet.report.site.site_map import INDEX, TERMS, SiteMap, site_map
+from ssldet.report.site.videos_page import VideoPages
 from ssldet.report.table_data import Table
 from ssldet.runs.external import find_externals
 from ssldet.runs.listing import external_summary, options_beside_preset
 
 MARK = ".ssldet-report"
 """A file at the top of a site, by which the next report knows that it may take its place."""
+
+LISTED = 40
+"""Videos on the page of a run, its worst ones; the page of all videos has the others."""
 
 WORST = 4
 """Videos of a run that are shown by pictures and a clip, unless told otherwise."""
@@ -198,9 +202,10 @@ class _Site:
         titles = self._titles(made)
         groups, repeated = configurations(self.runs, titles)
         self.left_out += repeated
-        compared = self._write_comparisons(pairs(groups, table_pages.contrasted(made)), remarks)
+        compared = self._compared(pairs(groups, table_pages.contrasted(made)), remarks)
         self._write_tables(made, compared)
-        self._write_runs(titles, compared)
+        self._write_runs(titles, compared, VideoPages(groups, self.pages))
+        self._write_comparisons(compared)
         self._write_index(groups, made, compared, remarks)
         self._page("terms.html.j2", TERMS)
         for place, text in assets().items():
@@ -218,7 +223,8 @@ class _Site:
             shown = replace(shown, comparisons=tuple(_contrasts(compared, table)))
             self._page("table.html.j2", shown.page, shown=shown)
 
-    def _write_comparisons(self, wanted: Sequence[Pair], remarks: Remarks) -> list[ComparePage]:
+    def _compared(self, wanted: Sequence[Pair], remarks: Remarks) -> list[ComparePage]:
+        """Both sides of each pair held against each other; pairs beyond the limit are named."""
         self.say(f"comparisons ({min(len(wanted), MOST_PAIRS)})")
         compared: list[ComparePage] = []
         known: KnownScores = {}
@@ -228,25 +234,32 @@ class _Site:
             if shown := remarks.attempt(what, compare_page, pair, page, self.collection.matches, known):
                 self.pages.comparisons[pair.ids] = page
                 compared.append(shown)
-        for shown in compared:
-            links = {"controls": controls(shown, compared), "related": related(shown, compared)}
-            self._page("compare.html.j2", shown.page, shown=shown, **links)
-            self._note(shown.page, shown.missing)
         if len(wanted) > MOST_PAIRS:
             left = wanted[MOST_PAIRS:]
             remarks.add(f"{len(left)} more comparisons: `{left[0].command}` makes the first of them in the terminal")
         return compared
 
-    def _write_runs(self, titles: Mapping[str, str], compared: Sequence[ComparePage]) -> None:
+    def _write_comparisons(self, compared: Sequence[ComparePage]) -> None:
+        for shown in compared:
+            links = {"controls": controls(shown, compared), "related": related(shown, compared)}
+            self._page("compare.html.j2", shown.page, shown=shown, **links)
+            self._note(shown.page, shown.missing)
+
+    def _write_runs(self, titles: Mapping[str, str], compared: Sequence[ComparePage], videos: VideoPages) -> None:
+        listed = max(LISTED, self.worst)
         for place, run in enumerate(self.runs, start=1):
             self.say(f"run {run.id} ({place} of {len(self.runs)})")
             page = self.pages.runs[run.folder]
             shown = run_page(run, page, titles[run.id], self.datasets, Pictures(self.folder, self.worst))
             shown = replace(shown, comparisons=tuple(_links(compared, run)))
-            self._page("run.html.j2", page, shown=shown)
+            if shown.videos:
+                videos.add(run, shown.videos)
+            self._page("run.html.j2", page, shown=shown, listed=listed)
             if shown.config:
                 self._put(page.removesuffix(".html") + ".yaml", shown.config)
             self._note(page, shown.missing)
+        for of_videos in videos.shown():
+            self._page("videos.html.j2", of_videos.page, shown=of_videos)
 
     def _write_index(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 WIDTH, HEIGHT = 340, 200
 SMALL = (230, 160)
@@ -111,6 +112,11 @@ class Chart:
     top: int = TOP
 
     @property
+    def drawn(self) -> int:
+        """How many lines it has."""
+        return len(self.lines)
+
+    @property
     def right(self) -> int:
         return self.width - RIGHT
 
@@ -134,20 +140,20 @@ def line_chart(
 
     Args:
         title: what the lines are of.
-        series: the lines, in the order of their styles.
+        series: the lines, in the order of their styles; one without numbers keeps its style for other charts.
         x_title, y_title: of the axes, with the unit.
         x_range, y_range: the ends of the axes; by default those of the numbers, y from 0 where none is below it.
         size: width and height in pixels.
         most_points: of a line.
     """
-    kept = [finite for each in series if (finite := _finite(each)).xs]
+    kept = {style: finite for style, each in enumerate(series) if (finite := _finite(each)).xs}
     if not kept:
         return None
-    across = x_range or _spread([x for each in kept for x in each.xs])
-    up = y_range or _from_zero([y for each in kept for y in each.ys])
+    across = x_range or _spread([x for each in kept.values() for x in each.xs])
+    up = y_range or _from_zero([y for each in kept.values() for y in each.ys])
     width, height = size
     place_x, place_y = _scale(across, LEFT, width - RIGHT), _scale(up, height - BOTTOM, TOP)
-    lines = tuple(_line(each, style, place_x, place_y, most_points) for style, each in enumerate(kept))
+    lines = tuple(_line(each, style, place_x, place_y, most_points) for style, each in kept.items())
     words = "; ".join(f"{line.name}: {line.words}" for line in lines)
     return Chart(
         title=title,
@@ -156,8 +162,8 @@ def line_chart(
         summary=f"{title}. {words}",
         x_range=across,
         y_range=up,
-        x_ticks=_ticks(across, place_x, 5),
-        y_ticks=_ticks(up, place_y, 4),
+        x_ticks=_ticks(across, place_x, round(width / 70)),
+        y_ticks=_ticks(up, place_y, round(height / 50)),
         lines=lines,
         width=width,
         height=height,
@@ -198,8 +204,8 @@ def scatter_chart(
         summary=f"{title}. {'; '.join(f'{each.dot.name}: {each.words}' for each in placed)}",
         x_range=across,
         y_range=up,
-        x_ticks=_ticks(across, place_x, 5),
-        y_ticks=_ticks(up, place_y, 4),
+        x_ticks=_ticks(across, place_x, round(WIDTH / 70)),
+        y_ticks=_ticks(up, place_y, round(HEIGHT / 50)),
         dots=placed,
         kinds=tuple((name, styles[name] % COLOURS, _shape(styles[name], 7, 7)) for name in shown),
     )
@@ -267,9 +273,21 @@ def _from_zero(values: Sequence[float]) -> Range:
 
 def _line(series: Series, style: int, x: _Scale, y: _Scale, most: int) -> Line:
     places = _thinned(len(series.xs), most)
-    path = "L".join(f"{x.of(series.xs[place]):.1f} {y.of(series.ys[place]):.1f}" for place in places)
+    tenths = [(round(10 * x.of(series.xs[place])), round(10 * y.of(series.ys[place]))) for place in places]
     words = series.words or f"{number(series.ys[0])} → {number(series.ys[-1])}"
-    return Line(series.name, style % COLOURS, f"M{path}", len(places), words)
+    return Line(series.name, style % COLOURS, _path(tenths), len(places), words)
+
+
+def _path(tenths: Sequence[tuple[int, int]]) -> str:
+    """A line through points, in tenths of a pixel, in as few characters as may be: after the first, steps."""
+    steps = [(x - before_x, y - before_y) for (before_x, before_y), (x, y) in pairwise(tenths)]
+    rest = "".join(word if word.startswith("-") else f" {word}" for step in steps for word in map(_short, step))
+    return f"M{_short(tenths[0][0])} {_short(tenths[0][1])}" + (f"l{rest.lstrip()}" if steps else "")
+
+
+def _short(tenths: int) -> str:
+    """Tenths as SVG has numbers: 12 -> "1.2", -3 -> "-.3", 40 -> "4"."""
+    return f"{tenths / 10:g}".replace("0.", ".", 1) if abs(tenths) < 10 and tenths else f"{tenths / 10:g}"
 
 
 def _thinned(count: int, most: int) -> Sequence[int]:

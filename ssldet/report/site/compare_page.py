@@ -23,7 +23,7 @@ from ssldet.report.site.run_numbers import ERRORS
 from ssldet.report.site.table_page import Contrasted
 from ssldet.runs.curves import curves
 
-MOST_PAIRS = 60
+MOST_PAIRS = 50
 """Comparisons of a site, the most telling first; the others are named with the command that makes them."""
 
 CONTROL, IN_A_TABLE = "the second is the matched control of the first", "contrasted in a table"

@@ -11,7 +11,7 @@ from ssldet.evaluation.precision_recall import recall_and_precision
 from ssldet.report.site.charts import SMALL, Chart, Series, line_chart
 
 KEY = "0.5"
-MOST_POINTS = 50
+MOST_POINTS = 30
 """Of a line: these charts are small, and there is one for each class."""
 
 TITLES = {"frame_map": "frames", "video_map": "tubes"}
@@ -39,7 +39,7 @@ def precision_recall(kept: PerVideo, protocol: str) -> tuple[ClassCurve, ...]:
 
 
 def _chart(name: str, matches: Mapping[str, Matches], label: int) -> Chart | None:
-    series = [_series(title, each, label) for title, each in matches.items() if label in each.ranked]
+    series = [_series(title, each, label) for title, each in matches.items()]
     return line_chart(
         name,
         series,
@@ -53,7 +53,9 @@ def _chart(name: str, matches: Mapping[str, Matches], label: int) -> Chart | Non
 
 
 def _series(title: str, matches: Matches, label: int) -> Series:
-    """The curve, and the recall that is reached."""
+    """The curve, and the recall that is reached; without numbers where the class has no truth."""
+    if label not in matches.ranked:
+        return Series(title, (), ())
     recall_h, precision_h = recall_and_precision(matches, label, KEY)
     reached = f"to recall {recall_h[-1]:.2f}" if len(recall_h) else ""
     return Series(title, recall_h.tolist(), precision_h.tolist(), reached)

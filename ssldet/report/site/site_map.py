@@ -1,6 +1,6 @@
 """Where every page lies, so that each can link to all others: names that no record can choose.
 
-    site_map(runs, ...)     the page of each run, table and comparison
+    site_map(runs, ...)     the page of each run, table, comparison and set of test videos
 
 A page's name is made of a run's id where that is one, of the place in the list otherwise: an id is what a record says.
 """
@@ -25,12 +25,14 @@ class SiteMap:
         runs: folder of a run -> its page; `ids`: id of a run -> its page, of several with one id the first.
         tables: name of a table -> its page.
         comparisons: ids on either side -> the page.
+        videos: folder of a run -> the page of the videos that it was scored on.
     """
 
     runs: dict[Path, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
     comparisons: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = field(default_factory=dict)
+    videos: dict[Path, str] = field(default_factory=dict)
 
     def add_table(self, name: str) -> str:
         """The page of a table, which is new."""

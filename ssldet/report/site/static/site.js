@@ -5,7 +5,8 @@
 
 function valueOf(cell) {
   const given = cell.dataset.v;
-  return given === undefined ? cell.textContent.trim() : given;
+  const words = given === undefined ? cell.textContent.trim() : given;
+  return words === "-" ? "" : words;
 }
 
 // What is missing stands last, whichever way the rest is sorted.
@@ -28,7 +29,7 @@ function sortBy(table, head) {
 }
 
 function makeSortable(table) {
-  for (const head of table.tHead.querySelectorAll("th:not([data-fixed])")) {
+  for (const head of table.tHead.querySelectorAll("tr:last-child th:not([data-fixed])")) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
@@ -113,8 +114,13 @@ function listSections(nav) {
 
 // -------------------------------------------------------------------------------------- readings of charts
 
+// A path begins at a point and goes on in steps.
 function pointsOf(path) {
-  return path.getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
+  const numbers = path.getAttribute("d").match(/-?[\d.]+/g).map(Number);
+  const points = [];
+  let [x, y] = [0, 0];
+  for (let at = 0; at < numbers.length; at += 2) points.push([(x += numbers[at]), (y += numbers[at + 1])]);
+  return points;
 }
 
 function nearest(points, x) {
