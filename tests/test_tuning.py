@@ -382,8 +382,9 @@ def test_a_table_shows_the_runs_with_what_was_chosen(tmp_path: Path) -> None:
         "Supervised, equal clips": pytest.approx(20),
     }
     (line,) = [text for text in found["caption"] if "tuned" in text]
+    own = config_of(settings=NANO).experiment.train.lr
     assert "V@0.5 on validation videos, 30 % labelled, seed 0, 1 trials each of supervised, dual_guidance" in line
-    assert [item["reason"] for item in found["left_out"]] == ["train.lr 0.002 instead of 0.0007"]
+    assert [item["reason"] for item in found["left_out"]] == [f"train.lr {own:g} instead of 0.0007"]
     untuned = build_table("3", collect_runs([tmp_path / "runs"]), TableRequest(NANO))
     assert not [text for text in of_table(untuned).caption if "tuned" in text]
     assert sum(bool(entry and entry.mean) for row in untuned.entries for entry in row) == 3
