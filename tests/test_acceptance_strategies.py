@@ -23,7 +23,7 @@ from ssldet.runs.record import Record
 pytestmark = pytest.mark.acceptance
 
 SETTINGS = ("train.steps=160", "train.warmup=20", "train.burn_in=0.6", "train.lr=0.004", "train.log_every=16")
-"""A quarter of the nano preset's steps, three fifths of them the first stage."""
+"""A quarter of the nano preset's steps at twice its rate, three fifths of them the first stage."""
 
 GENTLE = ("unlabelled_weight=1", "unlabelled_ramp=0.5")
 """Published weights of 2 to 4 are for teachers that are mostly right: here they drown the labelled clips at once, and

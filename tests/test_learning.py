@@ -26,7 +26,6 @@ from ssldet_metrics.recall import Recall
 CLASSES = ("golf", "pullup", "pour", "shoot_bow")
 SETTINGS = [
     "train.steps=100",
-    "train.lr=0.002",
     "train.burn_in=0.6",
     "train.warmup=15",
     "train.epochs=5",
