@@ -112,8 +112,7 @@ class Chart:
     top: int = TOP
 
     @property
-    def drawn(self) -> int:
-        """How many lines it has."""
+    def line_count(self) -> int:
         return len(self.lines)
 
     @property
