@@ -316,8 +316,8 @@ class Machine(Options):
     CPU, and on a GPU what is quicker in a few rehearsed steps. It moves the last bits, as do the two that follow.
     """
     compile: Switch = "auto"
-    """Blocks of student and teacher are called through torch.compile, one group of clips at once; "auto" likewise, and
-    tried where training lasts longer than half an hour.
+    """Blocks of student and teacher are called through torch.compile; "auto" likewise, and tried where training lasts
+    longer than half an hour.
     """
     fused_optimizer: Switch = "auto"
     """One kernel moves all weights; "auto" likewise."""

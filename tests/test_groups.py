@@ -20,6 +20,9 @@ from ssldet.data.sampling import Sampling
 from ssldet.errors import TrainingError
 from ssldet.nn.batch_norm import (
     StatisticsSnapshot,
+    compilers_can_see,
+    hide_from_compilers,
+    let_compilers_see,
     normalised_in_groups,
     running_statistics_of_groups,
     statistics_kept,
@@ -291,10 +294,31 @@ LAYERS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+SEEN = {name: pair for name, pair in LAYERS.items() if compilers_can_see(pair[0]())}
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_takes_groups_for_batches_of_their_own(name: str) -> None:
     make, shape = LAYERS[name]
+    check_groups_are_batches(make(), shape)
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_so_does_a_layer_in_the_form_for_compilers(name: str) -> None:
+    make, shape = SEEN[name]
     layer = make()
+    let_compilers_see(layer)
+    check_groups_are_batches(layer, shape)
+    hide_from_compilers(layer)
+    assert type(layer) is type(make()) and vars(layer).keys() == vars(make()).keys()
+    check_groups_are_batches(layer, shape)
+
+
+def test_layers_that_do_more_than_normalise_are_hidden_from_compilers() -> None:
+    assert LAYERS.keys() - SEEN.keys() == {"of timm, with an activation"}
+
+
+def check_groups_are_batches(layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.randn(shape) * torch.arange(1, 7).view(-1, *[1] * (len(shape) - 1))
     apart = normalised(copy.deepcopy(layer), x.chunk(3))
@@ -307,7 +331,8 @@ def test_a_layer_takes_groups_for_batches_of_their_own(name: str) -> None:
         torch.testing.assert_close(together[2][entry], apart[2][entry], rtol=1e-6, atol=1e-6)
 
 
-def test_statistics_move_through_all_calls_of_a_group_before_the_next_group() -> None:
+@pytest.mark.parametrize("seen", [False, True])
+def test_statistics_move_through_all_calls_of_a_group_before_the_next_group(seen: bool) -> None:
     """As they do where each group goes through labelled and unlabelled clips before the next one comes."""
     torch.manual_seed(0)
     labelled, unlabelled = torch.randn(4, 3), torch.randn(4, 3) * 5 + 2
@@ -315,6 +340,8 @@ def test_statistics_move_through_all_calls_of_a_group_before_the_next_group() ->
     for group in range(2):
         for clips in (labelled, unlabelled):
             apart(clips[2 * group : 2 * group + 2])
+    if seen:
+        let_compilers_see(together)
     with running_statistics_of_groups(together):
         for clips in (labelled, unlabelled):
             with normalised_in_groups(together, 2):
@@ -323,14 +350,17 @@ def test_statistics_move_through_all_calls_of_a_group_before_the_next_group() ->
     torch.testing.assert_close(together.state_dict(), apart.state_dict())
 
 
-def test_an_error_leaves_statistics_and_layers_as_they_were() -> None:
+@pytest.mark.parametrize("seen", [False, True])
+def test_an_error_leaves_statistics_and_layers_as_they_were(seen: bool) -> None:
     layer = nn.BatchNorm1d(3)
+    if seen:
+        let_compilers_see(layer)
     refused = pytest.raises(ValueError, match="5 rows do not divide into 2 groups")
     with refused, running_statistics_of_groups(layer), normalised_in_groups(layer, 2):
         layer(torch.randn(4, 3))
         layer(torch.randn(5, 3))
     assert torch.equal(layer.running_mean, torch.zeros(3))
-    assert layer.momentum == 0.1 and "forward" not in vars(layer)
+    assert layer.momentum == 0.1 and "forward" not in vars(layer) and getattr(layer, "groups", 1) == 1
 
 
 def test_frozen_layers_know_no_groups() -> None:

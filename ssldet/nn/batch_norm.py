@@ -9,6 +9,8 @@ after group, each through all of its calls. Layers are those of torch, and class
 to 3d, `nn.SyncBatchNorm`, timm's); the names of their entries stay. Rows of a layer's input must be in the order of the
 clips, as those of a network over clips (or over the frames of one clip after another) are. What has its batch
 statistics from elsewhere, a call of `functional.batch_norm` for one, cannot be told of groups.
+
+What layers do in groups a compiler cannot see through; `let_compilers_see` gives them a form that it can.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssldet.nn.normalisation import BatchNorm3d
 
 
 @dataclass(slots=True)
@@ -151,14 +155,20 @@ def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
     token, held, record = _groups.set(groups), _held.get(), _record.get()
     moments: _Moments = defaultdict(list) if held is None else held
     noted = () if record is None else record.rows  # these look at the number of groups themselves
-    layers = [layer for layer in batch_norms(network) if layer.training and layer not in noted]
+    trained = [layer for layer in batch_norms(network) if layer.training and layer not in noted]
+    layers = [layer for layer in trained if not isinstance(layer, _Seen)]
+    seen = [layer for layer in trained if isinstance(layer, _Seen)]
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:  # an attribute of the instance goes before the method of its class
         layer.forward = partial(_in_groups, layer, layer.forward, groups, moments)  # type: ignore[method-assign]
+    for one in seen:
+        one.groups = groups
     try:
         yield
     finally:
         _groups.reset(token)
+        for one in seen:
+            one.hand_over(moments)
         for layer, forward in zip(layers, before, strict=True):
             del layer.forward
             if forward is not None:
@@ -237,11 +247,7 @@ def _copy(buffer: Tensor | None) -> Tensor | None:
 def _in_groups(
     layer: _BatchNorm, forward: Callable[[Tensor], Tensor], groups: int, moments: _Moments, x: Tensor
 ) -> Tensor:
-    if len(x) % groups:
-        raise ValueError(
-            f"{len(x)} rows do not divide into {groups} groups of clips; a layer of batch normalisation must see as "
-            "many rows of every clip, those of one clip after those of another"
-        )
+    _check_rows(x, groups)
     if layer.running_mean is None or layer.running_var is None:
         return torch.cat([forward(chunk) for chunk in x.chunk(groups)])
     with _own_statistics(layer, groups) as statistics:
@@ -252,6 +258,86 @@ def _in_groups(
             outputs.append(forward(chunk))
     moments[layer].append(statistics)
     return torch.cat(outputs)
+
+
+def _check_rows(x: Tensor, groups: int) -> None:
+    if len(x) % groups:
+        raise ValueError(
+            f"{len(x)} rows do not divide into {groups} groups of clips; a layer of batch normalisation must see as "
+            "many rows of every clip, those of one clip after those of another"
+        )
+
+
+def compilers_can_see(network: nn.Module) -> bool:
+    """Whether `let_compilers_see` has a form for all layers of a network."""
+    return all(isinstance(layer, _Seen) or type(layer) in _SEEN for layer in batch_norms(network))
+
+
+def let_compilers_see(network: nn.Module) -> None:
+    """From here on `normalised_in_groups` replaces no method of a network's layers; they compute groups themselves.
+
+    Entries and numbers stay, but for rounding. `hide_from_compilers` takes it back. `compilers_can_see` says whether a
+    network is fit for it.
+    """
+    for layer in batch_norms(network):
+        if not isinstance(layer, _Seen):
+            layer.__class__ = _SEEN[type(layer)]
+            vars(layer).update(groups=1, taken=[])
+
+
+def hide_from_compilers(network: nn.Module) -> None:
+    """Take back what `let_compilers_see` did."""
+    for layer in batch_norms(network):
+        if isinstance(layer, _Seen):
+            layer.__class__ = type(layer).__bases__[1]
+            del layer.groups, layer.taken
+
+
+class _Seen(_BatchNorm):
+    """A layer that normalises groups apart in plain operators, which a compiler turns into few kernels.
+
+    Attributes:
+        groups: how many equal chunks of the rows are batches of their own.
+        taken: means and variances, (g, c) each, of the calls in groups since the last `hand_over`.
+    """
+
+    groups: int
+    taken: list[tuple[Tensor, Tensor]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1 or not self.training:
+            return super().forward(x)
+        _check_rows(x, self.groups)
+        x_gnc = x.unflatten(0, (self.groups, -1)).float()
+        within = [1, *range(3, x_gnc.ndim)]
+        variance, mean = torch.var_mean(x_gnc, within, correction=0, keepdim=True)
+        of_channels = (-1, *(1 for _ in x.shape[2:]))
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight.view(of_channels)
+        normalised = (x_gnc - mean) * scale
+        if self.affine:
+            normalised = normalised + self.bias.view(of_channels)
+        if self.running_mean is not None:
+            rows = x_gnc.numel() // mean.numel()
+            unbiased = variance * (rows / (rows - 1))
+            self.taken.append((mean.detach().flatten(1), unbiased.detach().flatten(1)))
+        return normalised.to(x.dtype).flatten(0, 1)
+
+    def hand_over(self, moments: _Moments) -> None:
+        """Give up the statistics of the calls since the last time, and normalise all rows together again."""
+        for mean_gc, variance_gc in self.taken:
+            moments[self].append(_Statistics(mean_gc, variance_gc))
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(self.groups)
+        self.taken, self.groups = [], 1
+
+
+_SEEN: dict[type[_BatchNorm], type[_Seen]] = {
+    kind: type(f"Seen{kind.__name__}", (_Seen, kind), {})
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d)
+}
+"""The form for compilers of kinds of layers that normalise, and do nothing else, such as activate."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ None of it is part of a run: numbers move by rounding alone. Each is "on", "off"
 on a GPU is on where a few rehearsed steps take less time with it.
 
 channels_last     weights of convolutions lie channels last, and maps follow them; off leaves the layout as it is
-compile           torch.compile of the blocks of student and teacher, one group of clips at once; names of entries stay
+compile           torch.compile of the blocks of student and teacher; names of entries stay
 fused_optimizer   one kernel moves all weights
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ssldet.nn.batch_norm import compilers_can_see, hide_from_compilers, let_compilers_see
 from ssldet.nn.recomputing import blocks
 from ssldet.training.memory import free_memory
 from ssldet.util.devices import wait_for
@@ -93,21 +94,20 @@ class Accelerator:
         at_once: int,
         groups: int,
         steps: int,
-    ) -> int:
-        """Choose, once; returns how many groups are computed at once from here on.
+    ) -> None:
+        """Choose, once.
 
         Args:
             rehearsal: computes so many groups, forwards and backwards, without a trace.
-            at_once: groups that would be computed at once.
+            at_once: groups that are computed at once.
             groups: of a step, those of this process.
             steps: what is left to train.
         """
         if self.taken is None:
             measure = partial(self._measured, student, optimizer, rehearsal, at_once, groups)
             self.taken = choose(self.asked, measure if self.device.type == "cuda" else None, steps)
-            if "compile" in self.taken and self._attempt(student, self.taken, partial(rehearsal, 1)) is None:
+            if "compile" in self.taken and self._attempt(student, self.taken, partial(rehearsal, at_once)) is None:
                 self.taken -= {"compile"}
-        return 1 if "compile" in self.taken else at_once
 
     def apply(self, networks: Iterable[nn.Module], optimizer: Optimizer) -> None:
         """Let networks and the optimiser compute so; what does already is left alone."""
@@ -134,9 +134,8 @@ class Accelerator:
         groups: int,
         options: frozenset[str],
     ) -> float:
-        once = 1 if "compile" in options else at_once
-        of_part = self._attempt(student, options, partial(rehearsal, once))
-        seconds = math.inf if of_part is None else of_part * groups / once
+        of_part = self._attempt(student, options, partial(rehearsal, at_once))
+        seconds = math.inf if of_part is None else of_part * groups / at_once
         seconds += self._optimizer_seconds(optimizer, "fused_optimizer" in options)
         self.seconds[" + ".join(name for name in OPTIONS if name in options) or "none"] = seconds
         return seconds
@@ -196,12 +195,16 @@ def compile_blocks(network: nn.Module) -> None:
     dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS_OF_BLOCKS)
     for block in compiled_parts(network):
         if block._compiled_call_impl is None:
+            let_compilers_see(block)
             block.compile(dynamic=False)
 
 
 def compiled_parts(network: nn.Module) -> list[nn.Module]:
-    """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), or all of it where it has none."""
-    return list(blocks(network)) or [network]
+    """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), or all of it where it has none.
+
+    Parts with a layer that normalises in a way that a compiler cannot be shown stay as they are.
+    """
+    return [part for part in list(blocks(network)) or [network] if compilers_can_see(part)]
 
 
 def fuse(optimizer: Optimizer, fused: bool) -> None:
@@ -240,5 +243,6 @@ def _for_a_while(network: nn.Module, options: frozenset[str]) -> Iterator[None]:
     finally:
         for block in compiled_parts(network):
             block._compiled_call_impl = None
+            hide_from_compilers(block)
         for weight, values in before:
             weight.data = values

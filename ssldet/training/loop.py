@@ -243,10 +243,8 @@ class Training:
             DataError: clips cannot be read, or processes that make batches died twice.
         """
         end = self.steps if until is None else until
-        self.student.train()
         self._check_same()
-        self._choose_part()
-        self._accelerate()
+        self.prepare()
         keys = BatchKeys(range(self.counts.step, end), self.options.groups, self.burn_in, self._groups())
         try:
             with batch_source(self.source, keys, self.loader_workers, self.notices.append) as self.batches:
@@ -256,6 +254,12 @@ class Training:
         if not self.started and self.counts.step == self.steps:  # the first stage was all
             self._start()
         return self.counts.step == end
+
+    def prepare(self) -> None:
+        """Find out, once, how much of a step the device holds and how it is computed the quickest there."""
+        self.student.train()
+        self._choose_part()
+        self._accelerate()
 
     def _steps_until(
         self,
@@ -323,15 +327,14 @@ class Training:
 
         The first of several processes measures, and all compute as it says.
         """
-        self.accelerator.taken, at_once = self.ranks.from_first(self._measured_options)
-        self.groups_at_once = min(at_once, self.groups_at_once)
+        self.accelerator.taken = self.ranks.from_first(self._measured_options)
         self._rehearsed = None
         networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
         self.accelerator.apply(networks.values(), self.optimizer)
 
-    def _measured_options(self) -> tuple[frozenset[str] | None, int]:
-        """The options that are on, and how many groups are computed at once with them."""
-        at_once = self.accelerator.choose(
+    def _measured_options(self) -> frozenset[str] | None:
+        """The options that are on."""
+        self.accelerator.choose(
             self.student,
             self.optimizer,
             self._rehearse,
@@ -339,7 +342,7 @@ class Training:
             len(self._groups()),
             self.steps - self.counts.step,
         )
-        return self.accelerator.taken, at_once
+        return self.accelerator.taken
 
     def _reserve(self) -> int:
         """Bytes that a part must leave: a spare, the optimiser's moments, a teacher."""
