@@ -11,6 +11,7 @@ plain        float32, eager, one group of clips at once; the loop's own thread r
 bfloat16     the same loop with train.precision=bfloat16
 suite        bfloat16, views on the card, workers that read packed frames; layout, formulations, compilation and fused
              optimiser chosen by measurement, as in a run; 128 + 128 clips a step, as many steps as --seconds leaves
+kernels      what the card computes in a step of `suite`, by kind of kernel; only where --parts names it
 inference    clips of one video, float32, against clip by clip
 ucf24        hours of a run on all of UCF24 at the pace of `suite` and of `inference`
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,7 @@ import numpy as np
 import torch
 from bench_networks import ceilings, time_inference
 from common import machine
+from torch._C._autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssldet.config import resolve
@@ -54,7 +57,7 @@ UCF24 = {"first_stage_steps": 5580, "second_stage_steps": 22321, "test_frames": 
 GRAIN = 9.0
 """Noise on made-up frames, of 255 levels, so that stored frames are no smaller than real ones."""
 
-PARTS = {"plain", "suite", "inference"}
+PARTS = {"plain", "suite", "kernels", "inference"}
 
 
 @dataclass(slots=True)
@@ -175,19 +178,22 @@ class Bench:
         training.source.views_on_device = False
         return Steps(training, until).take(training.burn_in, 4, warm_up=1)
 
-    def suite(self, until: float) -> dict[str, Any]:
+    def suite(self, until: float, *, kernels: bool = False) -> dict[str, Any]:
         """The loop as a run has it on this device, in bfloat16; both stages."""
         settings = (f"train.precision={self.precision}", *self.settings)
         planned = self.planned(4 if self.small else 128, *settings, loader_workers=self.workers)
         began = time.perf_counter()
         training, convolutions = self.training(planned)
         say("suite: frames are stored, convolutions chosen")
+        training.prepare()
+        say(f"suite: {training.micro_batch} clips at once, {json.dumps(training.accelerator.as_record())}")
         first = Steps(training, until).take(0, 3, warm_up=3)
         say("suite: first stage measured")
         prepared = time.perf_counter() - began
         figures = Steps(training, until).take(training.burn_in, self.steps, warm_up=3)
         gflop = gflop_of_step(planned)
         return figures | {
+            **({"kernels": kernels_of_step(training)} if kernels else {}),
             "first_stage": first,
             "seconds_before_second_stage": round(prepared, 1),
             "clips_at_once": training.micro_batch,
@@ -211,6 +217,33 @@ def gflop_of_step(planned: Plan) -> float:
         network(clips).grid.sum().backward()
     trained, taught = 2 * (options.batch + options.unlabelled), options.unlabelled
     return 1e-9 * (trained * step.get_total_flops() + taught * forward.get_total_flops()) / len(clips)
+
+
+KERNELS = {
+    "compiled": ("triton",),
+    "batch normalisation": ("batch_norm", "bn_fw", "bn_bw", "batchnorm"),
+    "copies": ("copy", "memcpy", "catarray", "nchwtonhwc", "nhwctonchw", "memset"),
+    "convolutions and products": ("conv", "gemm", "xmma", "cutlass", "cudnn", "wgrad", "dgrad", "nvjet", "implicit"),
+}
+"""Kinds of kernels of a card, by parts of their names; the first that fits counts."""
+
+
+def kernels_of_step(training: Training) -> dict[str, float]:
+    """Seconds of the card in one more step, by kind of kernel, and of the step; on a CPU those of torch's operators."""
+    on_card = training.device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if on_card else torch.profiler.ProfilerActivity.CPU
+    training.run(until=training.counts.step + 1)  # starts the workers anew
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=[activity]) as profile:
+        training.run(until=training.counts.step + 1)
+    seconds: dict[str, float] = dict.fromkeys((*KERNELS, "others"), 0.0) | {"step": time.perf_counter() - began}
+    for event in profile.events():
+        if on_card and event.device_type != DeviceType.CUDA:
+            continue
+        name = event.name.lower()
+        kind = next((kind for kind, parts in KERNELS.items() if any(part in name for part in parts)), "others")
+        seconds[kind] += 1e-6 * (event.time_range.elapsed_us() if on_card else event.self_cpu_time_total)
+    return {name: round(each, 4) for name, each in seconds.items()}
 
 
 def peak_memory(device: torch.device) -> float:
@@ -255,6 +288,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few small clips")
     parser.add_argument("--parts", default="plain,suite,inference", help="what is measured, beside the card's ceilings")
     asked = parser.parse_args()
+    del sys.modules["__main__"].__file__  # workers would import this script, and all that it does, once each
     parts = set(asked.parts.split(","))
     if unknown := parts - PARTS:
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; choose of {', '.join(sorted(PARTS))}")
@@ -273,7 +307,7 @@ def main() -> None:
         for precision in ("float32", bench.precision)[: 1 if asked.small else 2] if "plain" in parts else ():
             report.add(f"plain, {precision}", bench.plain(precision, time.perf_counter() + 60))
         if "suite" in parts:
-            report.add("suite", bench.suite(time.perf_counter() + asked.seconds))
+            report.add("suite", bench.suite(time.perf_counter() + asked.seconds, kernels="kernels" in parts))
     if "inference" in parts:
         report.add("inference", time_inference(device, 24 if asked.small else 240))
     if {"suite", "inference"} <= parts:
