@@ -20,9 +20,9 @@ from ssldet.data.sampling import Sampling
 from ssldet.errors import TrainingError
 from ssldet.nn.batch_norm import (
     StatisticsSnapshot,
-    compilers_can_see,
-    hide_from_compilers,
-    let_compilers_see,
+    can_be_traced,
+    make_opaque,
+    make_traceable,
     normalised_in_groups,
     running_statistics_of_groups,
     statistics_kept,
@@ -294,7 +294,7 @@ LAYERS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-SEEN = {name: pair for name, pair in LAYERS.items() if compilers_can_see(pair[0]())}
+TRACEABLE = {name: pair for name, pair in LAYERS.items() if can_be_traced(pair[0]())}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -303,19 +303,19 @@ def test_a_layer_takes_groups_for_batches_of_their_own(name: str) -> None:
     check_groups_are_batches(make(), shape)
 
 
-@pytest.mark.parametrize("name", SEEN)
-def test_so_does_a_layer_in_the_form_for_compilers(name: str) -> None:
-    make, shape = SEEN[name]
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_so_does_a_traceable_layer(name: str) -> None:
+    make, shape = TRACEABLE[name]
     layer = make()
-    let_compilers_see(layer)
+    make_traceable(layer)
     check_groups_are_batches(layer, shape)
-    hide_from_compilers(layer)
+    make_opaque(layer)
     assert type(layer) is type(make()) and vars(layer).keys() == vars(make()).keys()
     check_groups_are_batches(layer, shape)
 
 
-def test_layers_that_do_more_than_normalise_are_hidden_from_compilers() -> None:
-    assert LAYERS.keys() - SEEN.keys() == {"of timm, with an activation"}
+def test_layers_that_do_more_than_normalise_are_not_made_traceable() -> None:
+    assert LAYERS.keys() - TRACEABLE.keys() == {"of timm, with an activation"}
 
 
 def check_groups_are_batches(layer: nn.Module, shape: tuple[int, ...]) -> None:
@@ -331,8 +331,8 @@ def check_groups_are_batches(layer: nn.Module, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(together[2][entry], apart[2][entry], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("seen", [False, True])
-def test_statistics_move_through_all_calls_of_a_group_before_the_next_group(seen: bool) -> None:
+@pytest.mark.parametrize("traceable", [False, True])
+def test_statistics_move_through_all_calls_of_a_group_before_the_next_group(traceable: bool) -> None:
     """As they do where each group goes through labelled and unlabelled clips before the next one comes."""
     torch.manual_seed(0)
     labelled, unlabelled = torch.randn(4, 3), torch.randn(4, 3) * 5 + 2
@@ -340,8 +340,8 @@ def test_statistics_move_through_all_calls_of_a_group_before_the_next_group(seen
     for group in range(2):
         for clips in (labelled, unlabelled):
             apart(clips[2 * group : 2 * group + 2])
-    if seen:
-        let_compilers_see(together)
+    if traceable:
+        make_traceable(together)
     with running_statistics_of_groups(together):
         for clips in (labelled, unlabelled):
             with normalised_in_groups(together, 2):
@@ -350,11 +350,11 @@ def test_statistics_move_through_all_calls_of_a_group_before_the_next_group(seen
     torch.testing.assert_close(together.state_dict(), apart.state_dict())
 
 
-@pytest.mark.parametrize("seen", [False, True])
-def test_an_error_leaves_statistics_and_layers_as_they_were(seen: bool) -> None:
+@pytest.mark.parametrize("traceable", [False, True])
+def test_an_error_leaves_statistics_and_layers_as_they_were(traceable: bool) -> None:
     layer = nn.BatchNorm1d(3)
-    if seen:
-        let_compilers_see(layer)
+    if traceable:
+        make_traceable(layer)
     refused = pytest.raises(ValueError, match="5 rows do not divide into 2 groups")
     with refused, running_statistics_of_groups(layer), normalised_in_groups(layer, 2):
         layer(torch.randn(4, 3))

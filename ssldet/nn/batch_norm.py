@@ -10,7 +10,7 @@ to 3d, `nn.SyncBatchNorm`, timm's); the names of their entries stay. Rows of a l
 clips, as those of a network over clips (or over the frames of one clip after another) are. What has its batch
 statistics from elsewhere, a call of `functional.batch_norm` for one, cannot be told of groups.
 
-What layers do in groups a compiler cannot see through; `let_compilers_see` gives them a form that it can.
+torch.compile cannot trace a method that was put in a layer's own; `make_traceable` gives layers a form that it can.
 """
 
 from __future__ import annotations
@@ -156,18 +156,18 @@ def normalised_in_groups(network: nn.Module, groups: int) -> Iterator[None]:
     moments: _Moments = defaultdict(list) if held is None else held
     noted = () if record is None else record.rows  # these look at the number of groups themselves
     trained = [layer for layer in batch_norms(network) if layer.training and layer not in noted]
-    layers = [layer for layer in trained if not isinstance(layer, _Seen)]
-    seen = [layer for layer in trained if isinstance(layer, _Seen)]
+    layers = [layer for layer in trained if not isinstance(layer, _Traceable)]
+    traceable = [layer for layer in trained if isinstance(layer, _Traceable)]
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:  # an attribute of the instance goes before the method of its class
         layer.forward = partial(_in_groups, layer, layer.forward, groups, moments)  # type: ignore[method-assign]
-    for one in seen:
+    for one in traceable:
         one.groups = groups
     try:
         yield
     finally:
         _groups.reset(token)
-        for one in seen:
+        for one in traceable:
             one.hand_over(moments)
         for layer, forward in zip(layers, before, strict=True):
             del layer.forward
@@ -268,33 +268,32 @@ def _check_rows(x: Tensor, groups: int) -> None:
         )
 
 
-def compilers_can_see(network: nn.Module) -> bool:
-    """Whether `let_compilers_see` has a form for all layers of a network."""
-    return all(isinstance(layer, _Seen) or type(layer) in _SEEN for layer in batch_norms(network))
+def can_be_traced(network: nn.Module) -> bool:
+    """Whether `make_traceable` has a form for every layer of a network that normalises batches."""
+    return all(isinstance(layer, _Traceable) or type(layer) in _TRACEABLE for layer in batch_norms(network))
 
 
-def let_compilers_see(network: nn.Module) -> None:
+def make_traceable(network: nn.Module) -> None:
     """From here on `normalised_in_groups` replaces no method of a network's layers; they compute groups themselves.
 
-    Entries and numbers stay, but for rounding. `hide_from_compilers` takes it back. `compilers_can_see` says whether a
-    network is fit for it.
+    Entries and numbers stay, but for rounding. `make_opaque` takes it back; `can_be_traced` says what it is for.
     """
     for layer in batch_norms(network):
-        if not isinstance(layer, _Seen):
-            layer.__class__ = _SEEN[type(layer)]
+        if not isinstance(layer, _Traceable):
+            layer.__class__ = _TRACEABLE[type(layer)]
             vars(layer).update(groups=1, taken=[])
 
 
-def hide_from_compilers(network: nn.Module) -> None:
-    """Take back what `let_compilers_see` did."""
+def make_opaque(network: nn.Module) -> None:
+    """Take back what `make_traceable` did."""
     for layer in batch_norms(network):
-        if isinstance(layer, _Seen):
+        if isinstance(layer, _Traceable):
             layer.__class__ = type(layer).__bases__[1]
             del layer.groups, layer.taken
 
 
-class _Seen(_BatchNorm):
-    """A layer that normalises groups apart in plain operators, which a compiler turns into few kernels.
+class _Traceable(_BatchNorm):
+    """A layer that normalises groups apart in plain operators, which torch.compile turns into few kernels.
 
     Attributes:
         groups: how many equal chunks of the rows are batches of their own.
@@ -333,11 +332,11 @@ class _Seen(_BatchNorm):
         self.taken, self.groups = [], 1
 
 
-_SEEN: dict[type[_BatchNorm], type[_Seen]] = {
-    kind: type(f"Seen{kind.__name__}", (_Seen, kind), {})
+_TRACEABLE: dict[type[_BatchNorm], type[_Traceable]] = {
+    kind: type(f"Traceable{kind.__name__}", (_Traceable, kind), {})
     for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d)
 }
-"""The form for compilers of kinds of layers that normalise, and do nothing else, such as activate."""
+"""The traceable form of kinds of layers that normalise, and do nothing else, such as activate."""
 
 
 @contextmanager

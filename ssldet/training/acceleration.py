@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ssldet.nn.batch_norm import compilers_can_see, hide_from_compilers, let_compilers_see
+from ssldet.nn.batch_norm import can_be_traced, make_opaque, make_traceable
 from ssldet.nn.recomputing import blocks
 from ssldet.training.memory import free_memory
 from ssldet.util.devices import wait_for
@@ -195,7 +195,7 @@ def compile_blocks(network: nn.Module) -> None:
     dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS_OF_BLOCKS)
     for block in compiled_parts(network):
         if block._compiled_call_impl is None:
-            let_compilers_see(block)
+            make_traceable(block)
             block.compile(dynamic=False)
 
 
@@ -204,7 +204,7 @@ def compiled_parts(network: nn.Module) -> list[nn.Module]:
 
     Parts with a layer that normalises in a way that a compiler cannot be shown stay as they are.
     """
-    return [part for part in list(blocks(network)) or [network] if compilers_can_see(part)]
+    return [part for part in list(blocks(network)) or [network] if can_be_traced(part)]
 
 
 def fuse(optimizer: Optimizer, fused: bool) -> None:
@@ -243,6 +243,6 @@ def _for_a_while(network: nn.Module, options: frozenset[str]) -> Iterator[None]:
     finally:
         for block in compiled_parts(network):
             block._compiled_call_impl = None
-            hide_from_compilers(block)
+            make_opaque(block)
         for weight, values in before:
             weight.data = values
