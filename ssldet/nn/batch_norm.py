@@ -10,7 +10,7 @@ to 3d, `nn.SyncBatchNorm`, timm's); the names of their entries stay. Rows of a l
 clips, as those of a network over clips (or over the frames of one clip after another) are. What has its batch
 statistics from elsewhere, a call of `functional.batch_norm` for one, cannot be told of groups.
 
-torch.compile cannot trace a method that was put in a layer's own; `make_traceable` gives layers a form that it can.
+torch.compile cannot trace a method that replaces a layer's own; `make_traceable` gives layers a form that it can.
 """
 
 from __future__ import annotations
