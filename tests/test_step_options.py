@@ -255,11 +255,24 @@ def test_a_gpu_is_measured_once_in_rehearsed_steps(monkeypatch: pytest.MonkeyPat
     weights = [torch.clone(parameter) for parameter in run.student.parameters()]
     accelerator = Accelerator({"fused_optimizer": "off"}, torch.device("cuda"), run.notices.append)
     for _ in range(2):
-        accelerator.choose(run.student, run.optimizer, rehearsal, 2, 4, 10**6)
-    assert accelerator.taken == {"channels_last"} and rehearsed == [2, 2, 2]
+        assert accelerator.choose(run.student, run.optimizer, rehearsal, 2, 4, 10**6) == 2
+    assert accelerator.taken == {"channels_last"} and rehearsed == [2, 2, 2, 1]
     assert accelerator.as_record()["seconds"]["none"] == 2.0 * 4 / 2 + 2.0
     assert weight.is_contiguous() and not is_compiled(run.student)  # until it is applied
     assert all(torch.equal(*pair) for pair in zip(weights, run.student.parameters(), strict=True))
+
+
+def test_compiled_blocks_that_need_more_memory_come_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained("dual_guidance", 4)
+
+    def rehearsal(groups: int) -> None:
+        if is_compiled(run.student) and groups > 1:
+            raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(acceleration, "seconds_of", lambda call, device: call() or 1.0)
+    accelerator = Accelerator({"compile": "on"}, run.device, run.notices.append)
+    assert accelerator.choose(run.student, run.optimizer, rehearsal, 4, 4, 10**6) == 1
+    assert accelerator.taken == {"compile"} and run.notices == []
 
 
 def test_a_cpu_computes_as_ever_unless_it_is_told_otherwise() -> None:

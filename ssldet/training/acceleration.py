@@ -85,6 +85,7 @@ class Accelerator:
         self.asked, self.device, self.say = dict(asked), device, say
         self.taken: frozenset[str] | None = None
         self.seconds: dict[str, float] = {}
+        self._compiled_at_once = 1
 
     def choose(
         self,
@@ -94,20 +95,25 @@ class Accelerator:
         at_once: int,
         groups: int,
         steps: int,
-    ) -> None:
-        """Choose, once.
+    ) -> int:
+        """Choose, once; returns how many groups are computed at once from here on.
+
+        Compiled blocks may take more memory than others, and come in halves then.
 
         Args:
             rehearsal: computes so many groups, forwards and backwards, without a trace.
-            at_once: groups that are computed at once.
+            at_once: groups that would be computed at once.
             groups: of a step, those of this process.
             steps: what is left to train.
         """
         if self.taken is None:
             measure = partial(self._measured, student, optimizer, rehearsal, at_once, groups)
             self.taken = choose(self.asked, measure if self.device.type == "cuda" else None, steps)
-            if "compile" in self.taken and self._attempt(student, self.taken, partial(rehearsal, at_once)) is None:
-                self.taken -= {"compile"}
+            if "compile" in self.taken:
+                seconds, self._compiled_at_once = self._of_group(student, self.taken, rehearsal, at_once)
+                if math.isinf(seconds):
+                    self.taken -= {"compile"}
+        return min(at_once, self._compiled_at_once) if "compile" in (self.taken or ()) else at_once
 
     def apply(self, networks: Iterable[nn.Module], optimizer: Optimizer) -> None:
         """Let networks and the optimiser compute so; what does already is left alone."""
@@ -134,25 +140,37 @@ class Accelerator:
         groups: int,
         options: frozenset[str],
     ) -> float:
-        of_part = self._attempt(student, options, partial(rehearsal, at_once))
-        seconds = math.inf if of_part is None else of_part * groups / at_once
-        seconds += self._optimizer_seconds(optimizer, "fused_optimizer" in options)
+        of_group, _ = self._of_group(student, options, rehearsal, at_once)
+        seconds = of_group * groups + self._optimizer_seconds(optimizer, "fused_optimizer" in options)
         self.seconds[" + ".join(name for name in OPTIONS if name in options) or "none"] = seconds
         return seconds
 
-    def _attempt(self, student: nn.Module, options: frozenset[str], call: Callable[[], None]) -> float | None:
-        """Seconds of a call with options; None where memory or the compiler does not do it."""
+    def _of_group(
+        self, student: nn.Module, options: frozenset[str], rehearsal: Callable[[int], None], at_once: int
+    ) -> tuple[float, int]:
+        """Seconds of a group with options, infinite where they cannot be had; how many groups are computed at once."""
+        while True:
+            try:
+                return self._attempt(student, options, partial(rehearsal, at_once)) / at_once, at_once
+            except torch.OutOfMemoryError:
+                free_memory()
+                if at_once == 1 or "compile" not in options:
+                    return math.inf, at_once
+                at_once //= 2
+
+    def _attempt(self, student: nn.Module, options: frozenset[str], call: Callable[[], None]) -> float:
+        """Seconds of a call with options; infinite where the compiler does not do it."""
         try:
             with _for_a_while(student, options):
                 return seconds_of(call, self.device)
         except torch.OutOfMemoryError:
-            return None
+            raise
         except Exception as error:  # of a compiler all are possible, those of wrong code that it made too
             if "compile" not in options:
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             self.say(f"the network cannot be compiled here, and computes as it is ({type(error).__name__}: {reason})")
-            return None
+            return math.inf
         finally:
             free_memory()
 

@@ -327,14 +327,15 @@ class Training:
 
         The first of several processes measures, and all compute as it says.
         """
-        self.accelerator.taken = self.ranks.from_first(self._measured_options)
+        self.accelerator.taken, at_once = self.ranks.from_first(self._measured_options)
+        self.groups_at_once = min(at_once, self.groups_at_once)
         self._rehearsed = None
         networks = self.strategy.networks(self.student) if self.started else {"student": self.student}
         self.accelerator.apply(networks.values(), self.optimizer)
 
-    def _measured_options(self) -> frozenset[str] | None:
-        """The options that are on."""
-        self.accelerator.choose(
+    def _measured_options(self) -> tuple[frozenset[str] | None, int]:
+        """The options that are on, and how many groups are computed at once with them."""
+        at_once = self.accelerator.choose(
             self.student,
             self.optimizer,
             self._rehearse,
@@ -342,7 +343,7 @@ class Training:
             len(self._groups()),
             self.steps - self.counts.step,
         )
-        return self.accelerator.taken
+        return self.accelerator.taken, at_once
 
     def _reserve(self) -> int:
         """Bytes that a part must leave: a spare, the optimiser's moments, a teacher."""
