@@ -24,7 +24,7 @@ from ssldet.detector.detector import GridDetector
 from ssldet.detector.weights import read_weights
 from ssldet.errors import ConfigError, WeightsError
 from ssldet_backbones import lite_weights
-from ssldet_backbones.lite_images import LiteImages, Pointwise, quickened
+from ssldet_backbones.lite_images import LiteImages, OneCall, quickened
 from ssldet_backbones.yowo_lite import LiteOptions, YOWOLite
 
 FACTS = DatasetFacts("made_up", ("sit", "stand", "walk"), ((0.9, 3.1), (1.7, 4.0), (1.8, 5.6), (3.1, 5.8), (4.9, 6.3)))
@@ -147,21 +147,45 @@ def test_folded_batch_normalisation_computes_the_same(pretrained: GridDetector) 
             assert difference(quick, slow) < 2e-5
 
 
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 2, 8), (5, 2, 8), (3, 2, 7), (3, 1, 8), (3, 2, (8, 7))])
-def test_padding_within_the_kernel_is_that_of_tensorflow(kernel: int, stride: int, size: int | tuple[int, int]) -> None:
-    layer = Conv2dSame(4, 4, kernel, stride, groups=4, bias=True).requires_grad_(False)
-    x = torch.rand(2, 4, *(size if isinstance(size, tuple) else (size, size)))
-    torch.testing.assert_close(quickened(layer)(x), layer(x))
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.Identity()], ids=["relu6", "none"])
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (nn.Conv2d(4, 6, 1), (5, 3)),
+        (nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False), (8, 8)),
+        (Conv2dSame(4, 4, 3, 2, groups=4), (8, 8)),
+        (Conv2dSame(4, 4, 5, 2, groups=4), (8, 8)),
+        (Conv2dSame(4, 4, 3, 2, groups=4), (7, 7)),
+        (Conv2dSame(4, 4, 3, 2, groups=4), (8, 7)),
+        (Conv2dSame(4, 6, 3, 1), (8, 8)),
+    ],
+    ids=["1x1", "depthwise", "same", "same, 5x5", "same, odd size", "same, odd width", "same, stride 1"],
+)
+def test_a_layer_in_one_call_computes_what_it_did(
+    layer: nn.Conv2d, size: tuple[int, int], activation: nn.Module
+) -> None:
+    layer.requires_grad_(False)
+    together, nothing = quickened(layer, activation)
+    assert isinstance(together, OneCall) and isinstance(nothing, nn.Identity)
+    for images in (2, 3, 2):  # weights are laid out for each number of images
+        x = (9 * torch.randn(images, 4, *size)).contiguous(memory_format=torch.channels_last)
+        computed = together(x)
+        torch.testing.assert_close(computed, activation(layer(x)))
+        assert computed.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_convolution_of_single_pixels_is_a_product() -> None:
-    layer = nn.Conv2d(4, 6, 1).requires_grad_(False)
-    x = torch.rand(2, 4, 5, 3).contiguous(memory_format=torch.channels_last)
-    quick = quickened(layer)(x)
-    torch.testing.assert_close(quick, layer(x))
-    assert isinstance(quickened(layer), Pointwise) and quick.is_contiguous(memory_format=torch.channels_last)
-    others = (nn.Conv2d(4, 6, 1, stride=2), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(4, 6, 1, padding=1))
-    assert [quickened(other) for other in others] == list(others)
+def test_other_numbers_than_float32_are_computed_layer_by_layer() -> None:
+    layer, activation = nn.Conv2d(4, 6, 1).requires_grad_(False), nn.ReLU6()
+    together, _ = quickened(layer, activation)
+    x = torch.randn(2, 4, 5, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert together(x).dtype == torch.bfloat16
+    assert torch.equal(together.double()(x.double()), activation(layer.double()(x.double())))
+
+
+def test_layers_of_another_kind_stay_what_they_are() -> None:
+    for pair in ((nn.Conv2d(4, 6, 1), nn.ReLU()), (nn.Conv3d(4, 6, 1), nn.ReLU6())):
+        assert quickened(*pair) == pair
 
 
 def test_changed_weights_are_folded_anew(pretrained: GridDetector) -> None:

@@ -25,6 +25,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssldet.nn.normalisation import BatchNorm3d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LayerPair = tuple[nn.Module, nn.Module]
+"""A convolution and what follows it."""
+
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -63,7 +66,9 @@ class FoldedBatchNorm:
 
 @torch.no_grad()
 def fold_batch_norm(
-    network: nn.Module, call: Callable[[], object], finish: Callable[[nn.Module], nn.Module] = lambda layer: layer
+    network: nn.Module,
+    call: Callable[[], object],
+    finish: Callable[[nn.Module, nn.Module], LayerPair] = lambda *pair: pair,
 ) -> FoldedBatchNorm:
     """Fold every batch normalisation that takes the whole output of a convolution of 1 to 3 dimensions, once a call.
 
@@ -72,13 +77,14 @@ def fold_batch_norm(
     Args:
         network: in evaluation mode.
         call: computes with the network as it will be used, such as `lambda: network(clips)`.
-        finish: what is put in the place of each folded convolution, which it gets: another one that computes the same.
+        finish: what is put in the places of each folded convolution and its normalisation. It gets the convolution and
+            what is left of the normalisation (its activation, or nothing), and returns two that compute the same.
     """
     pairs = _pairs_in(network, call)
     replacements: dict[nn.Module, nn.Module] = {}
     for convolution, normalisation in pairs:
-        replacements[convolution] = finish(_fused(convolution, normalisation))
-        replacements[normalisation] = _what_follows(normalisation)
+        finished = finish(_fused(convolution, normalisation), _what_follows(normalisation))
+        replacements[convolution], replacements[normalisation] = finished
     return FoldedBatchNorm(network, replacements)
 
 
