@@ -25,10 +25,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssldet.nn.normalisation import BatchNorm3d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d, nn.SyncBatchNorm)
+
 LayerPair = tuple[nn.Module, nn.Module]
 """A convolution and what follows it."""
-
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, slots=True)
