@@ -22,6 +22,7 @@ LAYERS = {
     "grouped, strided": Conv3d(64, 128, 3, 2, 1, groups=16),
     "depthwise": Conv3d(16, 16, 3, (1, 2, 2), 1, groups=16),
     "first": Conv3d(3, 8, 7, (1, 2, 2), 3, bias=False),
+    "first, uneven": Conv3d(2, 4, (3, 4, 5), (2, 2, 3), (1, 2, 0)),
     "unpadded": Conv3d(4, 8, (3, 1, 3), bias=True),
     "pointwise": Conv3d(8, 16, 1),
     "pointwise, strided": Conv3d(8, 16, 1, 2, bias=False),
@@ -54,7 +55,7 @@ def test_a_formulation_gives_the_numbers_and_gradients_of_torch(name: str, way: 
         layer.formulation = None
 
 
-@pytest.mark.parametrize("way", ["frames", "stacked"])
+@pytest.mark.parametrize("way", ["frames", "stacked", "squares"])
 def test_the_result_lies_as_the_layer_does(way: str) -> None:
     layer = copy.deepcopy(LAYERS["first"]).to(memory_format=torch.channels_last_3d)
     layer.formulation = way

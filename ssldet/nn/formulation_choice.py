@@ -24,11 +24,12 @@ from ssldet.nn.formulations import formulations_of
 from ssldet.util.devices import tensors_in, wait_for
 
 Layout = Literal["as it is", "contiguous", "channels last"]
-"""Of the weights of all 3D convolutions, which maps then follow."""
+"""Of the weights of all convolutions, which maps then follow."""
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
+FORMATS_2D = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
-REPEATS = 2
+REPEATS, ON_CPU = 6, 2
 """Timed calls of a layer or network, of which the quickest counts; one before them is not timed."""
 
 HOPELESS = 4
@@ -57,9 +58,10 @@ class ChosenFormulations:
     def apply(self, network: nn.Module) -> None:
         """Let a network compute so."""
         for name, layer in network.named_modules():
-            if not isinstance(layer, nn.Conv3d) or self.layout == "as it is":
+            if not isinstance(layer, nn.Conv2d | nn.Conv3d) or self.layout == "as it is":
                 continue
-            layer.weight.data = layer.weight.data.contiguous(memory_format=FORMATS[self.layout])
+            formats = FORMATS if isinstance(layer, nn.Conv3d) else FORMATS_2D
+            layer.weight.data = layer.weight.data.contiguous(memory_format=formats[self.layout])
             if isinstance(layer, Conv3d):
                 layer.formulation = self.formulations.get(name)
 
@@ -188,7 +190,7 @@ def _seconds(once: Callable[[], None], device: torch.device, backward: bool, bou
     """Of the quickest call; where the first one takes longer than a bound, of that one."""
     taken = []
     with torch.set_grad_enabled(backward):
-        for _ in range(REPEATS + 1):
+        for _ in range((ON_CPU if device.type == "cpu" else REPEATS) + 1):
             wait_for(device)
             began = time.perf_counter()
             once()

@@ -25,6 +25,7 @@ from ssldet.errors import ConfigError, DataError, RequestError, TrainingError
 from ssldet.nn import choose_formulations, frozen_layers
 from ssldet.runs import layout
 from ssldet.training.loop import rate_scales, takes_groups, takes_one_forward
+from ssldet.training.memory import free_memory
 from ssldet.util.files import content_hash, file_hash_once
 from ssldet.util.ranks import of_environment
 
@@ -436,10 +437,26 @@ def choose_convolutions(plan: Plan, student: Detector) -> Mapping[str, Any]:
     wanted = "plain" if plan.device.type == "cpu" else "measured"
     if (wanted if machine.convolutions == "auto" else machine.convolutions) == "plain":
         return {"layout": "as it is"}
-    clip, count = experiment.clip, 1 if plan.device.type == "cpu" else experiment.train.bn_batch
-    clips = torch.zeros(max(2, count), 3, clip.frames, clip.size, clip.size, device=plan.device)  # one has no variance
+    size = experiment.clip.frames, experiment.clip.size, experiment.clip.size
     autocast = experiment.train.precision == "bfloat16"
-    return choose_formulations(student, clips, backward=True, autocast=autocast).as_record()
+    for count in _clips_to_measure(plan):
+        clips = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)).to(plan.device)
+        try:
+            return choose_formulations(student, clips, backward=True, autocast=autocast).as_record()
+        except torch.OutOfMemoryError:
+            del clips
+        free_memory()  # not above: the error holds on to all that its frames do
+    return {"layout": "as it is"}
+
+
+def _clips_to_measure(plan: Plan) -> Sequence[int]:
+    """How many clips convolutions are measured over, and how many where the memory is too small for these.
+
+    Of few a GPU makes its results sooner than the processor asks for them, which hides what is quick and what is not.
+    """
+    batch = plan.config.experiment.train.bn_batch
+    counts = (1,) if plan.device.type == "cpu" else (4 * batch, batch)
+    return [max(2, count) for count in counts]  # one has no variance
 
 
 def _check_layers(plan: Plan, student: Detector) -> None:
