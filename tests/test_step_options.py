@@ -33,14 +33,15 @@ CHANNELS = 8
 
 
 class Blocks(nn.Module):
-    """G: two blocks, which draw (dropout) and normalise."""
+    """G: two blocks, which draw (dropout) and normalise, and a layer that normalises by itself."""
 
     def __init__(self, dropout: float = 0.25) -> None:
         super().__init__()
         self.layers = nn.Sequential(block(3, dropout), block(CHANNELS, dropout))
+        self.norm = nn.BatchNorm2d(CHANNELS)
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
-        features: Tensor = self.layers(clips_bcthw.mean(dim=2))
+        features: Tensor = self.norm(self.layers(clips_bcthw.mean(dim=2)))
         return features
 
 
@@ -300,8 +301,8 @@ def test_options_of_the_machine_move_numbers_by_rounding_alone(option: str) -> N
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler to compile with")
 @pytest.mark.filterwarnings("ignore")  # of the compiler, which speaks of its own parts
 def test_compiled_networks_compute_what_they_do_without() -> None:
-    """Student and teacher, of which two groups come at once; names of entries stay, statistics move in order."""
-    plain, run = trained("dual_guidance", 2, dropout=0), trained("dual_guidance", 4, dropout=0)
+    """Student and teacher, of which two groups come at once; they draw the same, statistics move in order."""
+    plain, run = trained("dual_guidance", 4), trained("dual_guidance", 4)
     run.accelerator = Accelerator({"compile": "on"}, run.device, run.notices.append)
     run.student.train()
     run._accelerate()
@@ -311,6 +312,8 @@ def test_compiled_networks_compute_what_they_do_without() -> None:
         torch.testing.assert_close(left[what], value, rtol=1e-3, atol=1e-5, msg=lambda m, w=what: f"{w}: {m}")
     teacher = run.strategy.teacher.network  # type: ignore[attr-defined]
     assert is_compiled(run.student) and is_compiled(teacher)
+    parts = {name for name, module in run.student.named_modules() if module in compiled_parts(run.student)}
+    assert parts == {"features.layers.0", "features.layers.1", "features.norm", "frame_head"}
     assert list(run.student.state_dict()) == list(teacher.state_dict()) == list(plain.student.state_dict())
 
 

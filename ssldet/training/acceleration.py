@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ssldet.nn.batch_norm import can_be_traced, make_opaque, make_traceable
@@ -40,6 +41,9 @@ WARM_UP, REPEATS = 2, 3
 
 KINDS_OF_BLOCKS = 64
 """How often the compiler may take up the code of a block anew, for another shape, another mode or other layers."""
+
+OF_COMPILER: dict[str, Any] = {"fallback_random": True}
+"""What networks draw is what they draw when they are not compiled."""
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -214,15 +218,26 @@ def compile_blocks(network: nn.Module) -> None:
     for block in compiled_parts(network):
         if block._compiled_call_impl is None:
             make_traceable(block)
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, options=OF_COMPILER)
 
 
 def compiled_parts(network: nn.Module) -> list[nn.Module]:
-    """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), or all of it where it has none.
+    """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), and what lies beside them.
 
-    Parts with a layer that normalises in a way that a compiler cannot be shown stay as they are.
+    A composite module without blocks is compiled as one, and so is a layer that normalises and stands by itself. Parts
+    with a layer that normalises in a way that a compiler cannot be shown stay as they are.
     """
-    return [part for part in list(blocks(network)) or [network] if can_be_traced(part)]
+    inner = set(blocks(network))
+    around = {parent for parent in network.modules() if not inner.isdisjoint(parent.modules())} - inner
+    return [part for part in _parts_of(network, inner, around) if can_be_traced(part)]
+
+
+def _parts_of(module: nn.Module, inner: set[nn.Module], around: set[nn.Module]) -> Iterator[nn.Module]:
+    if module in inner or (module not in around and (any(module.children()) or isinstance(module, _BatchNorm))):
+        yield module
+    elif module in around:
+        for child in module.children():
+            yield from _parts_of(child, inner, around)
 
 
 def fuse(optimizer: Optimizer, fused: bool) -> None:
