@@ -115,7 +115,7 @@ class WindowGeometry:
         """
         if not self.flip_b.any() and (self.window_b4 == torch.tensor([0, 0, self.size, self.size])).all():
             return normalised(weak_bthwc)
-        across_bow, down_boh = (self._shares(axis, weak_bthwc.device) for axis in (0, 1))
+        across_bow, down_boh = self._shares(weak_bthwc.device)
         mirrored_b11 = self.flip_b.to(weak_bthwc.device, non_blocking=True)[:, None, None]
         across_bow = torch.where(mirrored_b11, across_bow.flip(1), across_bow)
         b, t, h, w, c = weak_bthwc.shape
@@ -124,24 +124,24 @@ class WindowGeometry:
         rows = torch.bmm(columns.view(b, w * c * t, h), down_boh.transpose(1, 2)).add_(0.5).floor_()  # (b, x c t, y)
         return rows.view(b, w, c, t, h).permute(0, 2, 3, 4, 1).contiguous().div_(255)
 
-    def _shares(self, axis: int, device: torch.device) -> Tensor:
-        """(b, size, size): of each pixel of the strong view along x (0) or y (1), what those of the weak view add.
+    def _shares(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Along x and along y, (b, size, size): what the pixels of the weak view add to each of the strong view.
 
         torch resamples bytes with 16-bit weights; so these are multiples of the same power of two.
         """
         exact = torch.float32 if device.type == "mps" else torch.float64  # which mps has not
         first, last = min(int(self.window_b4.min()), 0), max(int(self.window_b4.max()), self.size)
         window_b4 = self.window_b4.to(device, non_blocking=True).to(exact)
-        low_b11, high_b11 = window_b4[:, axis, None, None], window_b4[:, axis + 2, None, None]
-        step_b11 = (high_b11 - low_b11) / self.size
+        low_2b11, high_2b11 = window_b4.T.reshape(2, 2, -1, 1, 1)  # of x and y
+        step_2b11 = (high_2b11 - low_2b11) / self.size
         pixel_p, place_o1 = torch.arange(first, last, device=device), torch.arange(self.size, device=device)[:, None]
-        centre_bo1 = low_b11 + (place_o1 + 0.5) * step_b11
-        shares_bop = (1 - (pixel_p + 0.5 - centre_bo1).abs() / step_b11.clamp_min(1)).clamp_min(0)
-        shares_bop = shares_bop * ((pixel_p >= low_b11) & (pixel_p < high_b11))
-        shares_bop = shares_bop / shares_bop.sum(dim=2, keepdim=True)  # with what lies outside the frame, and is black
-        unit_b11 = torch.exp2(1 - (LARGEST_WEIGHT / shares_bop.amax(dim=(1, 2), keepdim=True)).log2().ceil())
-        shares_bop = torch.floor(shares_bop / unit_b11 + 0.5) * unit_b11
-        return shares_bop[:, :, -first : self.size - first].float()
+        centre_2bo1 = low_2b11 + (place_o1 + 0.5) * step_2b11
+        shares_2bop = (1 - (pixel_p + 0.5 - centre_2bo1).abs() / step_2b11.clamp_min(1)).clamp_min(0)
+        shares_2bop = shares_2bop * ((pixel_p >= low_2b11) & (pixel_p < high_2b11))
+        shares_2bop = shares_2bop / shares_2bop.sum(dim=3, keepdim=True)  # and what lies outside, black
+        unit_2b11 = torch.exp2(1 - (LARGEST_WEIGHT / shares_2bop.amax(dim=(2, 3), keepdim=True)).log2().ceil())
+        shares_2bop = torch.floor(shares_2bop / unit_2b11 + 0.5) * unit_2b11
+        return shares_2bop[..., -first : self.size - first].float().unbind()
 
     def part(self, own: slice) -> WindowGeometry:
         """The geometry of some of the clips."""
