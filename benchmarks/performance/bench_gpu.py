@@ -8,9 +8,10 @@ random weights, the settings those of the preset `paper` but for what each part 
 
 plain        float32, eager, one group of clips at once; the loop's own thread reads raw frames and makes the views clip
              by clip, on the CPU; 32 + 32 clips a step
-bfloat16     the same loop with train.precision=bfloat16
+bfloat16     the same loop with train.precision=bfloat16; only where --parts names it
 suite        bfloat16, views on the card, workers that read packed frames; layout, formulations, compilation and fused
-             optimiser chosen by measurement, as in a run; 128 + 128 clips a step, as many steps as --seconds leaves
+             optimiser chosen by measurement, as in a run; 128 + 128 clips a step, as many steps as --seconds leaves;
+             then some of the first stage, of 128 clips
 kernels      what the card computes in a step of `suite`, by kind of kernel; only where --parts names it
 inference    clips of one video, float32, against clip by clip
 ucf24        hours of a run on all of UCF24 at the pace of `suite` and of `inference`
@@ -57,7 +58,10 @@ UCF24 = {"first_stage_steps": 5580, "second_stage_steps": 22321, "test_frames": 
 GRAIN = 9.0
 """Noise on made-up frames, of 255 levels, so that stored frames are no smaller than real ones."""
 
-PARTS = {"plain", "suite", "kernels", "inference"}
+FIRST_STAGE = 120
+"""Seconds for the first stage, compilation included."""
+
+PARTS = {"plain", "bfloat16", "suite", "kernels", "inference"}
 
 
 @dataclass(slots=True)
@@ -178,31 +182,34 @@ class Bench:
         training.source.views_on_device = False
         return Steps(training, until).take(training.burn_in, 4, warm_up=1)
 
-    def suite(self, until: float, *, kernels: bool = False) -> dict[str, Any]:
-        """The loop as a run has it on this device, in bfloat16; both stages."""
+    def suite(self, until: float, report: Report, *, kernels: bool = False) -> None:
+        """The loop as a run has it on this device, in bfloat16; the second stage, then the first."""
         settings = (f"train.precision={self.precision}", *self.settings)
         planned = self.planned(4 if self.small else 128, *settings, loader_workers=self.workers)
         began = time.perf_counter()
         training, convolutions = self.training(planned)
-        say("suite: frames are stored, convolutions chosen")
+        say(f"suite: frames are stored, convolutions chosen: {json.dumps(convolutions)}")
         training.prepare()
         say(f"suite: {training.micro_batch} clips at once, {json.dumps(training.accelerator.as_record())}")
-        first = Steps(training, until).take(0, 3, warm_up=3)
-        say("suite: first stage measured")
         prepared = time.perf_counter() - began
         figures = Steps(training, until).take(training.burn_in, self.steps, warm_up=3)
         gflop = gflop_of_step(planned)
-        return figures | {
-            **({"kernels": kernels_of_step(training)} if kernels else {}),
-            "first_stage": first,
-            "seconds_before_second_stage": round(prepared, 1),
-            "clips_at_once": training.micro_batch,
-            "options": training.accelerator.as_record(),
-            "convolutions": convolutions,
-            "peak_memory_gib": round(peak_memory(self.device), 1),
-            "gflop_a_step": round(gflop),
-            "gflop_a_second": round(gflop / figures["seconds_a_step"]),
-        }
+        report.add(
+            "suite",
+            figures
+            | {
+                "seconds_before_training": round(prepared, 1),
+                "clips_at_once": training.micro_batch,
+                "options": training.accelerator.as_record(),
+                "convolutions": convolutions,
+                "peak_memory_gib": round(peak_memory(self.device), 1),
+                "gflop_a_step": round(gflop),
+                "gflop_a_second": round(gflop / figures["seconds_a_step"]),
+            },
+        )
+        if kernels:
+            report.add("kernels", kernels_of_step(training))
+        report.add("first stage", Steps(training, time.perf_counter() + FIRST_STAGE).take(0, 3, warm_up=3))
 
 
 def gflop_of_step(planned: Plan) -> float:
@@ -251,12 +258,12 @@ def peak_memory(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
 
 
-def hours_of_ucf24(suite: Mapping[str, Any], inference: Mapping[str, Any]) -> dict[str, float]:
+def hours_of_ucf24(content: Mapping[str, Any]) -> dict[str, float]:
     """What the parts of a run would take."""
     seconds = {
-        "first stage": UCF24["first_stage_steps"] * suite["first_stage"]["seconds_a_step"],
-        "second stage": UCF24["second_stage_steps"] * suite["seconds_a_step"],
-        "detection": UCF24["test_frames"] / inference["clips_per_second"],
+        "first stage": UCF24["first_stage_steps"] * content["first stage"]["seconds_a_step"],
+        "second stage": UCF24["second_stage_steps"] * content["suite"]["seconds_a_step"],
+        "detection": UCF24["test_frames"] / content["inference"]["clips_per_second"],
     }
     return {name: round(each / 3600, 2) for name, each in {**seconds, "all": sum(seconds.values())}.items()}
 
@@ -304,14 +311,15 @@ def main() -> None:
             "videos": asked.videos and asked.videos.read_text().split(),
         }
         bench = Bench(device, data, Path(folder), asked.small, asked.workers, asked.steps, asked.set)
-        for precision in ("float32", bench.precision)[: 1 if asked.small else 2] if "plain" in parts else ():
-            report.add(f"plain, {precision}", bench.plain(precision, time.perf_counter() + 60))
+        for part, precision in (("plain", "float32"), ("bfloat16", "bfloat16")):
+            if part in parts:
+                report.add(f"plain, {precision}", bench.plain(precision, time.perf_counter() + 60))
         if "suite" in parts:
-            report.add("suite", bench.suite(time.perf_counter() + asked.seconds, kernels="kernels" in parts))
+            bench.suite(time.perf_counter() + asked.seconds, report, kernels="kernels" in parts)
     if "inference" in parts:
         report.add("inference", time_inference(device, 24 if asked.small else 240))
     if {"suite", "inference"} <= parts:
-        report.add("ucf24, hours", hours_of_ucf24(report.content["suite"], report.content["inference"]))
+        report.add("ucf24, hours", hours_of_ucf24(report.content))
 
 
 if __name__ == "__main__":
