@@ -37,9 +37,8 @@ import av
 import numpy as np
 import torch
 from bench_networks import ceilings, time_inference
-from common import machine
+from common import flop_counter, machine
 from torch._C._autograd import DeviceType
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssldet.config import resolve
 from ssldet.data.batches import ClipReader
@@ -218,9 +217,9 @@ def gflop_of_step(planned: Plan) -> float:
     with planned.device:
         network = planned.backbone.build(planned.dataset.facts, frame_head=True)
         clips = torch.empty(2, 3, clip.frames, clip.size, clip.size)
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
+    with flop_counter() as forward, torch.no_grad():
         network(clips)
-    with FlopCounterMode(display=False) as step:
+    with flop_counter() as step:
         network(clips).grid.sum().backward()
     trained, taught = 2 * (options.batch + options.unlabelled), options.unlabelled
     return 1e-9 * (trained * step.get_total_flops() + taught * forward.get_total_flops()) / len(clips)

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, peak_memory_mb, record
+from common import flop_counter, machine, peak_memory_mb, record
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import ssldet
 from ssldet.config import DetectOptions
@@ -96,7 +95,7 @@ def step_of(network: nn.Module, clips: torch.Tensor, autocast: bool) -> Callable
 def time_step(device: torch.device, clips: int, repeats: int) -> dict[str, Any]:
     network = yowo(device).train()
     batch = torch.rand(clips, 3, FRAMES, SIZE, SIZE, device=device)
-    with FlopCounterMode(display=False) as count:
+    with flop_counter() as count:
         before = step_of(network, batch, False)()
     plain = seconds_of(step_of(network, batch, False), device, repeats)
     figures: dict[str, Any] = {"loops_seconds": plain, "clips": clips, "gflop_a_step": count.get_total_flops() / 1e9}
@@ -186,20 +185,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", default="step,inference", help="what is measured, beside the device's ceilings")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = torch.device(asked.device)
     clips = asked.clips or (1 if device.type == "cpu" else 8)
     limits = ceilings(device)
-    step, inference = time_step(device, clips, asked.repeats), time_inference(device, asked.video)
+    parts: dict[str, dict[str, Any]] = {}
+    if "step" in asked.parts.split(","):
+        parts["step"] = time_step(device, clips, asked.repeats)
+    if "inference" in asked.parts.split(","):
+        parts["inference"] = time_inference(device, asked.video)
     common = {"threads": asked.threads, "ceilings": limits, "peak_memory_mb": peak_memory_mb()}
     if asked.json:
         place = machine() | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
-        asked.json.write_text(json.dumps({"machine": place, **common, "step": step, "inference": inference}, indent=2))
+        asked.json.write_text(json.dumps({"machine": place, **common, **parts}, indent=2))
         return
-    name = f"YOWO with ResNeXt-101, 16 x 224 x 224, on {device.type}"
-    record(f"{name}: a step of {clips} clip(s); plain eager float32", step | common | {"aim": "1.1x"})
-    record(f"{name}: inference, a clip; plain eager, clip by clip", inference | common | {"aim": "1.8x"})
+    titles = {
+        "step": (f"a step of {clips} clip(s); plain eager float32", "1.1x"),
+        "inference": ("inference, a clip; plain eager, clip by clip", "1.8x"),
+    }
+    for part, figures in parts.items():
+        title, aim = titles[part]
+        name = f"YOWO with ResNeXt-101, 16 x 224 x 224, on {device.type}: {title}"
+        record(name, figures | common | {"aim": aim})
 
 
 if __name__ == "__main__":

@@ -45,13 +45,14 @@ class ResNet3D(Branch):
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         runs = runs_of(clips_bcthw) if shares_frames(self.conv1, clips_bcthw.shape[2]) else ()
-        x = (
-            self._first_layers_of_runs(clips_bcthw, runs)
-            if runs
-            else self.maxpool(self._activated(self.conv1(clips_bcthw)))
-        )
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return torch.mean(x, dim=2)
+        if not runs:
+            return self._later_layers(self.maxpool(self._activated(self.conv1(clips_bcthw))))
+        x = self._first_layers_of_runs(clips_bcthw, runs)
+        # maps of one clip stay in the cache of a CPU
+        return torch.cat([self._later_layers(part) for part in (x.split(1) if x.device.type == "cpu" else (x,))])
+
+    def _later_layers(self, x: Tensor) -> Tensor:
+        return torch.mean(self.layer4(self.layer3(self.layer2(self.layer1(x)))), dim=2)
 
     def _activated(self, x: Tensor) -> Tensor:
         return F.relu(self.bn1(x), inplace=True)
