@@ -308,8 +308,9 @@ class Machine(Options):
     threads: int | None = Field(None, ge=1)
     """Threads of the arithmetic on the CPU; None leaves torch its own choice. Their number may move the last bits."""
     convolutions: Literal["auto", "plain", "measured"] = "auto"
-    """How 3D convolutions are computed: "plain" leaves them to torch; "measured" takes the layout and formulation that
-    are the quickest in a short measurement before training, which moves the last bits; "auto" is "measured" on a GPU.
+    """How convolutions are computed: "plain" leaves them to torch; "measured" takes the layout, and of 3D ones the
+    formulations, that are the quickest in a short measurement before training, which moves the last bits; "auto" is
+    "measured" on a GPU.
     """
     channels_last: Switch = "auto"
     """Weights of convolutions lie channels last, and maps with them: "on", "off" (as they are), or "auto": off on a

@@ -70,6 +70,11 @@ def test_the_layers_of_resnext_have_all_of_them() -> None:
     assert {"matmul", "frames", "stacked", "blocks of 8", "blocks of 64"} <= ways
 
 
+def test_squares_are_for_layers_without_dilation_in_space() -> None:
+    spread = Conv3d(3, 8, 3, (1, 2, 2), 1, dilation=(1, 2, 2))
+    assert "stacked" in formulations_of(spread) and "squares" not in formulations_of(spread)
+
+
 @pytest.mark.parametrize("other", [{"dilation": 2}, {"padding_mode": "replicate"}, {"padding": "same"}])
 def test_what_they_do_not_know_is_left_to_torch(other: dict[str, object]) -> None:
     assert formulations_of(Conv3d(4, 4, 3, groups=2, **{"padding": 1, **other})) == {}  # type: ignore[arg-type]

@@ -33,12 +33,12 @@ CHANNELS = 8
 
 
 class Blocks(nn.Module):
-    """G: two blocks, which draw (dropout) and normalise, and a layer that normalises by itself."""
+    """G: two blocks, which draw (dropout) and normalise, and if asked for a layer that normalises by itself."""
 
-    def __init__(self, dropout: float = 0.25) -> None:
+    def __init__(self, dropout: float = 0.25, norm: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(block(3, dropout), block(CHANNELS, dropout))
-        self.norm = nn.BatchNorm2d(CHANNELS)
+        self.norm = nn.BatchNorm2d(CHANNELS) if norm else nn.Identity()
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         features: Tensor = self.norm(self.layers(clips_bcthw.mean(dim=2)))
@@ -50,18 +50,18 @@ def block(inputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True), nn.Dropout(dropout))
 
 
-def detector(frame_head: bool = True, dropout: float = 0.25) -> GridDetector:
+def detector(frame_head: bool = True, dropout: float = 0.25, norm: bool = False) -> GridDetector:
     """A network whose features are blocks."""
     torch.manual_seed(3)
     head = FrameHead(CHANNELS, FACTS) if frame_head else None
     grid = nn.Conv2d(CHANNELS, len(ANCHORS) * (5 + FACTS.num_classes), 1)
-    return GridDetector(Blocks(dropout), grid, head, facts=FACTS, stride=16, options=GridOptions())
+    return GridDetector(Blocks(dropout, norm), grid, head, facts=FACTS, stride=16, options=GridOptions())
 
 
-def trained(name: str, micro_batch: int = 2, *, dropout: float = 0.25, **train: Any) -> Training:
+def trained(name: str, micro_batch: int = 2, *, dropout: float = 0.25, norm: bool = False, **train: Any) -> Training:
     """Training of a network of blocks, four groups a step."""
     strategy = STRATEGIES[name]()
-    student = detector(strategy.needs.frame_head, dropout)
+    student = detector(strategy.needs.frame_head, dropout, norm)
     return grouped(strategy, micro_batch, student=student, train=train)
 
 
@@ -302,7 +302,7 @@ def test_options_of_the_machine_move_numbers_by_rounding_alone(option: str) -> N
 @pytest.mark.filterwarnings("ignore")  # of the compiler, which speaks of its own parts
 def test_compiled_networks_compute_what_they_do_without() -> None:
     """Student and teacher, of which two groups come at once; they draw the same, statistics move in order."""
-    plain, run = trained("dual_guidance", 4), trained("dual_guidance", 4)
+    plain, run = trained("dual_guidance", 4, norm=True), trained("dual_guidance", 4, norm=True)
     run.accelerator = Accelerator({"compile": "on"}, run.device, run.notices.append)
     run.student.train()
     run._accelerate()

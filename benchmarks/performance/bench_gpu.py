@@ -11,7 +11,7 @@ plain        float32, eager, one group of clips at once; the loop's own thread r
 bfloat16     the same loop with train.precision=bfloat16; only where --parts names it
 suite        bfloat16, views on the card, workers that read packed frames; layout, formulations, compilation and fused
              optimiser chosen by measurement, as in a run; 128 + 128 clips a step, as many steps as --seconds leaves;
-             then some of the first stage, of 128 clips
+             then some of the first stage, of 128 clips (here it moves a teacher after each step, too)
 kernels      what the card computes in a step of `suite`, by kind of kernel; only where --parts names it
 inference    clips of one video, float32, against clip by clip
 ucf24        hours of a run on all of UCF24 at the pace of `suite` and of `inference`
@@ -300,6 +300,8 @@ def main() -> None:
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; choose of {', '.join(sorted(PARTS))}")
     if asked.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --device cpu --small tries the script without one")
+    if "kernels" in parts and "suite" not in parts:
+        parser.error("--parts: kernels are those of a step of suite, which must be named too")
     device, report = torch.device(asked.device), Report(asked.json)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     report.add("machine", machine() | gpu)

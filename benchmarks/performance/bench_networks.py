@@ -187,6 +187,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--parts", default="step,inference", help="what is measured, beside the device's ceilings")
     asked = parser.parse_args()
+    if unknown := set(asked.parts.split(",")) - {"step", "inference"}:
+        parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; choose of inference, step")
     torch.set_num_threads(asked.threads)
     device = torch.device(asked.device)
     clips = asked.clips or (1 if device.type == "cpu" else 8)

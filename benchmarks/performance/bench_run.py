@@ -37,6 +37,7 @@ def seconds_of(python: str, data_root: Path, results: Path, steps: int) -> float
 
 
 def _ssldet(python: str, data_root: Path, *options: str) -> str:
+    # -P: not the version of the folder that this is called from
     program = "from ssldet.cli import main; main()"  # older versions cannot be run as a module
     flags = [part for name, value in EXPERIMENT.items() for part in (f"--{name}", value)]
     command = [python, "-P", "-c", program, "run", *flags, "--threads", "1", "--data-root", str(data_root), *options]

@@ -91,7 +91,7 @@ def typical(function: Callable[[], object], repeats: int, warm_up: int = 1) -> d
 def record(name: str, figures: dict[str, Any]) -> None:
     """Put a benchmark's figures into the results file and the table; they name `seconds`, `loops_seconds`, `aim`."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[name] = {**figures, "ratio": round(figures["loops_seconds"] / figures["seconds"], 1), "machine": machine()}
+    results[name] = {**figures, "ratio": round(figures["loops_seconds"] / figures["seconds"], 2), "machine": machine()}
     results = dict(sorted(results.items()))
     write_json(RESULTS, results)
     rows = "".join(_row(key, found) for key, found in results.items())
@@ -111,8 +111,12 @@ def put_into_page(name: str, table: str) -> None:
 def _row(name: str, found: dict[str, Any]) -> str:
     place = f"{found['machine']['processor']}, {found['machine']['cores']} cores"
     memory = f"{found['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in found else ""
-    cells = [name, f"{found['seconds']:.3g}", f"{found['loops_seconds']:.4g}", f"{found['ratio']:.0f}x", found["aim"]]
+    cells = [name, f"{found['seconds']:.3g}", f"{found['loops_seconds']:.4g}", _times(found["ratio"]), found["aim"]]
     return f"| {' | '.join([*cells, memory, place])} |\n"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def flop_counter() -> FlopCounterMode:

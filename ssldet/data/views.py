@@ -138,7 +138,7 @@ class WindowGeometry:
         centre_2bo1 = low_2b11 + (place_o1 + 0.5) * step_2b11
         shares_2bop = (1 - (pixel_p + 0.5 - centre_2bo1).abs() / step_2b11.clamp_min(1)).clamp_min(0)
         shares_2bop = shares_2bop * ((pixel_p >= low_2b11) & (pixel_p < high_2b11))
-        shares_2bop = shares_2bop / shares_2bop.sum(dim=3, keepdim=True)  # and what lies outside, black
+        shares_2bop = shares_2bop / shares_2bop.sum(dim=3, keepdim=True)  # outside the frame it is black
         unit_2b11 = torch.exp2(1 - (LARGEST_WEIGHT / shares_2bop.amax(dim=(2, 3), keepdim=True)).log2().ceil())
         shares_2bop = torch.floor(shares_2bop / unit_2b11 + 0.5) * unit_2b11
         return shares_2bop[..., -first : self.size - first].float().unbind()

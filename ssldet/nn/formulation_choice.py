@@ -1,4 +1,4 @@
-"""The quickest layout and formulations of a network's 3D convolutions on the device at hand, by measurement.
+"""The quickest layout of a network's convolutions and formulations of its 3D ones, on the device at hand, measured.
 
     chosen = choose_formulations(network, clips, backward=True)
     chosen.as_record()   # what a run's record says of it
@@ -29,7 +29,7 @@ Layout = Literal["as it is", "contiguous", "channels last"]
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 FORMATS_2D = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
-REPEATS, ON_CPU = 6, 2
+REPEATS, REPEATS_ON_CPU = 6, 2
 """Timed calls of a layer or network, of which the quickest counts; one before them is not timed."""
 
 HOPELESS = 4
@@ -43,11 +43,11 @@ _Key = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class ChosenFormulations:
-    """How the 3D convolutions of a network are computed.
+    """How the convolutions of a network are computed.
 
     Attributes:
-        layout: of all of them.
-        formulations: name of a layer -> its formulation; torch's own is not listed.
+        layout: of all of them, in 2D and 3D.
+        formulations: name of a 3D layer -> its formulation; torch's own is not listed.
         seconds: of the network as it was ("as it is") and under what was tried, a call each.
     """
 
@@ -96,7 +96,9 @@ def choose_formulations(
     with torch.random.fork_rng(devices), torch.autocast(clips_bcthw.device.type, torch.bfloat16, enabled=autocast):
         trial = copy.deepcopy(network)
         inputs = _inputs_of_layers(trial, clips_bcthw)
-        key = (_place(clips_bcthw.device), backward, autocast, *((name, _key(*pair)) for name, pair in inputs.items()))
+        flat = [tuple(layer.weight.shape) for layer in trial.modules() if isinstance(layer, nn.Conv2d)]
+        named = ((name, _key(*pair)) for name, pair in inputs.items())
+        key = (_place(clips_bcthw.device), backward, autocast, *flat, *named)
         if key not in _chosen:
             _chosen[key] = _measured(trial, clips_bcthw, inputs, backward)
     _chosen[key].apply(network)
@@ -139,8 +141,8 @@ def _inputs_of_layers(network: nn.Module, clips_bcthw: Tensor) -> dict[str, tupl
 
 def _key(layer: Conv3d, x: Tensor) -> _Key:
     """What the time of a layer depends on."""
-    shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.groups)
-    return (*shape, layer.bias is None, tuple(x.shape), x.dtype)
+    shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return (*shape, layer.groups, layer.bias is None, tuple(x.shape), x.dtype)
 
 
 def _place(device: torch.device) -> _Key:
@@ -190,7 +192,7 @@ def _seconds(once: Callable[[], None], device: torch.device, backward: bool, bou
     """Of the quickest call; where the first one takes longer than a bound, of that one."""
     taken = []
     with torch.set_grad_enabled(backward):
-        for _ in range((ON_CPU if device.type == "cpu" else REPEATS) + 1):
+        for _ in range((REPEATS_ON_CPU if device.type == "cpu" else REPEATS) + 1):
             wait_for(device)
             began = time.perf_counter()
             once()

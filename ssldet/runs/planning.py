@@ -432,7 +432,7 @@ def build_student(plan: Plan) -> tuple[Detector, Mapping[str, Any]]:
 
 
 def choose_convolutions(plan: Plan, student: Detector) -> Mapping[str, Any]:
-    """Let the network compute its 3D convolutions as the machine's setting says, and give what a record says of it."""
+    """Let the network compute its convolutions as the machine's setting says, and give what a record says of it."""
     machine, experiment = plan.config.machine, plan.config.experiment
     wanted = "plain" if plan.device.type == "cpu" else "measured"
     if (wanted if machine.convolutions == "auto" else machine.convolutions) == "plain":
@@ -446,7 +446,7 @@ def choose_convolutions(plan: Plan, student: Detector) -> Mapping[str, Any]:
         except torch.OutOfMemoryError:
             del clips
         free_memory()  # not above: the error holds on to all that its frames do
-    return {"layout": "as it is"}
+    return {"layout": "as it is", "not_measured": "the memory of the device is too small"}
 
 
 def _clips_to_measure(plan: Plan) -> Sequence[int]:

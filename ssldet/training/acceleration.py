@@ -224,8 +224,9 @@ def compile_blocks(network: nn.Module) -> None:
 def compiled_parts(network: nn.Module) -> list[nn.Module]:
     """What of a network is compiled: its blocks (`ssldet.nn.recomputing.blocks`), and what lies beside them.
 
-    A composite module without blocks is compiled as one, and so is a layer that normalises and stands by itself. Parts
-    with a layer that normalises in a way that a compiler cannot be shown stay as they are.
+    A composite module without blocks is compiled as one, a list of modules piece by piece, and a layer that normalises
+    and stands by itself, too. Parts with a layer that normalises in a way that a compiler cannot be shown stay as they
+    are.
     """
     inner = set(blocks(network))
     around = {parent for parent in network.modules() if not inner.isdisjoint(parent.modules())} - inner
@@ -233,9 +234,10 @@ def compiled_parts(network: nn.Module) -> list[nn.Module]:
 
 
 def _parts_of(module: nn.Module, inner: set[nn.Module], around: set[nn.Module]) -> Iterator[nn.Module]:
-    if module in inner or (module not in around and (any(module.children()) or isinstance(module, _BatchNorm))):
+    is_taken_apart = module in around or isinstance(module, nn.ModuleList | nn.ModuleDict)  # which nobody calls
+    if module in inner or (not is_taken_apart and (any(module.children()) or isinstance(module, _BatchNorm))):
         yield module
-    elif module in around:
+    elif is_taken_apart:
         for child in module.children():
             yield from _parts_of(child, inner, around)
 
