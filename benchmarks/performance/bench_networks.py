@@ -187,16 +187,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--parts", default="step,inference", help="what is measured, beside the device's ceilings")
     asked = parser.parse_args()
-    if unknown := set(asked.parts.split(",")) - {"step", "inference"}:
+    wanted = set(asked.parts.split(","))
+    if unknown := wanted - {"step", "inference"}:
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; choose of inference, step")
     torch.set_num_threads(asked.threads)
     device = torch.device(asked.device)
     clips = asked.clips or (1 if device.type == "cpu" else 8)
     limits = ceilings(device)
     parts: dict[str, dict[str, Any]] = {}
-    if "step" in asked.parts.split(","):
+    if "step" in wanted:
         parts["step"] = time_step(device, clips, asked.repeats)
-    if "inference" in asked.parts.split(","):
+    if "inference" in wanted:
         parts["inference"] = time_inference(device, asked.video)
     common = {"threads": asked.threads, "ceilings": limits, "peak_memory_mb": peak_memory_mb()}
     if asked.json:

@@ -452,7 +452,7 @@ def choose_convolutions(plan: Plan, student: Detector) -> Mapping[str, Any]:
 def _clips_to_measure(plan: Plan) -> Sequence[int]:
     """How many clips convolutions are measured over, and how many where the memory is too small for these.
 
-    Of few a GPU makes its results sooner than the processor asks for them, which hides what is quick and what is not.
+    On a GPU as many as a group of the second stage has: labelled and unlabelled clips, and as many partners.
     """
     batch = plan.config.experiment.train.bn_batch
     counts = (1,) if plan.device.type == "cpu" else (4 * batch, batch)
