@@ -17,16 +17,18 @@ from ssldet.nn import ChosenFormulations, Conv3d, choose_formulations, formulati
 from ssldet.nn.formulations import formulations_of
 from ssldet.runs import planning
 
-LAYERS = {
-    "grouped": Conv3d(64, 64, 3, 1, 1, groups=32, bias=False),
-    "grouped, strided": Conv3d(64, 128, 3, 2, 1, groups=16),
-    "depthwise": Conv3d(16, 16, 3, (1, 2, 2), 1, groups=16),
-    "first": Conv3d(3, 8, 7, (1, 2, 2), 3, bias=False),
-    "first, uneven": Conv3d(2, 4, (3, 4, 5), (2, 2, 3), (1, 2, 0)),
-    "unpadded": Conv3d(4, 8, (3, 1, 3), bias=True),
-    "pointwise": Conv3d(8, 16, 1),
-    "pointwise, strided": Conv3d(8, 16, 1, 2, bias=False),
-}
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    LAYERS = {
+        "grouped": Conv3d(64, 64, 3, 1, 1, groups=32, bias=False),
+        "grouped, strided": Conv3d(64, 128, 3, 2, 1, groups=16),
+        "depthwise": Conv3d(16, 16, 3, (1, 2, 2), 1, groups=16),
+        "first": Conv3d(3, 8, 7, (1, 2, 2), 3, bias=False),
+        "first, uneven": Conv3d(2, 4, (3, 4, 5), (2, 2, 3), (1, 2, 0)),
+        "unpadded": Conv3d(4, 8, (3, 1, 3), bias=True),
+        "pointwise": Conv3d(8, 16, 1),
+        "pointwise, strided": Conv3d(8, 16, 1, 2, bias=False),
+    }
 EVERY = [(name, way) for name, layer in LAYERS.items() for way in formulations_of(layer)]
 FORMATS = {"contiguous": torch.contiguous_format, "last": torch.channels_last_3d}
 
