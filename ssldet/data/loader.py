@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ssldet.contracts import Batch
 from ssldet.data.batches import BatchSource, DrawnBatch
 from ssldet.data.sampling import ClipRefs
+from ssldet.data.transport import Parcel
 from ssldet.errors import DataError, SsldetError
 from ssldet.util.interrupts import SIGNALS, leave_signals_to_parent
 from ssldet.util.temporary import keep_sockets_apart
@@ -182,7 +183,8 @@ class BatchLoader:
         """The next batch, or what is wrong with it, from workers that are replaced once."""
         while True:
             try:
-                drawn: DrawnBatch | SsldetError = next(self._batches)
+                sent = next(self._batches)
+                drawn: DrawnBatch | SsldetError = sent.unpack() if isinstance(sent, Parcel) else sent  # pinned ones are
                 return drawn
             except (RuntimeError, OSError, EOFError) as error:
                 dead = self._dead()
@@ -219,23 +221,26 @@ class BatchLoader:
         return f"step {key.step + 1} (videos {', '.join(videos[:SHOWN_VIDEOS])}{more})"
 
 
-class _Made(Dataset[DrawnBatch | SsldetError]):
-    """The batches of some keys as a worker makes them. `at_w2`: the process of each worker, and the key it is at."""
+class _Made(Dataset[Parcel]):
+    """The batches of some keys as a worker sends them, or what is wrong with one.
+
+    `at_w2`: the process of each worker, and the key it is at.
+    """
 
     def __init__(self, source: BatchSource, keys: BatchKeys, at_w2: Tensor) -> None:
         self.source, self.keys, self.at_w2 = source, keys, at_w2
 
-    def __getitem__(self, place: int) -> DrawnBatch | SsldetError:
+    def __getitem__(self, place: int) -> Parcel:
         if worker := get_worker_info():
             self.at_w2[worker.id] = torch.tensor([multiprocessing.current_process().pid, place])
         key = self.keys[place]
         try:
-            return self.source.drawn(key.step, key.part, key.parts, unlabelled=key.unlabelled)
+            return Parcel(self.source.drawn(key.step, key.part, key.parts, unlabelled=key.unlabelled))
         except SsldetError as error:  # torch would put a worker's traceback into its message
-            return error
+            return Parcel(error)
 
 
-def _loader(made: _Made, place: int, workers: int) -> DataLoader[DrawnBatch | SsldetError]:
+def _loader(made: _Made, place: int, workers: int) -> DataLoader[Parcel]:
     """The batches of the keys from `place` on, one by one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # more workers than cores: the user's to choose
@@ -253,8 +258,8 @@ def _loader(made: _Made, place: int, workers: int) -> DataLoader[DrawnBatch | Ss
         )
 
 
-def _as_it_is(drawn: Any) -> Any:
-    return drawn
+def _as_it_is(sent: Any) -> Any:
+    return sent
 
 
 def _context() -> multiprocessing.context.BaseContext:
