@@ -59,7 +59,7 @@ def multiplications(branch: Branch, shape: Sequence[int]) -> int:
     branch.to("meta")
     for module in branch.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = _same  # type: ignore[method-assign]
+            module.forward = _same  # type: ignore[assignment, method-assign]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         branch(torch.empty(shape, device="meta"))
     return int(counter.get_total_flops()) // 2
