@@ -155,6 +155,7 @@ def test_figures_of_runs_are_written_and_printed(results: Path, tmp_path: Path, 
     assert list(content["runs"].values()) == ["a" * 12, "b" * 12]
     first = out.read_bytes()
     assert b"fixmatch" in first  # text stays text
+    assert b"seed 0" in first
     figure(kind, "a", "b", "--results", results, "--out", out)
     assert out.read_bytes() == first
 

@@ -56,14 +56,14 @@ def run_figure(
 
 def _curves(runs: Mapping[str, Run]) -> DrawnFigure:
     panels = run_figures.log_panels(runs)
-    figure = run_drawing.draw_panels(panels, "What the logs have over training", "step")
+    figure = run_drawing.draw_panels(panels, f"What the logs have over training{_shared(runs)}", "step")
     return DrawnFigure(figure, _content(runs) | {"panels": _plain(panels)})
 
 
 def _scores(kind: str, runs: Mapping[str, Run], metric: str) -> DrawnFigure:
     place = run_figures.place_of(runs, metric)
     data = str(next(iter(runs.values())).dataset)
-    title = f"{metric} on {data}, protocol {place[1]}"
+    title = f"{metric} on {data}, protocol {place[1]}{_shared(runs, dataset=False)}"
     content = _content(runs) | {"number": ":".join(place)}
     if kind == "classes":
         bars = run_figures.class_bars(runs, place, metric)
@@ -84,6 +84,14 @@ def _confusion(runs: Mapping[str, Run], data_root: str | Path | None) -> DrawnFi
     title = f"{label}, {run.dataset}\npercent of the truth boxes of a class, by the detection with IoU 0.5 on them"
     content = {"rows": matrix.classes, "columns": [*matrix.predicted, "missed"], "counts": matrix.counts_kp.tolist()}
     return DrawnFigure(run_drawing.draw_confusion(matrix, title), _content(runs) | plain(content))
+
+
+def _shared(runs: Mapping[str, Run], *, dataset: bool = True) -> str:
+    """Data set and seed of runs, where all have the same, to be put behind a title."""
+    seeds = {f"seed {run.experiment.seed}" for run in runs.values()}
+    told = [{str(run.dataset) for run in runs.values()}, seeds] if dataset else [seeds]
+    facts = [next(iter(values)) for values in told if len(values) == 1]
+    return "".join(f", {fact}" for fact in facts)
 
 
 def _content(runs: Mapping[str, Run]) -> dict[str, object]:
