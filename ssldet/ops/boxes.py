@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from ssldet.ops.compiled import compiled
 
@@ -84,6 +83,8 @@ def nms(boxes_n4: Tensor, ranking_n: Tensor, clip_n: Tensor, iou_threshold: floa
 
 def _nms_on_device(boxes_n4: Tensor, ranking_n: Tensor, clip_n: Tensor, iou_threshold: float) -> Tensor:
     """`nms` by torchvision's kernel: right anywhere, quick on a GPU."""
+    from torchvision.ops import batched_nms  # as long to import as torch itself, and the CPU does without
+
     # float64: batched_nms may shift clips apart by an offset, which would round float32 coordinates
     kept: Tensor = batched_nms(boxes_n4.detach().double(), ranking_n.detach().double(), clip_n, iou_threshold)
     return kept
