@@ -9,7 +9,7 @@ from helpers import FACTS, MULTILABEL
 from ssldet.contracts import DatasetFacts, PseudoLabels, Targets, Truth, Video
 from ssldet.data.sampling import ClipRefs
 from ssldet.data.targets import TruthTable
-from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter, Watch, unlabelled_ratio
+from ssldet.training.diagnostics import WARNINGS, PseudoLabelMeter, Watch, teaches, unlabelled_ratio
 
 TRUE_BOX = [10.0, 10, 40, 50]
 
@@ -104,6 +104,12 @@ def test_an_epoch_without_a_pseudo_label_is_warned_of() -> None:
     assert watch.look(9, 1.0, ACCEPTED) == []
     assert watch.look(9, 1.0, NOTHING) == []
     assert watch.look(1, 1.0, NOTHING) == [WARNINGS["pseudo_labels"]]
+
+
+def test_cells_and_maps_teach_without_a_box() -> None:
+    assert teaches({"box": 1.0, "map_u": 0.2}) and teaches({"box_u": 0.1})
+    assert not teaches({"box": 1.0, "box_u": 0.0, "temporal_u": 0.3})
+    assert Watch(epoch=10).look(20, 1.0, NOTHING, taught=True) == []
 
 
 def test_a_watch_goes_on_from_its_state() -> None:

@@ -61,6 +61,19 @@ def test_layers_in_evaluation_mode_stay_so() -> None:
     assert all(torch.equal(before[name], value) for name, value in layers.state_dict().items())
 
 
+def test_a_student_that_labels_does_so_in_evaluation_mode() -> None:
+    """In the midst of a part, whose student trains: what it says then, and its statistics, are those of evaluation."""
+    student = network()
+    student(torch.randn(8, 3, 6, 6) * 3 + 1)
+    x, wanted = torch.randn(4, 3, 6, 6), copy.deepcopy(student).eval()
+    with normalised_together(student, ALONE):
+        said = student.eval()(x)
+        student.train()
+    torch.testing.assert_close(said, wanted(x))
+    for name, buffer in wanted.named_buffers():
+        assert torch.equal(student.get_buffer(name), buffer)
+
+
 def test_it_is_another_step_than_that_of_groups() -> None:
     apart = after_steps(grouped(STRATEGIES["mean_teacher"](), 2), steps=1)
     run = grouped(STRATEGIES["mean_teacher"](), 2, train={"micro_batch": "auto", "sync_bn": True})

@@ -24,7 +24,7 @@ from ssldet_strategies.cell_maps import cells_of, centre_maps, mirrored, objectn
 from ssldet_strategies.consistency import Consistency, consistency_loss, foreground, js_divergence
 from ssldet_strategies.error_recovery import ErrorRecovery, recovery_loss
 from ssldet_strategies.flexmatch import FlexMatch, class_thresholds, clip_classes
-from ssldet_strategies.mixing import GREY, Shown, erased, mixed_up, mosaic
+from ssldet_strategies.mixing import GREY, Shown, erased, mixed_up, mosaic, shuffled
 from ssldet_strategies.mixpl import MixPL
 from ssldet_strategies.softmatch import SoftMatch, align, soft_weights
 from ssldet_strategies.stable_mean_teacher import StableMeanTeacher
@@ -112,6 +112,19 @@ def test_the_consistency_loss_by_hand() -> None:
     loss = consistency_loss(clip, mirror, SINGLE_LABEL, 32, None)
     assert loss.item() == pytest.approx(js + boxes, rel=1e-5)
     assert consistency_loss(clip, mirror, SINGLE_LABEL, 32, 0.85).item() == 0
+
+
+def test_classes_of_multilabel_data_are_compared_one_by_one() -> None:
+    """Objectness 1 and 1; class probabilities (1/2, 1/2) and (1/2, 1/4) by sigmoids, each against its absence."""
+    facts = replace(MULTI_LABEL, classes=("left", "right"), poses=0, class_ratios=())
+    one, other = (cells([1 - 1e-6] * 2, [[1.0, 1.0]] * 2, HALVES) for _ in range(2))
+    one.classes_bnk = torch.zeros(1, 2, 2)
+    other.classes_bnk = torch.logit(torch.tensor([[[0.5, 0.25]] * 2]))
+    middle = (0.375, 0.625)
+    js = sum(
+        0.5 * p * math.log(p / m) for pair in ((0.5, 0.5), (0.25, 0.75)) for p, m in zip(pair, middle, strict=True)
+    )
+    assert consistency_loss(one, other, facts, 32, 0.5).item() == pytest.approx(js, rel=1e-3)
 
 
 def test_background_cells_of_the_clip_are_left_out() -> None:
@@ -319,6 +332,15 @@ def test_mixup_is_the_mean_of_two_clips_with_the_boxes_of_both() -> None:
     assert mixed.targets.box_mask_b.tolist() == [True, True]
 
 
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_no_clip_is_mixed_with_itself(count: int) -> None:
+    for seed in range(10):
+        order_b = shuffled(count, torch.Generator().manual_seed(seed))
+        assert sorted(order_b.tolist()) == list(range(count))
+        assert (order_b != torch.arange(count)).all()
+    assert shuffled(1, torch.Generator()).tolist() == [0]
+
+
 def test_a_mosaic_shows_four_clips_at_half_size() -> None:
     boxes = [(clip, [0.0, 0, 4, 2], clip % 3) for clip in range(4)]
     made = mosaic(shown([0.1, 0.2, 0.3, 0.4], boxes), torch.tensor([3, 1, 0, 2]))
@@ -443,6 +465,24 @@ def test_map_and_difference_terms_by_hand() -> None:
     teacher = batch.unlabelled.geometry.warp(torch.full((4, 1, 2, 2), 1 / (1 + math.exp(-1))))
     assert terms["map_u"].item() == pytest.approx(2 * (0.5 - teacher).square().mean().item(), rel=1e-5)
     assert terms["difference_u"].item() == pytest.approx(0, abs=1e-10)
+
+
+def test_the_student_agrees_with_the_map_and_with_what_the_teachers_recovery_makes_of_it() -> None:
+    """As above, where R' adds 2 to the logit of the second key frame's map alone, and R is something else."""
+    strategy, student = started(StableMeanTeacher, unlabelled_ramp=0.0, unlabelled_weight=1.0)
+    for network, logit in ((student, 0.0), (strategy.teacher.network, 1.0)):
+        constant_objectness(network, logit)
+    with torch.no_grad():
+        strategy.teacher_recovery.layers[4].bias.fill_(2.0)
+        strategy.recovery.layers[4].bias.fill_(-7.0)
+    batch = tiny_batch(SINGLE_LABEL, strategy.needs)
+    assert batch.unlabelled is not None
+    terms = strategy.losses(batch, student, TINY_PROGRESS).terms
+    plain, mended = (
+        batch.unlabelled.geometry.warp(torch.full((4, 1, 2, 2), 1 / (1 + math.exp(-logit)))) for logit in (1.0, 3.0)
+    )
+    expected = (0.5 - plain).square().mean() + (0.5 - mended).square().mean()
+    assert terms["map_u"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_difference_term_compares_changes_over_time() -> None:

@@ -198,7 +198,7 @@ def test_labelled_clips_and_strong_views_may_go_through_the_student_at_once(kind
 
 PUBLISHED: dict[type[TeacherStudent], dict[str, float]] = {
     PseudoLabel: {"o_th": 0.9, "unlabelled_weight": 2},
-    UnbiasedTeacher: {"o_th": 0.7, "unlabelled_weight": 4, "ema_decay": 0.9996, "focal_gamma": 1.5},
+    UnbiasedTeacher: {"o_th": 0.7, "unlabelled_weight": 4, "ema_decay": 0.9996},
     SoftTeacher: {"class_th": 0.9, "o_th": 0.5, "unlabelled_weight": 4, "ema_decay": 0.999, "spread_th": 0.02},
     DenseTeacher: {"top": 0.01, "class_weight": 4, "box_weight": 1, "quality_weight": 1, "ema_decay": 0.9996},
     EfficientTeacher: {"o_th": 0.1, "tau2": 0.6, "unlabelled_weight": 3, "ema_decay": 0.999, "last_decay": 0.9999},
@@ -284,6 +284,15 @@ def test_the_class_loss_of_unbiased_teacher_is_focal(form: str) -> None:
     assert less.item() == pytest.approx(expected, rel=1e-5) and min(losses) > 0
     (gradient,) = torch.autograd.grad(less, student.box_head.weight)
     assert gradient.any()
+
+
+def test_a_class_loss_that_is_focal_is_not_made_so_twice() -> None:
+    strategy, student = started(UnbiasedTeacher)
+    assert student.region.form == "giou" and strategy.gamma(student) == 1.5
+    for form in ("paper", "yowo"):
+        student.region = student.region.model_copy(update={"form": form})
+        assert strategy.gamma(student) == 0
+        assert started(UnbiasedTeacher, focal_gamma=0.5)[0].gamma(student) == 0.5
 
 
 def test_unbiased_teacher_regresses_no_pseudo_box() -> None:
@@ -401,6 +410,33 @@ def test_the_parts_of_dense_teacher_by_hand() -> None:
     )
 
 
+def test_the_term_of_dense_teacher_is_the_weighted_sum_of_its_parts() -> None:
+    """Under autocast of a GPU, too, where torch refuses its own cross-entropy of probabilities."""
+    boxes = torch.tensor([[[0.0, 0, 16, 32], [16, 0, 32, 32]]])
+    cells = Cells(torch.zeros(1, 2), torch.zeros(1, 2, 1), boxes, ((1, 1, 2),))
+    given = {
+        "clip_m": torch.tensor([0]),
+        "cell_m": torch.tensor([0]),
+        "boxes_m4": torch.tensor([[0.0, 0, 16, 16]]),
+        "objectness_m": torch.tensor([0.9]),
+        "scores_mk": torch.tensor([[0.8]]),
+    }
+    with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):
+        parts = dense_losses(cells, given, torch.ones(1, 2, 1))
+    assert parts["cls"].item() == pytest.approx((0.3**2 + 0.5**2) * math.log(2), rel=1e-5)
+
+    strategy, student = started(DenseTeacher, "random", linear_ramp=0)
+    batch = tiny_batch(SINGLE_LABEL, strategy.needs)
+    assert batch.unlabelled is not None
+    predictions = strategy.teacher.predict(batch.unlabelled.weak_bcthw)
+    view = strategy.strong_view(strategy.pseudo_labels(predictions), predictions, batch)
+    made = student(view.clips_bcthw)
+    found = strategy.unlabelled_terms(student, (made, None), view, {})["box_u"]
+    of_student = student.cells(made)
+    parts = dense_losses(of_student, view.extras, of_student.classes_bnk.softmax(-1))
+    assert found.item() == pytest.approx((4 * parts["cls"] + parts["box"] + parts["quality"]).item(), rel=1e-5)
+
+
 def test_positives_are_the_top_of_a_groups_cells() -> None:
     strategy, _ = started(DenseTeacher, top=0.2)
     decoded = Decoded(torch.zeros(2, 5, 4), torch.arange(10.0).view(2, 5) / 10, torch.ones(2, 5, 3))
@@ -509,6 +545,37 @@ def test_the_threshold_is_the_mode_of_the_positive_component() -> None:
     """Two heaps apart have their own means; equal scores have theirs; -1 is no score."""
     scores = torch.tensor([[0.1, 0.2, 0.1, 0.2, 0.8, 0.9, -1], [0.6, 0.6, 0.6, 0.6, -1, -1, -1]])
     assert positive_mode(scores).tolist() == pytest.approx([0.85, 0.6], abs=1e-3)
+
+
+def test_the_mode_of_heaps_that_overlap_is_that_of_expectation_and_maximisation() -> None:
+    """Fifty rounds in plain numbers, from the least and the greatest score with the variance of all."""
+    scores = [0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.72, 0.75, 0.8]
+    centre = sum(scores) / len(scores)
+    variance = [sum((score - centre) ** 2 for score in scores) / len(scores)] * 2
+    mean, weight = [min(scores), max(scores)], [0.5, 0.5]
+    for _ in range(50):
+        density = [
+            [weight[i] / math.sqrt(variance[i]) * math.exp(-((x - mean[i]) ** 2) / (2 * variance[i])) for i in (0, 1)]
+            for x in scores
+        ]
+        share = [[part / sum(both) for part in both] for both in density]
+        total = [sum(row[i] for row in share) for i in (0, 1)]
+        mean = [sum(row[i] * x for row, x in zip(share, scores, strict=True)) / total[i] for i in (0, 1)]
+        variance = [
+            sum(row[i] * (x - mean[i]) ** 2 for row, x in zip(share, scores, strict=True)) / total[i] for i in (0, 1)
+        ]
+        weight = [total[i] / len(scores) for i in (0, 1)]
+    assert positive_mode(torch.tensor([scores])).item() == pytest.approx(max(mean), abs=1e-4)
+
+
+def test_a_full_queue_holds_the_last_clips_and_not_the_least_sure_boxes() -> None:
+    strategy, student = started(ConsistentTeacher, queue=4)
+    found = records([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [[1.0, 0, 0]] * 6)
+    found.clip_n = torch.tensor([2, 0, 2, 1, 0, 2])
+    strategy.candidates = lambda predictions: found
+    strategy.pseudo_labels(strategy.teacher.predict(torch.rand(3, 3, 4, 32, 32)))
+    strategy.after_step(student, TINY_PROGRESS)
+    torch.testing.assert_close(strategy.queue_kq[0], torch.tensor([0.6, 0.9, 0.7, 0.4]))
 
 
 def test_queues_hold_the_last_scores_of_each_class_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

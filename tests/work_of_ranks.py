@@ -69,10 +69,12 @@ class Forgetful(Remembering):
 
 
 JOINT = "dual_guidance, all groups normalised together"
+JOINT_SHARED = "fixmatch, all groups normalised together"
 
 CASES: Mapping[str, Callable[[], Strategy]] = {
     **{name: STRATEGIES[name] for name in ("dual_guidance", "fixmatch", "supervised, equal clips")},
     JOINT: STRATEGIES["dual_guidance"],
+    JOINT_SHARED: STRATEGIES["fixmatch"],
     "consistent_teacher": lambda: ConsistentTeacher(ConsistentTeacher.Config(first_tau=0.1)),
     "flexmatch": lambda: FlexMatch(FlexMatch.Config(tau=0.1, o_th=0.1)),
     "softmatch": lambda: SoftMatch(SoftMatch.Config(o_th=0.1)),
@@ -81,7 +83,9 @@ CASES: Mapping[str, Callable[[], Strategy]] = {
 }
 
 
-EXTRA: Mapping[str, Mapping[str, Any]] = {JOINT: {"sync_bn": True, "micro_batch": "auto"}}
+TOGETHER = {"sync_bn": True, "micro_batch": "auto"}
+
+EXTRA: Mapping[str, Mapping[str, Any]] = {JOINT: TOGETHER, JOINT_SHARED: TOGETHER}
 """Settings of the schedule that some cases have of their own."""
 
 

@@ -11,11 +11,13 @@ two Gaussians, that of boxes which are nothing and that of boxes which are somet
 Published: queues of 100 scores, moving average 0.9995, lambda_u 2.
 
 Deviations. This is the third of the published method's three parts; its anchor assignment and its head are parts of a
-detector, not of a strategy. The mixture is fitted by expectation and maximisation from the least and the greatest
-score with the variance of all of them, for a fixed number of rounds; the published code takes in place of the mode that
-score of the queue which is the likeliest of those nearer to the positive component. Before a class has
-`min_scores` scores its threshold is `first_tau`. Queues move after a step by all its clips, so that the number of parts
-of a step changes nothing. A box no longer counts when it is at tau_c exactly. The decay of the average has a warm-up.
+detector, not of a strategy. The mixture is fitted by expectation and maximisation from the least and the greatest score
+with the variance of all of them, for a fixed number of rounds; the published code takes in place of the mode that score
+of the queue which is the likeliest of those nearer to the positive component. There boxes first compete within their
+image, of which about as many stay as their scores add up to; here every candidate enters a queue. Before a class has
+`min_scores` scores its threshold is `first_tau` (published code: 0). Queues move after a step by all its clips, so that
+the number of parts of a step changes nothing. A box no longer counts when it is at tau_c exactly. The decay of the
+average has a warm-up.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class ConsistentTeacher(AveragedTeacher):
     def pseudo_labels(self, predictions: Predictions) -> PseudoLabels:
         """Boxes above the threshold of their class; all candidates will enter the queues."""
         candidates = self.candidates(predictions)
-        self._seen.append((candidates.scores_nk.argmax(dim=1), candidates.confidence_n))
+        by_clip = candidates.clip_n.argsort(stable=True)  # by confidence a full queue would hold the least sure boxes
+        self._seen.append((candidates.scores_nk.argmax(dim=1)[by_clip], candidates.confidence_n[by_clip]))
         rows, labels = guided_boxes(candidates, predictions, self.teacher.network.facts, self.config)
         kept = candidates[rows]
         tau_n = self.tau_k.to(kept.confidence_n)[kept.scores_nk.argmax(dim=1)]
@@ -97,6 +100,8 @@ class ConsistentTeacher(AveragedTeacher):
     def after_step(self, student: Detector, progress: Progress) -> None:
         """Let the boxes of the step into the queues, in however many parts and processes they came."""
         super().after_step(student, progress)
+        if not self._seen:
+            return
         seen = (progress.gather(torch.cat(parts)).cpu() for parts in zip(*self._seen, strict=True))
         classes_n, scores_n = seen
         for label in classes_n.unique().tolist():

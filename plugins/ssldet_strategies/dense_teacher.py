@@ -15,8 +15,11 @@ Deviations. The published detector (FCOS) has a class probability and a centerne
 classes: o x class stands for the former, o for the latter. Its views share their geometry, so that a cell is the same
 in both; here a cell of the teacher answers in the strong view to the cell below the centre of its carried box, of the
 same anchor, and one that the crop pushed out answers to none. The top 1 % is of a group's clips, and at least one cell;
-the denominator is at least 1, so that a teacher which finds nothing teaches next to nothing. The log counts what
-suppression leaves of S. The decay of the average has a warm-up. There are no candidates that guidance could filter.
+sums over S are over those of its cells that have an answer, and the denominator is at least 1, so that a teacher which
+finds nothing teaches next to nothing. All three parts have one denominator (published code: the second and the third
+are means over S, weighted by the teacher's centerness in the former), and labelled clips are trained on in one view
+(published code: in both). The log counts what suppression leaves of S. The decay of the average has a warm-up. There
+are no candidates that guidance could filter.
 """
 
 from __future__ import annotations
@@ -161,7 +164,8 @@ def dense_losses(cells: Cells, given: Mapping[str, Tensor], classes_bnk: Tensor)
     p_bnk = cells.confidence_bn.sigmoid()[:, :, None] * classes_bnk
     y_bnk = torch.zeros_like(p_bnk)
     y_bnk[at] = scores_mk.to(y_bnk)
-    entropy_bnk = functional.binary_cross_entropy(p_bnk.clamp(SMALLEST, 1 - SMALLEST), y_bnk, reduction="none")
+    sure_bnk = p_bnk.clamp(SMALLEST, 1 - SMALLEST)  # torch's own cross-entropy of them is refused under autocast
+    entropy_bnk = -(y_bnk * sure_bnk.log() + (1 - y_bnk) * torch.log1p(-sure_bnk))
     overlap_m = aligned_giou(cells.boxes_bn4[at], given["boxes_m4"])
     quality = functional.binary_cross_entropy_with_logits(
         cells.confidence_bn[at], given["objectness_m"], reduction="sum"

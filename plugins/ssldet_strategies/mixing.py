@@ -78,6 +78,14 @@ def mixed_up(shown: Shown, others: Shown) -> Shown:
     return Shown((shown.clips_bcthw + others.clips_bcthw) / 2, _united([shown.targets, others.targets]))
 
 
+def shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """A permutation (count,) that leaves nothing where it is, unless there is one thing only."""
+    ring_b = torch.randperm(count, generator=generator)
+    order_b = torch.empty_like(ring_b)
+    order_b[ring_b] = ring_b.roll(1)
+    return order_b
+
+
 def mosaic(shown: Shown, order_b: Tensor) -> Shown:
     """Four clips of an order, then the next four and so on, each at half size in a quarter of one.
 

@@ -7,8 +7,8 @@ the student sees mixtures of unlabelled clips with the pseudo-boxes of all of th
 u are the strong views with erased patches: up to 19 a clip, each of up to a tenth of the sides; a box of which
 patches cover 0.7 or more is dropped. Pseudo-boxes are those of an averaged teacher above tau (`o_th`).
 
-Deviations. The published code mixes with images of earlier steps (a cache of 8), ours with clips of the same group in
-another order, so that a step needs nothing of the last one; a group of b has b // 4 mosaics, at least one (published:
+Deviations. The published code mixes with images of earlier steps (a cache of 8), ours with other clips of the same
+group, so that a step needs nothing of the last one; a group of b has b // 4 mosaics, at least one (published:
 one of four cached images, of random size). All frames of a clip have the same patches, of grey (published: the mean
 colour). A mixture in which no clip has a pseudo-box adds nothing (published: it is background). The average is of
 constant decay 0.9998 in the published code; here the decay's warm-up bounds it. With a frame head a mixture has a
@@ -25,8 +25,9 @@ from ssldet.contracts import Batch, Detector, Needs, Predictions, PseudoLabels
 from ssldet.data.targets import concat_targets
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair, unlabelled_pair_terms
+from ssldet.training.pseudo_labels import Confidence
 from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
-from ssldet_strategies.mixing import Shown, count_mosaics, erased, mixed_up, mosaic, taken
+from ssldet_strategies.mixing import Shown, count_mosaics, erased, mixed_up, mosaic, shuffled, taken
 
 
 class MixPL(AveragedTeacher):
@@ -37,6 +38,8 @@ class MixPL(AveragedTeacher):
 
         o_th: float = Field(0.3, ge=0, le=1)
         """tau; a box of the teacher is a pseudo-box when its confidence is above (strictly)."""
+        confidence: Confidence = "objectness_class"
+        """The confidence of a box: objectness, or objectness x best class."""
         unlabelled_weight: float = Field(2.0, ge=0)
         """lambda_u: weight of all terms of unlabelled clips."""
         ema_decay: float = Field(0.9998, ge=0, lt=1)
@@ -84,7 +87,7 @@ class MixPL(AveragedTeacher):
 
     def mixtures(self, strong: Shown, generator: torch.Generator) -> tuple[Shown, Shown]:
         """Mixup and mosaics of a group's strong views; the generator gives the patches and the order."""
-        order_b = torch.randperm(len(strong.clips_bcthw), generator=generator).to(strong.clips_bcthw.device)
+        order_b = shuffled(len(strong.clips_bcthw), generator).to(strong.clips_bcthw.device)
         first, second, third = (self._erased(strong, generator) for _ in range(3))
         return mixed_up(first, second.take(order_b).mirrored()), mosaic(third.mirrored(), order_b)
 

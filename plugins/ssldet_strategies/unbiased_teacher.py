@@ -12,9 +12,9 @@ unlabelled images as labelled ones (`train.unlabelled_batch`).
 Deviations. The detector is one-stage: L_obj, its objectness with the no-object part, stands for the losses of the
 published proposal network, and L_cls is the detector's class loss of each box, whatever form it has. Where that is
 cross-entropy, p is the probability of the box's class; the forms `paper` and `yowo` of the region loss are focal
-already, and take `focal_gamma=0`. Labelled boxes keep the detector's loss. The decay of the average has a warm-up
-(`ema_warmup`): with 0.9996 alone a short training would end with the teacher that it began with. Strong views are the
-suite's; colours and cutout are asked for by `views`.
+already, and are not made so twice (`focal_gamma`). Labelled boxes keep the detector's loss. The decay of the average
+has a warm-up (`ema_warmup`): with 0.9996 alone a short training would end with the teacher that it began with. Strong
+views are the suite's; colours and cutout are asked for by `views`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from torch import Tensor
 
 from ssldet.contracts import Batch, Detector, LabelledBatch, Needs, Predictions, PseudoLabels
 from ssldet.data.batches import concat_labelled
+from ssldet.detector.detector import GridDetector
 from ssldet.training.guidance import GuidanceOptions, guided_boxes
 from ssldet.training.objectives import PredictionPair
 from ssldet.training.pseudo_labels import Confidence
 from ssldet.training.teachers import AveragedTeacher, AverageOptions, StrongView
+
+PUBLISHED_GAMMA = 1.5
 
 SMALLEST_LOSS = 1e-6
 """Below it the slope of (1 - p)^gamma might have no bound."""
@@ -50,8 +53,10 @@ class UnbiasedTeacher(AveragedTeacher):
         """lambda_u, the weight of all terms of unlabelled clips."""
         ema_decay: float = Field(0.9996, ge=0, lt=1)
         """Decay of the average: teacher = decay * teacher + (1 - decay) * student after each step."""
-        focal_gamma: float = Field(1.5, ge=0)
-        """gamma, of the class loss of pseudo-boxes; 0 leaves the detector's own."""
+        focal_gamma: float | None = Field(None, ge=0)
+        """gamma, of the class loss of pseudo-boxes; 0 leaves the detector's own. None means 1.5, or 0 where that is a
+        region loss which is focal itself (forms `paper` and `yowo`).
+        """
         both_views: bool = True
         """Labelled clips are trained on in the weak view too; without it as they come."""
 
@@ -80,18 +85,25 @@ class UnbiasedTeacher(AveragedTeacher):
         labels.targets.weights_n3 = boxes_n4.new_tensor([[0.0, 1.0, 1.0]]).repeat(len(boxes_n4), 1)
         return labels
 
+    def gamma(self, student: Detector) -> float:
+        """gamma of the class loss of pseudo-boxes, given whose loss it is."""
+        if self.config.focal_gamma is not None:
+            return self.config.focal_gamma
+        return 0.0 if isinstance(student, GridDetector) and student.region.form != "giou" else PUBLISHED_GAMMA
+
     def unlabelled_terms(
         self, student: Detector, pair: PredictionPair, view: StrongView, details: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """The usual terms, of which the class loss is made focal, box by box."""
         weights_n3 = view.targets.weights_n3
-        if weights_n3 is None or not len(weights_n3) or self.config.focal_gamma == 0:
+        gamma = self.gamma(student)
+        if weights_n3 is None or not len(weights_n3) or gamma == 0:
             return super().unlabelled_terms(student, pair, view, details)
         weights_n3 = weights_n3.clone().requires_grad_()
         view = replace(view, targets=replace(view.targets, weights_n3=weights_n3))
         terms = super().unlabelled_terms(student, pair, view, details)
         clips = len(view.targets.box_mask_b)
-        less = focal_reduction(terms["box_u"], weights_n3, self.config.focal_gamma, clips)
+        less = focal_reduction(terms["box_u"], weights_n3, gamma, clips)
         terms["box_u"] = terms["box_u"] - less
         details["box_u/cls"] = details.get("box_u/cls", torch.zeros_like(less)) - less.detach()
         return terms

@@ -43,7 +43,12 @@ def normalised_together(network: nn.Module, ranks: Ranks) -> Iterator[None]:
 
 
 def _forward(layer: _BatchNorm, forward: Callable[[Tensor], Tensor], ranks: Ranks, x: Tensor) -> Tensor:
-    """Normalise here, and let the layer do the rest as it does in evaluation, with a mean of 0 and a deviation of 1."""
+    """Normalise here, and let the layer do the rest as it does in evaluation, with a mean of 0 and a deviation of 1.
+
+    A layer that is in evaluation mode, where the student labels clips itself, computes as it does there.
+    """
+    if not layer.training:
+        return forward(x)
     x_nc = x.float().movedim(1, -1).reshape(-1, x.shape[1])
     count, total_c = _summed(ranks, x_nc.new_tensor([len(x_nc)])), _summed(ranks, x_nc.sum(dim=0))
     mean_c = total_c / count

@@ -207,11 +207,12 @@ def clips_per_step(plan: Plan) -> dict[str, float]:
     paired_u = 1 + (options.pair_share if needs.has_partners else 0)
     unlabelled = options.unlabelled if needs.unlabelled else 0
     extra = options.unlabelled if needs.extra_labelled else 0
+    groups = options.groups
     return {
         "first": options.batch * paired,
         "second": (options.batch + extra) * paired
         + unlabelled * paired_u
-        + plan.strategy.extra_clips(options.batch, unlabelled),
+        + groups * plan.strategy.extra_clips(options.batch // groups, unlabelled // groups),
         "teacher": unlabelled,
     }
 

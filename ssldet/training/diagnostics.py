@@ -115,6 +115,11 @@ def unlabelled_ratio(terms: Mapping[str, float]) -> float | None:
     return sum(unlabelled) / others if unlabelled and others > 0 else None
 
 
+def teaches(terms: Mapping[str, float]) -> bool:
+    """Whether a term of unlabelled clips is above 0, L_tmp left out: some teach by cells or maps, without a box."""
+    return any(value > 0 for name, value in terms.items() if name.endswith("_u") and name != "temporal_u")
+
+
 class Watch:
     """Gives each of `WARNINGS` once a run, when what it speaks of has lasted; it hears of every line of the log.
 
@@ -127,18 +132,21 @@ class Watch:
         self.lasted: Counter[str] = Counter()
         self.said: set[str] = set()
 
-    def look(self, steps: int, ratio: float | None, pseudo_labels: Mapping[str, Any] | None) -> list[str]:
+    def look(
+        self, steps: int, ratio: float | None, pseudo_labels: Mapping[str, Any] | None, *, taught: bool = False
+    ) -> list[str]:
         """The warnings that a line of the log calls for.
 
         Args:
             steps: how many steps of the second stage the line speaks of.
             ratio: see `unlabelled_ratio`.
             pseudo_labels: what `PseudoLabelMeter.compute` gave; None where there are none.
+            taught: whether unlabelled clips taught something all the same; see `teaches`.
         """
         labels = pseudo_labels or {}
         lasts = {
             "unlabelled_ratio": ratio is not None and ratio > MAX_UNLABELLED_RATIO,
-            "pseudo_labels": bool(labels.get("clips")) and not (labels["boxes"] or labels["frame_labels"]),
+            "pseudo_labels": bool(labels.get("clips")) and not (taught or labels["boxes"] or labels["frame_labels"]),
         }
         self.lasted = Counter({topic: self.lasted[topic] + steps for topic, still in lasts.items() if still})
         news = [topic for topic, lasted in self.lasted.items() if lasted >= self.epoch and topic not in self.said]

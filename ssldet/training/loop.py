@@ -34,7 +34,7 @@ from ssldet.nn.joint_batch_norm import normalised_together
 from ssldet.nn.recomputing import recompute_blocks
 from ssldet.training import checkpoints
 from ssldet.training.acceleration import Accelerator
-from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, unlabelled_ratio
+from ssldet.training.diagnostics import PseudoLabelMeter, TermGradients, Watch, teaches, unlabelled_ratio
 from ssldet.training.memory import SPARE, fits_in_memory, free_memory, largest_that_fits, rehearse
 from ssldet.training.objectives import supervised_group_terms
 from ssldet.training.rank_sums import check_same, readings_of_all, sum_gradients, sum_term_gradients
@@ -584,7 +584,8 @@ class Training:
             "seconds": round(self.counts.seconds, 3),
             "pseudo_labels": pseudo_labels,
             "thresholds": dict(self.strategy.thresholds()) if second_stage else {},
-            "warnings": self._taken_notices() + self.watch.look(second_stage_steps, ratio, pseudo_labels),
+            "warnings": self._taken_notices()
+            + self.watch.look(second_stage_steps, ratio, pseudo_labels, taught=teaches(means)),
             "validation": self._scores(),
         }
 
