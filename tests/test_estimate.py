@@ -112,6 +112,16 @@ def test_clips_that_a_strategy_adds_to_those_of_a_batch_are_counted(tmp_path: Pa
     assert added == train.batch + train.unlabelled > 0
 
 
+def test_clips_that_a_strategy_adds_are_those_of_each_group(tmp_path: Path) -> None:
+    """One mosaic for four clips, and at least one a group: eight groups of two have eight, and not four."""
+    plain, mixed = (planned_lite(tmp_path, strategy=name) for name in ("mean_teacher", "mixpl"))
+    for planned in (plain, mixed):
+        train = planned.config.experiment.train.model_copy(update={"batch": 16, "unlabelled_batch": 16, "bn_batch": 2})
+        experiment = planned.config.experiment.model_copy(update={"train": train})
+        planned.config = planned.config.model_copy(update={"experiment": experiment})
+    assert clips_per_step(mixed)["second"] - clips_per_step(plain)["second"] == 8
+
+
 @pytest.mark.parametrize(("device", "share"), [("cuda", 0.5), ("cpu", 1.0)])
 def test_gpus_share_the_time_and_processes_on_a_cpu_add_up(tmp_path: Path, device: str, share: float) -> None:
     planned = planned_lite(tmp_path)

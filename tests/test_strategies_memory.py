@@ -468,7 +468,7 @@ def test_map_and_difference_terms_by_hand() -> None:
 
 
 def test_the_student_agrees_with_the_map_and_with_what_the_teachers_recovery_makes_of_it() -> None:
-    """As above, where R' adds 2 to the logit of the second key frame's map alone, and R is something else."""
+    """As above, where R' adds 2 to each logit of the teacher's map, and R is something else."""
     strategy, student = started(StableMeanTeacher, unlabelled_ramp=0.0, unlabelled_weight=1.0)
     for network, logit in ((student, 0.0), (strategy.teacher.network, 1.0)):
         constant_objectness(network, logit)

@@ -293,6 +293,8 @@ def test_a_class_loss_that_is_focal_is_not_made_so_twice() -> None:
         student.region = student.region.model_copy(update={"form": form})
         assert strategy.gamma(student) == 0
         assert started(UnbiasedTeacher, focal_gamma=0.5)[0].gamma(student) == 0.5
+    student.region = student.region.model_copy(update={"gamma": 0.0})
+    assert strategy.gamma(student) == 1.5
 
 
 def test_unbiased_teacher_regresses_no_pseudo_box() -> None:
@@ -421,8 +423,14 @@ def test_the_term_of_dense_teacher_is_the_weighted_sum_of_its_parts() -> None:
         "objectness_m": torch.tensor([0.9]),
         "scores_mk": torch.tensor([[0.8]]),
     }
-    with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):
-        parts = dense_losses(cells, given, torch.ones(1, 2, 1))
+    try:
+        torch.set_autocast_enabled("cuda", True)
+        with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):
+            with pytest.raises(RuntimeError, match="unsafe to autocast"):
+                torch.nn.functional.binary_cross_entropy(torch.rand(2), torch.rand(2))
+            parts = dense_losses(cells, given, torch.ones(1, 2, 1))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
     assert parts["cls"].item() == pytest.approx((0.3**2 + 0.5**2) * math.log(2), rel=1e-5)
 
     strategy, student = started(DenseTeacher, "random", linear_ramp=0)

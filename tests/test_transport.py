@@ -65,6 +65,15 @@ def test_it_outlives_the_parcel() -> None:
     assert same(out, some()) and len(others) == 3
 
 
+def test_no_shared_memory_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", refuse)
+    with pytest.raises(DataError, match=r"no room for a batch of 0\.3 MB; .*--loader-workers"):
+        Parcel(some())
+
+
 def _send(end: Connection) -> None:
     end.send(Parcel(some()))
     end.recv()

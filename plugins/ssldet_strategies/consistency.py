@@ -16,11 +16,10 @@ Deviations. The background's probability is 1 - objectness, a class's is objectn
 a softmax with a background class); on multi-label data JS is the sum over classes of that of each class against its
 absence. x, y are in cells and w, h logarithms of pixels, YOWO's parametrisation (the published code: offsets of SSD).
 JS and its gradient are the paper's; the published code takes the mean of both divergences, each with its target held
-fixed, over the cells of labelled and unlabelled images together, where L_con here is a mean of either kind, and of a
-group's clips (`train.bn_batch`). Consistency begins after the first stage, which strategies share, and the ramps are
-shares of what follows it (published: 32,000, 100,000 and 120,000 iterations); at their first step w is exp(-5), not 0.
-Unlabelled clips are seen in the strong view, and a group's clips and their mirror images are one batch of batch
-normalisation.
+fixed. There it is one mean over the cells of labelled and unlabelled images; here each kind has its own mean, over a
+group's clips. Consistency begins after the first stage, which strategies share, and the ramps are shares of what
+follows it (published: 32,000, 100,000 and 120,000 iterations); at their first step w is exp(-5), not 0. Unlabelled
+clips are seen in the strong view, and a group's clips and their mirror images are one batch of batch normalisation.
 """
 
 from __future__ import annotations

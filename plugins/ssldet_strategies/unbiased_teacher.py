@@ -89,7 +89,7 @@ class UnbiasedTeacher(AveragedTeacher):
         """gamma of the class loss of pseudo-boxes, given whose loss it is."""
         if self.config.focal_gamma is not None:
             return self.config.focal_gamma
-        return 0.0 if isinstance(student, GridDetector) and student.region.form != "giou" else PUBLISHED_GAMMA
+        return 0.0 if isinstance(student, GridDetector) and student.region.is_focal(student.facts) else PUBLISHED_GAMMA
 
     def unlabelled_terms(
         self, student: Detector, pair: PredictionPair, view: StrongView, details: dict[str, Tensor]

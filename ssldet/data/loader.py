@@ -184,8 +184,8 @@ class BatchLoader:
         while True:
             try:
                 sent = next(self._batches)
-                drawn: DrawnBatch | SsldetError = sent.unpack() if isinstance(sent, Parcel) else sent  # pinned ones are
-                return drawn
+                drawn: DrawnBatch | SsldetError = sent.unpack() if isinstance(sent, Parcel) else sent
+                return drawn  # `Parcel.pin_memory` has unpacked a pinned one already
             except (RuntimeError, OSError, EOFError) as error:
                 dead = self._dead()
                 if not dead:
@@ -221,7 +221,7 @@ class BatchLoader:
         return f"step {key.step + 1} (videos {', '.join(videos[:SHOWN_VIDEOS])}{more})"
 
 
-class _Made(Dataset[Parcel]):
+class _Made(Dataset[Parcel | SsldetError]):
     """The batches of some keys as a worker sends them, or what is wrong with one.
 
     `at_w2`: the process of each worker, and the key it is at.
@@ -230,17 +230,17 @@ class _Made(Dataset[Parcel]):
     def __init__(self, source: BatchSource, keys: BatchKeys, at_w2: Tensor) -> None:
         self.source, self.keys, self.at_w2 = source, keys, at_w2
 
-    def __getitem__(self, place: int) -> Parcel:
+    def __getitem__(self, place: int) -> Parcel | SsldetError:
         if worker := get_worker_info():
             self.at_w2[worker.id] = torch.tensor([multiprocessing.current_process().pid, place])
         key = self.keys[place]
         try:
             return Parcel(self.source.drawn(key.step, key.part, key.parts, unlabelled=key.unlabelled))
         except SsldetError as error:  # torch would put a worker's traceback into its message
-            return Parcel(error)
+            return error
 
 
-def _loader(made: _Made, place: int, workers: int) -> DataLoader[Parcel]:
+def _loader(made: _Made, place: int, workers: int) -> DataLoader[Parcel | SsldetError]:
     """The batches of the keys from `place` on, one by one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # more workers than cores: the user's to choose

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssldet.errors import DataError
+
 ALIGNED = 64
 """Bytes at whose multiples the data of each tensor begins."""
 
@@ -23,6 +25,9 @@ class Parcel:
     """Something that holds CPU tensors, packed for another process of this program.
 
     Its bytes are unpickled: they come from a worker that the program started, never from a file.
+
+    Raises:
+        DataError: there is no shared memory left.
     """
 
     def __init__(self, content: Any) -> None:
@@ -31,7 +36,7 @@ class Parcel:
         pieces = [memoryview(body), *(buffer.raw() for buffer in buffers)]
         self._sizes = [len(piece) for piece in pieces]
         self._places = np.cumsum([0, *(-(-size // ALIGNED) * ALIGNED for size in self._sizes)]).tolist()
-        self._bytes = torch.empty(self._places.pop(), dtype=torch.uint8).share_memory_()
+        self._bytes = _shared(self._places.pop())
         for place, piece in zip(self._places, pieces, strict=True):
             self._bytes.numpy()[place : place + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
 
@@ -45,6 +50,17 @@ class Parcel:
         """What was packed, in page-locked memory where it can be: torch's loader calls it for a GPU, in a thread."""
         content = self.unpack()
         return content.pin_memory() if hasattr(content, "pin_memory") else content
+
+
+def _shared(size: int) -> Tensor:
+    """So many bytes of shared memory."""
+    try:
+        return torch.empty(size, dtype=torch.uint8).share_memory_()
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"the shared memory of this machine (/dev/shm) has no room for a batch of {size / 1e6:.1f} MB; give it "
+            "more, or choose fewer --loader-workers (0: none)"
+        ) from error
 
 
 def _pickled(content: Any, buffers: list[pickle.PickleBuffer]) -> bytes:

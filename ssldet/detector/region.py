@@ -52,6 +52,10 @@ class RegionOptions(Options):
     class_weight: float = Field(1.0, ge=0)
     """Weight of the class cross-entropy (`giou`)."""
 
+    def is_focal(self, facts: DatasetFacts) -> bool:
+        """Whether the class term weighs boxes less that are found already."""
+        return self.form != "giou" and self.focal_gamma(facts.multilabel) > 0
+
     def focal_gamma(self, multilabel: bool) -> float:
         return self.gamma if self.gamma is not None else 0.5 if multilabel else 2.0
 

@@ -7,7 +7,8 @@ Each layer takes its mean and variance over the rows of all processes, and its g
 batch normalisation does (`train.sync_bn`); running statistics move once a call, everywhere alike. `nn.SyncBatchNorm`
 does this on GPUs alone, and as another layer; here a network's layers stay what they are.
 
-All processes must call the network as often, and go backwards through the same calls: each call waits for all.
+All processes must call the network in training mode as often, and go backwards through the same calls: each call waits
+for all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ssldet.util.ranks import Ranks
 
 @contextmanager
 def normalised_together(network: nn.Module, ranks: Ranks) -> Iterator[None]:
-    """While it lasts, a call's rows in all processes are one batch, whatever `normalised_in_groups` says."""
+    """While it lasts, the rows of a call in training mode are one batch with those of all processes, whatever
+    `normalised_in_groups` says.
+    """
     layers = [layer for layer in batch_norms(network) if layer.training]
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:  # an attribute of the instance goes before the method of its class
