@@ -44,7 +44,7 @@ class Parcel:
         """What was packed; its tensors lie in the memory that it came in."""
         memory = self._bytes.numpy()
         body, *buffers = (memory[at : at + size] for at, size in zip(self._places, self._sizes, strict=True))
-        return pickle.loads(body, buffers=buffers)  # noqa: S301 - from a worker of ours
+        return pickle.loads(body.data, buffers=buffers)  # noqa: S301 - from a worker of ours
 
     def pin_memory(self) -> Any:
         """What was packed, in page-locked memory where it can be: torch's loader calls it for a GPU, in a thread."""
