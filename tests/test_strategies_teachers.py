@@ -387,11 +387,8 @@ def test_background_weights_are_those_of_the_strong_views_cells() -> None:
 # --------------------------------------------------------------------------------------------- dense_teacher
 
 
-def test_the_parts_of_dense_teacher_by_hand() -> None:
-    """One class; cells of objectness 0.5 and 0.5, class probability 1; the first answers 0.8 with an overlap of 1/2.
-
-    (0.8 - 0.5)^2 BCE(0.5, 0.8) + 0.5^2 BCE(0.5, 0), both cross-entropies log 2; the denominator is 1 and not 0.8.
-    """
+def one_positive() -> tuple[Cells, dict[str, torch.Tensor]]:
+    """Two cells of the student, of one class, and a positive in the first."""
     boxes = torch.tensor([[[0.0, 0, 16, 32], [16, 0, 32, 32]]])
     cells = Cells(torch.zeros(1, 2), torch.zeros(1, 2, 1), boxes, ((1, 1, 2),))
     given = {
@@ -401,6 +398,15 @@ def test_the_parts_of_dense_teacher_by_hand() -> None:
         "objectness_m": torch.tensor([0.9]),
         "scores_mk": torch.tensor([[0.8]]),
     }
+    return cells, given
+
+
+def test_the_parts_of_dense_teacher_by_hand() -> None:
+    """One class; cells of objectness 0.5 and 0.5, class probability 1; the first answers 0.8 with an overlap of 1/2.
+
+    (0.8 - 0.5)^2 BCE(0.5, 0.8) + 0.5^2 BCE(0.5, 0), both cross-entropies log 2; the denominator is 1 and not 0.8.
+    """
+    cells, given = one_positive()
     parts = dense_losses(cells, given, torch.ones(1, 2, 1))
     assert parts["cls"].item() == pytest.approx((0.3**2 + 0.5**2) * math.log(2), rel=1e-5)
     assert parts["box"].item() == pytest.approx(0.8 * (1 - 0.5), rel=1e-5)
@@ -412,17 +418,9 @@ def test_the_parts_of_dense_teacher_by_hand() -> None:
     )
 
 
-def test_the_term_of_dense_teacher_is_the_weighted_sum_of_its_parts() -> None:
-    """Under autocast of a GPU, too, where torch refuses its own cross-entropy of probabilities."""
-    boxes = torch.tensor([[[0.0, 0, 16, 32], [16, 0, 32, 32]]])
-    cells = Cells(torch.zeros(1, 2), torch.zeros(1, 2, 1), boxes, ((1, 1, 2),))
-    given = {
-        "clip_m": torch.tensor([0]),
-        "cell_m": torch.tensor([0]),
-        "boxes_m4": torch.tensor([[0.0, 0, 16, 16]]),
-        "objectness_m": torch.tensor([0.9]),
-        "scores_mk": torch.tensor([[0.8]]),
-    }
+def test_dense_teacher_computes_under_autocast_of_a_gpu() -> None:
+    """There torch refuses its own cross-entropy of probabilities."""
+    cells, given = one_positive()
     try:
         torch.set_autocast_enabled("cuda", True)
         with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):
@@ -433,6 +431,8 @@ def test_the_term_of_dense_teacher_is_the_weighted_sum_of_its_parts() -> None:
         torch.set_autocast_enabled("cuda", False)
     assert parts["cls"].item() == pytest.approx((0.3**2 + 0.5**2) * math.log(2), rel=1e-5)
 
+
+def test_the_term_of_dense_teacher_is_the_weighted_sum_of_its_parts() -> None:
     strategy, student = started(DenseTeacher, "random", linear_ramp=0)
     batch = tiny_batch(SINGLE_LABEL, strategy.needs)
     assert batch.unlabelled is not None
