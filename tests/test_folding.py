@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssldet.nn import fold_batch_norm
+from ssldet.nn import FoldedBatchNorm, fold_batch_norm
 from ssldet_backbones.branches.catalogue import branch_2d, branch_3d
 
 
@@ -90,6 +90,37 @@ def test_neither_layers_in_training_nor_those_with_hooks_are_folded() -> None:
         assert fold_batch_norm(network, lambda: network(x)).pairs == 0
         hook.remove()
         assert fold_batch_norm(network, lambda: network(x)).pairs == 1
+
+
+class FoldsItself(nn.Module):
+    """Layers that are folded by the module that they belong to, at its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+        self.folded: FoldedBatchNorm | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.folded = self.folded or fold_batch_norm(self.layers, lambda: self.layers(x))
+        with self.folded.in_place():
+            assert isinstance(self.layers[1], nn.Identity)
+            y: Tensor = self.layers(x)
+            return y
+
+
+@pytest.mark.parametrize("first_call", ["before", "while it is watched"])
+def test_a_part_that_folds_itself_is_left_to_do_so(first_call: str) -> None:
+    part, x = FoldsItself(), torch.rand(2, 3, 8, 8)
+    network = nn.Sequential(part, nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).eval()
+    with torch.no_grad():
+        if first_call == "before":
+            network(x)
+        folded = fold_batch_norm(network, lambda: network(x))
+        assert part.folded is not None and (part.folded.pairs, folded.pairs) == (1, 1)
+        with folded.in_place():
+            assert isinstance(network[2], nn.Identity)
+            together = network(x)
+        assert difference(together, network(x)) < 1e-5
 
 
 def test_an_error_leaves_the_network_as_it_was() -> None:

@@ -5,6 +5,7 @@
         network(clips)
 
 Which layer normalises which convolution is seen in one call, not guessed from names. Rounding apart, nothing changes.
+Parts that fold their own layers whenever they are called keep doing so: these are left to them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,14 +105,22 @@ class _Seen:
     pairs: list[tuple[nn.Module, nn.Module]] = field(default_factory=list)
 
     def convolved(self, convolution: nn.Module, _: Any, output: Tensor) -> None:
+        if _watching.get() is not self:
+            return
         self.calls[convolution] += 1
         self.makers[id(output)] = weakref.ref(output), convolution, _version(output)
 
     def normalised(self, normalisation: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if _watching.get() is not self:
+            return
         self.calls[normalisation] += 1
         made = self.makers.get(id(inputs[0])) if inputs else None
         if made and made[0]() is inputs[0] and made[2] == _version(inputs[0]):  # the same tensor, as it came
             self.pairs.append((made[1], normalisation))
+
+
+_watching: ContextVar[_Seen | None] = ContextVar("_watching", default=None)
+"""Who watches the present call: a part that folds its own layers within it makes a call of its own."""
 
 
 def _version(tensor: Tensor) -> int:
@@ -127,22 +137,28 @@ def _pairs_in(network: nn.Module, call: Callable[[], object]) -> list[tuple[nn.M
                 stack.callback(module.register_forward_hook(seen.convolved).remove)
             elif isinstance(module, NORMALISATIONS) and _can_be_folded(module):
                 stack.callback(module.register_forward_pre_hook(seen.normalised).remove)
+        token = _watching.set(seen)
+        stack.callback(_watching.reset, token)
         call()
     return [pair for pair in seen.pairs if all(seen.calls[module] == 1 for module in pair)]
 
 
 def _is_plain(convolution: nn.Module) -> bool:
     """Whether its weight is an entry of its own, not computed from others, and nobody listens to its output."""
-    hooks = (convolution._forward_hooks, convolution._forward_pre_hooks)
     own = isinstance(convolution._parameters.get("weight"), nn.Parameter)
-    return own and not convolution.training and not parametrize.is_parametrized(convolution) and not any(hooks)
+    return own and not convolution.training and not parametrize.is_parametrized(convolution) and _unheard(convolution)
 
 
 def _can_be_folded(normalisation: nn.Module) -> bool:
     known = type(normalisation) in NORMALISATIONS or _with_activation(normalisation)
-    hooks = (normalisation._forward_hooks, normalisation._forward_pre_hooks)
     has_statistics = getattr(normalisation, "running_mean", None) is not None
-    return known and has_statistics and not normalisation.training and not any(hooks)
+    return known and has_statistics and not normalisation.training and _unheard(normalisation)
+
+
+def _unheard(layer: nn.Module) -> bool:
+    """Whether nobody listens to its calls but those who fold."""
+    hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    return all(isinstance(getattr(hook, "__self__", None), _Seen) for hook in hooks)
 
 
 def _with_activation(normalisation: nn.Module) -> bool:
