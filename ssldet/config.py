@@ -326,6 +326,10 @@ class Machine(Options):
     """Processes that decode videos, before training."""
     loader_workers: int = Field(0, ge=0)
     """Processes that make batches while the network trains; 0: training makes them itself. They change no number."""
+    feature_cache_gb: float = Field(0, ge=0)
+    """Room for features of frozen layers, which runs of one seed share, in the cache folder; 0: none are kept. It
+    changes no number.
+    """
     skip_damaged: bool = False
     """Leave out videos that cannot be read, and say so in the record."""
     keep_checkpoints: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ssldet.contracts import DatasetFacts
 from ssldet.detector.detector import GridDetector
 from ssldet.detector.weights import read_weights
 from ssldet.errors import ConfigError, WeightsError
+from ssldet.nn import fold_batch_norm
 from ssldet_backbones import lite_weights
 from ssldet_backbones.lite_images import LiteImages, OneCall, quickened
 from ssldet_backbones.yowo_lite import LiteOptions, YOWOLite
@@ -139,11 +141,10 @@ def test_the_3d_branch_sees_only_what_changes_from_frame_to_frame(pretrained: Gr
 
 
 def test_folded_batch_normalisation_computes_the_same(pretrained: GridDetector) -> None:
-    images = images_of(pretrained)
-    frames = torch.rand(5, 3, 64, 96)
+    images = images_of(pretrained).eval()
+    frames = torch.rand(5, 3, 32, 48)
     with torch.no_grad():
-        plain = images.network.eval()(frames)
-        for quick, slow in zip(images._without_training(frames), plain, strict=True):
+        for quick, slow in zip(images._without_training(frames), images._computed(frames), strict=True):
             assert difference(quick, slow) < 2e-5
 
 
@@ -199,6 +200,34 @@ def test_changed_weights_are_folded_anew(pretrained: GridDetector) -> None:
         fresh = copy.deepcopy(images)(frames)
     assert difference(after, before) > 1e-3
     assert torch.equal(after, fresh)
+
+
+def test_values_that_are_written_again_are_folded_once(pretrained: GridDetector) -> None:
+    images = copy.deepcopy(images_of(pretrained)).eval()
+    frames = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        images(frames)
+        folded = images._folded.of(images.network, frames)
+        for entry in (*images.network.parameters(), *images.network.buffers()):
+            entry.copy_(entry.clone())  # as a moving average does with what is frozen
+        assert images._folded.of(images.network, frames) is folded
+
+
+def test_whoever_folds_the_whole_network_first_gets_the_same_maps(pretrained: GridDetector) -> None:
+    """As a run that is gone on with when all its training is done, whose detector has not computed anything yet."""
+    clips = torch.rand(3, 3, 8, 32, 32)
+    grids = []
+    with torch.no_grad():
+        for has_computed in (False, True):
+            detector = copy.deepcopy(pretrained).eval()
+            if has_computed:
+                detector(clips)
+            folded = fold_batch_norm(detector, functools.partial(detector, clips[:1]))
+            assert folded.pairs == 12 and images_of(detector)._folded._folded is not None
+            assert images_of(detector)._folded._folded.pairs == 48
+            with folded.in_place():
+                grids.append(detector(clips).grid)
+    assert torch.equal(*grids)
 
 
 # ---------------------------------------------------------------------------------------------------- its weights

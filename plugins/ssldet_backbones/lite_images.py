@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ssldet.nn import FoldedBatchNorm, FrozenParts, fold_batch_norm
+from ssldet.detector.feature_cache import cached_features, layers_digest
+from ssldet.nn import FoldedBatchNorm, FrozenParts, fold_batch_norm, folding
 from ssldet.nn.folding import LayerPair
 from ssldet_backbones.branches.timm_images import TimmFeatures
 
@@ -40,40 +42,79 @@ class LiteImages(FrozenParts):
         self._folded = Folded()
 
     def forward(self, images_bchw: Tensor) -> Tensor:
-        images_bchw = self.standardise(images_bchw).contiguous(memory_format=torch.channels_last)
-        images_bchw = F.interpolate(images_bchw, scale_factor=ZOOM, mode="bilinear")
         trained = torch.is_grad_enabled() and any(entry.requires_grad for entry in self.network.parameters())
-        compute = self.network if trained or self.network.training else self._without_training
-        fine, coarse = compute(images_bchw)
+        with_training = trained or self.network.training
+        fine, coarse = (self._computed if with_training else self._without_training)(images_bchw)
         return torch.cat((F.pixel_unshuffle(fine, 2), coarse), dim=1)
+
+    def _computed(self, images_bchw: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network(self._enlarged(images_bchw))
+        return maps
+
+    def _enlarged(self, images_bchw: Tensor) -> Tensor:
+        images_bchw = self.standardise(images_bchw).contiguous(memory_format=torch.channels_last)
+        return F.interpolate(images_bchw, scale_factor=ZOOM, mode="bilinear")
 
     @torch.no_grad()
     def _without_training(self, images_bchw: Tensor) -> list[Tensor]:
         chunks = images_bchw.split(CHUNK if images_bchw.device.type == "cpu" else len(images_bchw))
-        with self._folded.of(self.network, chunks[0]).in_place():
-            return [torch.cat(maps) for maps in zip(*map(self.network, chunks), strict=True)]
+        made_by = partial(self._folded.digest, self.network)
+        maps = [cached_features(made_by, chunk, partial(self._computed_folded, chunk)) for chunk in chunks]
+        return [torch.cat(of_stride) for of_stride in zip(*maps, strict=True)]
+
+    def _computed_folded(self, images_bchw: Tensor) -> list[Tensor]:
+        enlarged = self._enlarged(images_bchw)
+        with self._folded.of(self.network, enlarged).in_place():
+            maps: list[Tensor] = self.network(enlarged)
+            return maps
 
 
 class Folded:
-    """Keeps a network's batch normalisation, folded into its convolutions."""
+    """Keeps a network's batch normalisation, folded into its convolutions, as long as the network's entries are what
+    they were; a moving average writes them anew after each step, with the same values where they are frozen.
+    """
 
     def __init__(self) -> None:
         self._folded: FoldedBatchNorm | None = None
-        self._made_of: tuple[tuple[int, int], ...] = ()
+        self._digest: str | None = None
+        self._values: list[Tensor] = []
+        self._written: list[tuple[int, int]] = []
 
     def of(self, network: nn.Module, images_bchw: Tensor) -> FoldedBatchNorm:
-        """The folded layers, made anew where an entry of the network has changed in place or was replaced."""
-        made_of = tuple((entry.data_ptr(), entry._version) for entry in (*network.parameters(), *network.buffers()))
-        if self._folded is None or made_of != self._made_of:
-            folded = fold_batch_norm(network, lambda: network(images_bchw), finish=quickened)
-            self._folded, self._made_of = folded, made_of
+        """The folded layers, made anew where a value has changed."""
+        self._forget_others(network)
+        if self._folded is None:
+            self._folded = fold_batch_norm(network, lambda: network(images_bchw), finish=quickened)
         return self._folded
+
+    def digest(self, network: nn.Module) -> str:
+        """A name of what the folded layers compute."""
+        self._forget_others(network)
+        if self._digest is None:
+            self._digest = layers_digest(network, __file__, folding.__file__)
+        return self._digest
+
+    def _forget_others(self, network: nn.Module) -> None:
+        entries = [*network.parameters(), *network.buffers()]
+        written = [(entry.data_ptr(), entry._version) for entry in entries]
+        if written == self._written:
+            return
+        if not _equal(entries, self._values):
+            self._folded = self._digest = None
+            self._values = [entry.detach().clone() for entry in entries]
+        self._written = written
 
     def __deepcopy__(self, memo: object) -> Folded:
         return Folded()  # the copy's network has entries of its own
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"_folded": None, "_made_of": ()}
+    def __reduce__(self) -> tuple[type[Folded], tuple[()]]:
+        return Folded, ()
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    pairs = zip(some, others, strict=False)
+    same_place = len(some) == len(others) and all(a.device == b.device and a.dtype == b.dtype for a, b in pairs)
+    return same_place and all(map(torch.equal, some, others))
 
 
 def quickened(convolution: nn.Module, activation: nn.Module) -> LayerPair:

@@ -26,6 +26,7 @@ from ssldet.contracts import Detector, Video
 from ssldet.data import splits
 from ssldet.data.batches import ClipReader
 from ssldet.data.frame_store import FrameStore, PrepareReport
+from ssldet.detector.feature_cache import use_feature_cache
 from ssldet.errors import RequestError
 from ssldet.evaluation import scoring
 from ssldet.evaluation.detections import DetectionsWriter, read_detections
@@ -241,6 +242,7 @@ def _finished(plan: Plan) -> Record | None:
 def _set_up(plan: Plan) -> None:
     reset_peak_memory()  # of earlier runs in this process
     machine = plan.config.machine
+    use_feature_cache(machine.feature_cache_gb)
     if machine.threads:
         torch.set_num_threads(machine.threads)
     elif machine.devices > 1:
