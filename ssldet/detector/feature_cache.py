@@ -134,7 +134,7 @@ def cached_features(
         compute: gives maps (b, c, h, w), whose channels come last in memory.
     """
     cache = _cache.get()
-    if cache is None or torch.is_autocast_enabled(images_bchw.device.type) or images_bchw.device.type != "cpu":
+    if cache is None or images_bchw.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return compute()
     name = f"{maker()[:16]}-{_arithmetic(torch.get_num_threads())}/{_input_digest(images_bchw)}"
     maps = cache.read(name)
@@ -148,7 +148,8 @@ def layers_digest(network: nn.Module, *code: str) -> str:
     """A hash of a network's entries, and of the source files that say how it is computed."""
     digest = hashlib.sha256()
     for name, entry in network.state_dict().items():
-        digest.update(name.encode() + entry.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(_bytes(entry))
     for file in code:
         digest.update(file_hash(Path(file)).encode())
     return digest.hexdigest()
@@ -164,5 +165,9 @@ def _arithmetic(threads: int) -> str:
 
 def _input_digest(images_bchw: Tensor) -> str:
     digest = hashlib.blake2b(f"{tuple(images_bchw.shape)} {images_bchw.dtype}".encode(), digest_size=20)
-    digest.update(images_bchw.detach().contiguous().numpy().data)
+    digest.update(_bytes(images_bchw))
     return f"{digest.hexdigest()[:2]}/{digest.hexdigest()}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
