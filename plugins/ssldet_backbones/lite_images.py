@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import timm.version
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ssldet.detector.feature_cache import cached_features, layers_digest
 from ssldet.nn import FoldedBatchNorm, FrozenParts, fold_batch_norm, folding
 from ssldet.nn.folding import LayerPair
+from ssldet_backbones.branches import timm_images
 from ssldet_backbones.branches.timm_images import TimmFeatures
 
 ZOOM = 2
@@ -91,7 +93,8 @@ class Folded:
         """A name of what the folded layers compute."""
         self._forget_others(network)
         if self._digest is None:
-            self._digest = layers_digest(network, __file__, folding.__file__)
+            code = (__file__, folding.__file__, timm_images.__file__, timm.version.__file__)
+            self._digest = layers_digest(network, *code)
         return self._digest
 
     def _forget_others(self, network: nn.Module) -> None:

@@ -56,9 +56,10 @@ class FeatureCache:
         path = self.folder / name
         try:
             content = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with suppress(OSError):  # of a cache that may be read alone
+            os.utime(path)
         payload, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if zlib.crc32(payload).to_bytes(CHECKSUM_BYTES, "big") != checksum:
             return None
@@ -136,7 +137,8 @@ def cached_features(
     cache = _cache.get()
     if cache is None or images_bchw.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return compute()
-    name = f"{maker()[:16]}-{_arithmetic(torch.get_num_threads())}/{_input_digest(images_bchw)}"
+    arithmetic = _arithmetic(torch.get_num_threads(), torch.get_float32_matmul_precision())
+    name = f"{maker()[:16]}-{arithmetic}/{_input_digest(images_bchw)}"
     maps = cache.read(name)
     if maps is None:
         maps = list(compute())
@@ -156,10 +158,10 @@ def layers_digest(network: nn.Module, *code: str) -> str:
 
 
 @lru_cache
-def _arithmetic(threads: int) -> str:
-    """A hash of what decides the last bits: torch's version, the processor, the number of threads."""
+def _arithmetic(*settings: object) -> str:
+    """A hash of what decides the last bits: torch's version, the processor, settings of this process."""
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions say less
-    about = f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {sorted(known.items())} {threads}"
+    about = f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {sorted(known.items())} {settings}"
     return hashlib.sha256(about.encode()).hexdigest()[:8]
 
 
