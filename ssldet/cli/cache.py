@@ -13,7 +13,7 @@ from ssldet.util import cache
 
 @click.group(epilog="Example: ssldet cache list")
 def command() -> None:
-    """Show and remove decoded frames and indices; they are made again when needed."""
+    """Show and remove decoded frames, indices and features; they are made again when needed."""
 
 
 @command.command("list", epilog="Example: ssldet cache list")

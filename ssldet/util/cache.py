@@ -1,4 +1,4 @@
-"""Where computed things (decoded frames, indices) are kept between runs."""
+"""Where computed things (decoded frames, indices, features) are kept between runs."""
 
 from __future__ import annotations
 
